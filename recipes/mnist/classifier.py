@@ -1,0 +1,39 @@
+"""Trains the classifier that supplies labels and Fréchet features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from recipes.mnist.data import Split, batches
+from varsearch.models.classifier import Classifier
+
+
+def train(train_set: Split, held_out: Split, epochs: float, seed: int = 0) -> tuple[Classifier, float]:
+    """The trained classifier and its accuracy on `held_out`."""
+    torch.manual_seed(seed)
+    model, size = Classifier(), 128
+    steps = max(1, round(epochs * len(train_set) / size))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.15)
+    for step, index in enumerate(batches(len(train_set), size, steps, seed)):
+        images = train_set.images[index]
+        shift = torch.randint(-2, 3, (2,)).tolist()
+        loss = F.cross_entropy(model(torch.roll(images, shift, dims=(2, 3))), train_set.labels[index], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            print(f"classifier step {step}/{steps} loss {loss.item():.4f}", flush=True)
+    return model.eval(), accuracy(model, held_out)
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, split: Split) -> float:
+    """Share of correctly labelled images."""
+    model.eval()
+    right = sum(
+        int((model(x).argmax(1) == y).sum()) for x, y in zip(split.images.split(500), split.labels.split(500), strict=True)
+    )
+    return right / len(split)

@@ -1,0 +1,52 @@
+"""Applies a policy to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from varsearch.accel.lower import lower
+from varsearch.models.image_model import ImageModel
+from varsearch.models.sampling import PairedSampler
+from varsearch.models.seams import Plan
+from varsearch.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerated:
+    """A model with a policy applied."""
+
+    model: ImageModel
+    plan: Plan
+
+    def images(self, labels_N: Tensor, seed: int, first: int = 0) -> Tensor:
+        """Images (N, channels, height, width) in [0, 1].
+
+        Image i draws its own noise from (seed, first + i), so it depends neither on its neighbours nor on the policy.
+        """
+        sampling, n = self.model.sampling, len(labels_N)
+        sampler = PairedSampler(seed, range(first, first + n), sampling.top_k, sampling.top_p)
+        return self.model.generate(labels_N, sampler, self.plan)
+
+    def likelihood(self, labels_N: Tensor, tokens: list[Tensor]) -> Tensor:
+        """Teacher-forced negative log-likelihood per image, nats per token, (N,) float64."""
+        return self.model.likelihood(labels_N, tokens, self.plan)
+
+
+@contextmanager
+def apply(model: ImageModel, policy: Policy) -> Iterator[Accelerated]:
+    """The model with `policy` applied; on exit the model is as it was, bit for bit.
+
+    Raises:
+        PolicyError: the policy does not fit the model.
+    """
+    yield Accelerated(model, lower(policy, model.spec))
+
+
+def labels_for(n: int, classes: int, device: torch.device | str = "cpu") -> Tensor:
+    """Labels of images 0..n-1: every class equally often, whatever n."""
+    return torch.arange(n, device=device) % classes

@@ -1,0 +1,130 @@
+"""Numbers with their unit, interval and origin; what an evaluation is asked and what it answers. Torch-free."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from varsearch.policy import Policy
+from varsearch.target import Frozen, Target
+
+
+class Metric(NamedTuple):
+    """Definition of a measured quantity; `direction` says which way is better."""
+
+    name: str
+    unit: str
+    direction: Literal["minimize", "maximize"]
+    meaning: str
+
+
+METRICS = {
+    m.name: m
+    for m in (
+        Metric("fid", "", "minimize", "Fréchet distance of the extractor's features to the reference statistics"),
+        Metric("delta_fid", "", "minimize", "fid minus the fid of the dense model on the same noise"),
+        Metric("kid", "", "minimize", "kernel distance of the extractor's features to the reference features"),
+        Metric("precision", "", "maximize", "share of samples inside the k-NN manifold of the reference features"),
+        Metric("recall", "", "maximize", "share of reference features inside the k-NN manifold of the samples"),
+        Metric("feature_distance", "", "minimize", "mean squared feature change against dense, same noise"),
+        Metric("nll", "nats/token", "minimize", "teacher-forced negative log-likelihood of held-out tokens"),
+        Metric("label_agreement", "", "maximize", "share of samples that the classifier gives the requested label"),
+        Metric("latency_ms", "ms", "minimize", "time of one batch, all scales and decoding"),
+        Metric("speedup", "x", "maximize", "latency of dense over latency of the policy, same target"),
+        Metric("peak_bytes", "B", "minimize", "most memory in use at once: weights, cache and activations"),
+        Metric("kv_bytes", "B", "minimize", "largest size of the key/value caches of all layers together"),
+        Metric("weight_bytes", "B", "minimize", "parameters as stored"),
+        Metric("flops", "FLOP", "minimize", "floating-point operations of one batch, a multiply-add counting two"),
+        Metric("attention_flops", "FLOP", "minimize", "the part of flops spent in attention products"),
+    )
+}
+
+
+class Origin(StrEnum):
+    """How a number came about. Latency of different origins never meets on one front."""
+
+    MEASURED = "measured"
+    PREDICTED = "predicted"
+
+
+class Measurement(Frozen):
+    """One number. `low` and `high` bound a 95 % interval (for latency the quartiles); `n` counts samples or repeats."""
+
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+    origin: Origin = Origin.MEASURED
+    note: str = ""
+
+
+class QualityProtocol(Frozen):
+    """Everything that a quality number depends on besides the model and the policy."""
+
+    extractor: str
+    reference: str
+    n_images: int = Field(ge=2)
+    nll_images: int = Field(ge=0)
+    seed: int
+    guidance: float
+    top_k: int
+    top_p: float
+    version: int = 1
+
+
+class SpeedProtocol(Frozen):
+    """Everything that a latency or memory number depends on besides the model and the policy.
+
+    `machine` names the hardware, `backend` the kernels that really ran; `repeats` counts timed rounds (0 where the
+    cost model predicts).
+    """
+
+    target: Target
+    origin: Origin
+    machine: str
+    backend: str
+    repeats: int = Field(ge=0)
+    version: int = 1
+
+
+class Evidence(Frozen):
+    """What is known of a policy under one protocol; found again by (policy, model, protocol)."""
+
+    kind: Literal["quality", "speed"]
+    policy: str
+    model: str
+    protocol: str
+    measurements: tuple[Measurement, ...]
+    seconds: float
+    environment: dict[str, str] = {}
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Metric name to value."""
+        return {m.metric: m.value for m in self.measurements}
+
+
+class Job(Frozen):
+    """One policy to evaluate; what is already known comes along and is not measured again."""
+
+    number: int
+    policy: Policy
+    quality: Evidence | None = None
+    speed: Evidence | None = None
+
+
+class Outcome(Frozen):
+    """Answer to a `Job`. `error` is one line; without it both pieces of evidence are there."""
+
+    number: int
+    quality: Evidence | None = None
+    speed: Evidence | None = None
+    error: str = ""
+
+    @property
+    def values(self) -> dict[str, float]:
+        """All metrics of both pieces of evidence."""
+        return {**(self.quality.values if self.quality else {}), **(self.speed.values if self.speed else {})}

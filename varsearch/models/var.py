@@ -1,0 +1,236 @@
+"""Class-conditional VAR transformer (Tian et al. 2024, arXiv 2404.02905), with the seams of `seams.py`.
+
+State-dict keys are those of the published checkpoints. Shape suffixes: N images, B rows (conditional, then
+unconditional while guidance is on), L tokens, C latent channels, D width, H heads, V codebook entries.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from varsearch.models.seams import KVView, LayerPlan, LayerState
+
+
+@dataclass(frozen=True, slots=True)
+class VARConfig:
+    """Hyper-parameters of a `VAR`; `scales` lists (height, width) of every token map."""
+
+    scales: tuple[tuple[int, int], ...]
+    depth: int
+    width: int
+    heads: int
+    classes: int = 1000
+    vocab: int = 4096
+    z_channels: int = 32
+    mlp_ratio: float = 4.0
+    shared_adaln: bool = False
+    cosine_attention: bool = True
+    norm_eps: float = 1e-6
+
+    @property
+    def scale_of_token(self) -> tuple[int, ...]:
+        """Scale index of every position of the full token sequence."""
+        return tuple(k for k, (h, w) in enumerate(self.scales) for _ in range(h * w))
+
+
+class Modulation(NamedTuple):
+    """Output of a block's AdaLN, each (B, 1, D), with 1 already added to the two factors of the normalised input.
+
+    It depends on the class only, not on the scale.
+    """
+
+    gate_attn: Tensor
+    gate_ffn: Tensor
+    scale_attn: Tensor
+    scale_ffn: Tensor
+    shift_attn: Tensor
+    shift_ffn: Tensor
+
+    def keep_rows(self, n: int) -> Modulation:
+        """The first `n` rows."""
+        return Modulation(*(m[:n] for m in self))
+
+
+class SelfAttention(nn.Module):
+    """Projections of self-attention; the attention itself is the `Attend` seam.
+
+    With cosine attention q and k are normalised and q is multiplied by a learnt per-head factor, so the softmax
+    scale is 1; otherwise it is 0.25 / sqrt(head dim), as published.
+    """
+
+    zero_k_bias: Tensor
+
+    def __init__(self, width: int, heads: int, cosine: bool) -> None:
+        super().__init__()
+        self.heads, self.cosine = heads, cosine
+        self.scale = 1.0 if cosine else 0.25 / math.sqrt(width // heads)
+        if cosine:
+            self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4.0)))
+        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def qkv(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values, each (B, H, L, C)."""
+        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+        q, k, v = (self.mat_qkv(x_BLD) + bias).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if self.cosine:
+            factor = self.scale_mul_1H11.clamp_max(math.log(100)).exp()
+            q, k = F.normalize(q, dim=-1) * factor, F.normalize(k, dim=-1)
+        return q, k, v
+
+
+class FFN(nn.Module):
+    """Two linears around a tanh-approximated GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        y_BLD: Tensor = self.fc2(F.gelu(self.fc1(x_BLD), approximate="tanh"))
+        return y_BLD
+
+
+class Block(nn.Module):
+    """One transformer block; techniques act through the branches, the cache and the attention of `plan`."""
+
+    def __init__(self, c: VARConfig) -> None:
+        super().__init__()
+        self.norm_eps = c.norm_eps
+        self.attn = SelfAttention(c.width, c.heads, c.cosine_attention)
+        self.ffn = FFN(c.width, round(c.width * c.mlp_ratio))
+        if c.shared_adaln:
+            self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, c.width))
+        else:
+            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
+
+    def modulation(self, cond_BD: Tensor, shared_B16D: Tensor | None) -> Modulation:
+        """AdaLN parameters of this block from the class embedding (and the shared projection, if there is one)."""
+        if shared_B16D is not None:
+            m_B16D = self.ada_gss + shared_B16D
+        else:
+            m_B16D = self.ada_lin(cond_BD).unflatten(-1, (1, 6, -1))
+        gate_attn, gate_ffn, scale_attn, scale_ffn, shift_attn, shift_ffn = m_B16D.unbind(2)
+        return Modulation(gate_attn, gate_ffn, scale_attn + 1, scale_ffn + 1, shift_attn, shift_ffn)
+
+    def _norm(self, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
+        n = len(x_BLD)
+        return torch.addcmul(shift_B1D[:n], F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=self.norm_eps), scale_B1D[:n])
+
+    def forward(self, x_BLD: Tensor, mod: Modulation, pos_BL: Tensor, plan: LayerPlan, state: LayerState) -> Tensor:
+        def attn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
+            q, k, v = self.attn.qkv(self._norm(x_BLD, mod.scale_attn, mod.shift_attn))
+            views = state.kv.extend(q, k, v, pos_BL, store=plan.store)
+            y_BHLC = plan.attend(q, pos_BL, views, self.attn.scale)
+            y_BLD: Tensor = self.attn.proj(y_BHLC.transpose(1, 2).flatten(2))
+            return y_BLD * mod.gate_attn[: len(y_BLD)]
+
+        def ffn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
+            y_BLD: Tensor = self.ffn(self._norm(x_BLD, mod.scale_ffn, mod.shift_ffn))
+            return y_BLD * mod.gate_ffn[: len(y_BLD)]
+
+        x_BLD = x_BLD + plan.attn(attn, x_BLD, pos_BL, state.attn, state.n_images)
+        return x_BLD + plan.ffn(ffn, x_BLD, pos_BL, state.ffn, state.n_images)
+
+
+class HeadNorm(nn.Module):
+    """AdaLN before the classifier head."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x_BLD: Tensor, cond_BD: Tensor) -> Tensor:
+        scale_B1D, shift_B1D = self.ada_lin(cond_BD)[:, None].chunk(2, dim=-1)
+        return F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=self.eps) * (scale_B1D + 1) + shift_B1D
+
+
+class VAR(nn.Module):
+    """Predicts the tokens of every scale from the class and from the coarser scales."""
+
+    lvl_1L: Tensor
+    attn_bias_for_masking: Tensor
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        of_token = torch.tensor(c.scale_of_token)
+        self.word_embed = nn.Linear(c.z_channels, c.width)
+        self.class_emb = nn.Embedding(c.classes + 1, c.width)
+        self.pos_start = nn.Parameter(torch.empty(1, 1, c.width))
+        self.pos_1LC = nn.Parameter(torch.empty(1, len(of_token), c.width))
+        self.lvl_embed = nn.Embedding(len(c.scales), c.width)
+        self.register_buffer("lvl_1L", of_token[None])
+        hidden = of_token[:, None] < of_token[None]
+        self.register_buffer("attn_bias_for_masking", torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None])
+        if c.shared_adaln:
+            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.head_nm = HeadNorm(c.width, c.norm_eps)
+        self.head = nn.Linear(c.width, c.vocab)
+
+    def condition(self, labels_N: Tensor, guided: bool) -> Tensor:
+        """Class embedding (B, D); with guidance the rows of the null class follow those of the labels."""
+        null = torch.full_like(labels_N, self.config.classes)
+        rows_B = torch.cat((labels_N, null)) if guided else labels_N
+        cond_BD: Tensor = self.class_emb(rows_B)
+        return cond_BD
+
+    def modulations(self, cond_BD: Tensor) -> list[Modulation]:
+        """AdaLN parameters of every block. The published code recomputes them at every scale; once is enough."""
+        shared = self.shared_ada_lin(cond_BD).unflatten(-1, (1, 6, -1)) if self.config.shared_adaln else None
+        return [block.modulation(cond_BD, shared) for block in self.blocks]
+
+    def embed(self, pooled_NLC: Tensor | None, cond_BD: Tensor, scale: int) -> Tensor:
+        """Input tokens of one scale, (B, L, D), from the pooled latent estimate; scale 0 reads the class instead."""
+        start = sum(h * w for h, w in self.config.scales[:scale])
+        length = math.prod(self.config.scales[scale])
+        place_1LD = self.lvl_embed.weight[scale] + self.pos_1LC[:, start : start + length]
+        if pooled_NLC is None:
+            return cond_BD[:, None] + self.pos_start + place_1LD
+        x_NLD: Tensor = self.word_embed(pooled_NLC) + place_1LD
+        return x_NLD.repeat(len(cond_BD) // len(x_NLD), 1, 1)
+
+    def logits(self, x_BLD: Tensor, cond_BD: Tensor) -> Tensor:
+        """Unnormalised log-probabilities over the codebook, (B, L, V)."""
+        logits_BLV: Tensor = self.head(self.head_nm(x_BLD, cond_BD))
+        return logits_BLV
+
+    def forward(self, labels_N: Tensor, teacher_NLC: Tensor) -> Tensor:
+        """Teacher-forced logits of all scales in one block-causal pass, (N, L_total, V).
+
+        Args:
+            labels_N: class of each image; `config.classes` is the null class.
+            teacher_NLC: output of `MultiScaleQuantizer.teacher_input`, (N, L_total - 1, C).
+        """
+        cond_ND = self.condition(labels_N, guided=False)
+        x_NLD = torch.cat((cond_ND[:, None] + self.pos_start, self.word_embed(teacher_NLC)), dim=1)
+        x_NLD = x_NLD + self.lvl_embed(self.lvl_1L) + self.pos_1LC
+        plan, positions = LayerPlan(attend=self._block_causal), torch.arange(x_NLD.shape[1], device=x_NLD.device)[None]
+        for block, mod in zip(self.blocks, self.modulations(cond_ND), strict=True):
+            x_NLD = block(x_NLD, mod, positions, plan, LayerState(PassThroughKV(), len(x_NLD)))
+        return self.logits(x_NLD, cond_ND)
+
+    def _block_causal(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], scale: float) -> Tensor:
+        k_BHSC, v_BHSC = views[0].k_BHSC, views[0].v_BHSC
+        mask = self.attn_bias_for_masking.to(q_BHLC.dtype)
+        return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=mask, scale=scale)
+
+
+class PassThroughKV:
+    """A cache without memory, for the one-pass teacher-forced forward."""
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, store: bool) -> tuple[KVView, ...]:
+        return (KVView(k, v, (pos_BL[:, None],)),)
+
+    def keep_rows(self, n: int) -> None:
+        raise NotImplementedError("the one-pass forward has no guidance to end")
