@@ -28,8 +28,19 @@ def _on_grid(value: float) -> float:
     return value
 
 
+def _keep_all_is_empty(keep: tuple[float, ...]) -> tuple[float, ...]:
+    return () if all(share == 1 for share in keep) else keep
+
+
+def _no_window_is_empty(window: tuple[tuple[int | None, ...], ...]) -> tuple[tuple[int | None, ...], ...]:
+    if len({len(heads) for heads in window}) > 1:
+        raise ValueError("rows of different lengths: each scale needs one entry per head")
+    return () if all(radius is None for heads in window for radius in heads) else window
+
+
 Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_on_grid)]
 Layer = Annotated[int, Field(ge=0)]
+Radius = Annotated[int, Field(ge=0)]
 
 
 class Quantization(Frozen):
@@ -65,14 +76,8 @@ class KVCompression(Frozen):
     leaves a head with its own scale only); `bits` is their storage precision.
     """
 
-    keep: tuple[Share, ...] = ()
+    keep: Annotated[tuple[Share, ...], AfterValidator(_keep_all_is_empty)] = ()
     bits: Literal[8, 4] | None = None
-
-    @model_validator(mode="after")
-    def _keep_all_is_empty(self) -> Self:
-        if self.keep and all(share == 1 for share in self.keep):
-            return self.model_copy(update={"keep": ()})
-        return self
 
 
 class SparseAttention(Frozen):
@@ -82,15 +87,7 @@ class SparseAttention(Frozen):
     projected onto that scale's grid. Coarse maps smaller than the window are seen in full.
     """
 
-    window: tuple[tuple[Annotated[int, Field(ge=0)] | None, ...], ...] = ()
-
-    @model_validator(mode="after")
-    def _no_window_is_empty(self) -> Self:
-        if len({len(heads) for heads in self.window}) > 1:
-            raise ValueError("window has rows of different lengths; each scale needs one entry per head")
-        if self.window and all(radius is None for heads in self.window for radius in heads):
-            return self.model_copy(update={"window": ()})
-        return self
+    window: Annotated[tuple[tuple[Radius | None, ...], ...], AfterValidator(_no_window_is_empty)] = ()
 
 
 class LayerPolicy(Frozen):
@@ -142,7 +139,7 @@ class ScalePolicy(Frozen):
             layers = getattr(self, name)
             if list(layers) != sorted(set(layers)):
                 raise ValueError(f"{name} must list each layer once, in ascending order, got {layers}")
-        if not self.run and self != ScalePolicy(run=False):
+        if not self.run and (self.guidance != "full" or self.tokens):
             raise ValueError("a scale that does not run has no other settings")
         return self
 

@@ -2,8 +2,8 @@
 
 Plain auto-encoding first, then k-means over residuals of all scales as the codebook, then the VAR objective
 (arXiv 2404.02905, equation 5): reconstruction, codebook and commitment terms averaged over the partial sums. Codes that
-nothing chose for a while move to a current residual. Some batches decode a partial sum, so that images stay meaningful
-when the finest scales are skipped.
+nothing chose for a while move to a current residual. Some batches decode a partial sum, so that the decoder copes when the
+finest scales are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ CONFIG = TokenizerConfig(
     image_channels=1,
     norm_groups=8,
 )
-WARM_UP, PARTIAL, IDLE_STEPS = 0.12, 0.25, 60
+LEARNING_RATE = 1.5e-3
+WARM_UP, PARTIAL, IDLE_STEPS, REVIVE_EVERY = 0.1, 0.2, 100, 50
 
 
 def train(train_set: Split, epochs: float, config: TokenizerConfig = CONFIG, seed: int = 0) -> VQVAE:
@@ -34,22 +35,26 @@ def train(train_set: Split, epochs: float, config: TokenizerConfig = CONFIG, see
     torch.manual_seed(seed)
     model, size = VQVAE(config), 64
     steps = max(10, round(epochs * len(train_set) / size))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.03)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps, pct_start=0.03)
     idle_V = torch.zeros(config.vocab, dtype=torch.long)
     for step, index in enumerate(batches(len(train_set), size, steps, seed)):
         images = train_set.images[index]
         warm = step < WARM_UP * steps
-        if step == int(WARM_UP * steps) + 1:
+        if step and warm != (step - 1 < WARM_UP * steps):
             initialise_codebook(model, train_set.images[:512])
+            idle_V.zero_()
         loss, tokens, latent = loss_of(model, images, quantized=not warm)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if not warm and step < 0.8 * steps:
-            revive(model.quantize, idle_V, tokens, latent)
+        idle_V += 1
+        for t in tokens:
+            idle_V[t.unique()] = 0
+        if not warm and step < 0.8 * steps and step % REVIVE_EVERY == 0:
+            revive(model.quantize, idle_V, latent)
         if step % 100 == 0:
             print(f"tokenizer step {step}/{steps} loss {loss.item():.4f} idle {(idle_V > IDLE_STEPS).sum()}", flush=True)
     return model.eval()
@@ -64,11 +69,12 @@ def loss_of(model: VQVAE, images: Tensor, quantized: bool) -> tuple[Tensor, list
         tokens = model.quantize.encode(f)
     sums = model.quantize.partial_sums(tokens)
     vq = torch.stack([F.mse_loss(s, f.detach()) + 0.25 * F.mse_loss(s.detach(), f) for s in sums]).mean()
-    shown = sums[-1]
     if torch.rand(()) < PARTIAL:
+        # No straight-through estimate here: the encoder cannot improve a sum that leaves its finest residuals out.
         shown = sums[int(torch.randint(len(sums) // 2, len(sums) - 1, ()))]
-    straight_through = (shown - f).detach() + f
-    return reconstruction(model, straight_through, images) + vq, tokens, f.detach()
+    else:
+        shown = (sums[-1] - f).detach() + f
+    return reconstruction(model, shown, images) + vq, tokens, f.detach()
 
 
 def reconstruction(model: VQVAE, f: Tensor, images: Tensor) -> Tensor:
@@ -102,11 +108,8 @@ def initialise_codebook(model: VQVAE, images: Tensor, rounds: int = 2) -> None:
 
 
 @torch.no_grad()
-def revive(quantizer: MultiScaleQuantizer, idle_V: Tensor, tokens: list[Tensor], f: Tensor) -> None:
+def revive(quantizer: MultiScaleQuantizer, idle_V: Tensor, f: Tensor) -> None:
     """Moves codes unused for `IDLE_STEPS` batches to random current residuals."""
-    idle_V += 1
-    for t in tokens:
-        idle_V[t.unique()] = 0
     dead = (idle_V > IDLE_STEPS).nonzero()[:, 0]
     if len(dead):
         points_MC = residuals(quantizer, f)

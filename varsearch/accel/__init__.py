@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from varsearch.accel.lower import lower
+from varsearch.accel.quantization import quantized
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import Plan
@@ -44,7 +45,9 @@ def apply(model: ImageModel, policy: Policy) -> Iterator[Accelerated]:
     Raises:
         PolicyError: the policy does not fit the model.
     """
-    yield Accelerated(model, lower(policy, model.spec))
+    plan = lower(policy, model.spec)
+    with quantized(model.transformer, policy):
+        yield Accelerated(model, plan)
 
 
 def labels_for(n: int, classes: int, device: torch.device | str = "cpu") -> Tensor:

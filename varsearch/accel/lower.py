@@ -1,8 +1,14 @@
-"""Turns a declarative `Policy` into an executable `Plan`."""
+"""Turns a declarative `Policy` into an executable `Plan`.
+
+Order of composition, outermost first: guidance sharing (rows), token pruning (tokens), the sublayer. Attention sees what the
+KV cache gives it, through the window. Weight quantization is not part of the plan: it swaps modules.
+"""
 
 from __future__ import annotations
 
-from varsearch.models.seams import Plan
+from varsearch.accel import guidance, kv_compression, sparse_attention, token_pruning
+from varsearch.accel.scale_skipping import run_scales
+from varsearch.models.seams import DenseKV, LayerPlan, Plan, ScalePlan
 from varsearch.policy import Policy
 from varsearch.target import ModelSpec
 
@@ -10,4 +16,24 @@ from varsearch.target import ModelSpec
 def lower(policy: Policy, spec: ModelSpec) -> Plan:
     """The plan of `policy`; raises `PolicyError` if it does not fit `spec`."""
     policy.check(spec)
-    return Plan.dense(spec.n_layers, len(spec.scales))
+    run = run_scales(policy)
+    scales = tuple(
+        ScalePlan(
+            layers=tuple(_layer(policy, spec, k, layer, store=k != run[-1]) for layer in range(spec.n_layers)),
+            run=k in run,
+            guidance=guidance.of_scale(scale),
+        )
+        for k, scale in enumerate(policy.scales)
+    )
+    caches = (kv_compression.new_cache(policy, spec, layer) for layer in range(spec.n_layers))
+    return Plan(scales, tuple(cache or DenseKV for cache in caches))
+
+
+def _layer(policy: Policy, spec: ModelSpec, scale: int, layer: int, store: bool) -> LayerPlan:
+    pruned = token_pruning.branch(policy, spec, scale, layer)
+    return LayerPlan(
+        attn=guidance.branch(policy, scale, layer, "attn", pruned),
+        ffn=guidance.branch(policy, scale, layer, "ffn", pruned),
+        attend=sparse_attention.attend(policy, spec, scale, layer),
+        store=store,
+    )

@@ -33,7 +33,11 @@ class Classifier(nn.Module):
         features: Tensor = self.embed(x.flatten(1))
         return features
 
+    def logits(self, features_ND: Tensor) -> Tensor:
+        """Class logits, (N, classes), of what `features` returned."""
+        logits: Tensor = self.head(F.relu(features_ND))
+        return logits
+
     def forward(self, image_NCHW: Tensor) -> Tensor:
         """Class logits, (N, classes)."""
-        logits: Tensor = self.head(F.relu(F.dropout(self.features(image_NCHW), 0.3, self.training)))
-        return logits
+        return self.logits(F.dropout(self.features(image_NCHW), 0.3, self.training))

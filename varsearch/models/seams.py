@@ -72,11 +72,19 @@ class KVCache(Protocol):
         """Guidance ended: frees all rows but the first `n`."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for later scales."""
+        ...
+
 
 class Attend(Protocol):
-    """Seam 3: attention of the current scale's queries over the views; returns (B, H, L, C)."""
+    """Seam 3: attention of the current scale's queries over the views; returns (B, H, L, C).
 
-    def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], scale: float) -> Tensor: ...
+    The model has scaled the queries, so the softmax takes the plain products.
+    """
+
+    def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor: ...
 
 
 def run_dense(fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory, n_images: int) -> Tensor:
@@ -84,14 +92,14 @@ def run_dense(fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory,
     return fn(x_BLD, pos_BL)
 
 
-def dense_attention(q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], scale: float) -> Tensor:
+def dense_attention(q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor:
     """The default `Attend`: every query sees every key of its view."""
     if views[0].heads is None:
-        return F.scaled_dot_product_attention(q_BHLC, views[0].k_BHSC, views[0].v_BHSC, scale=scale)
+        return F.scaled_dot_product_attention(q_BHLC, views[0].k_BHSC, views[0].v_BHSC, scale=1.0)
     out_BHLC = torch.empty_like(q_BHLC)
     for view in views:
         heads = list(view.heads or ())
-        out_BHLC[:, heads] = F.scaled_dot_product_attention(q_BHLC[:, heads], view.k_BHSC, view.v_BHSC, scale=scale)
+        out_BHLC[:, heads] = F.scaled_dot_product_attention(q_BHLC[:, heads], view.k_BHSC, view.v_BHSC, scale=1.0)
     return out_BHLC
 
 
@@ -104,43 +112,54 @@ class DenseKV:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.length = 0
-        self.k_BHSC: Tensor | None = None
-        self.v_BHSC: Tensor | None = None
+        self.buffers: tuple[Tensor, ...] = ()
         self.pos_parts: tuple[Tensor, ...] = ()
 
     def extend(
         self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, pos_BL: Tensor, *, store: bool
     ) -> tuple[KVView, ...]:
-        n, new_pos = len(k_BHLC), pos_BL[:, None]
+        """See `KVCache.extend`."""
+        n, new = len(k_BHLC), (k_BHLC, v_BHLC)
+        self._hold_rows(n)
         if store:
-            self._append(k_BHLC, v_BHLC, new_pos)
-            assert self.k_BHSC is not None and self.v_BHSC is not None
-            k_BHSC, v_BHSC = self.k_BHSC[:n, :, : self.length], self.v_BHSC[:n, :, : self.length]
+            self._append(new, pos_BL[:, None])
+            k_BHSC, v_BHSC = (buffer[:n, :, : self.length] for buffer in self.buffers)
             return (KVView(k_BHSC, v_BHSC, tuple(p[:n] for p in self.pos_parts)),)
-        if self.k_BHSC is None or self.v_BHSC is None:
-            return (KVView(k_BHLC, v_BHLC, (new_pos,)),)
-        k_BHSC = torch.cat((self.k_BHSC[:n, :, : self.length], k_BHLC), dim=2)
-        v_BHSC = torch.cat((self.v_BHSC[:n, :, : self.length], v_BHLC), dim=2)
-        return (KVView(k_BHSC, v_BHSC, (*(p[:n] for p in self.pos_parts), new_pos)),)
+        pos_parts = (*(p[:n] for p in self.pos_parts), pos_BL[:, None])
+        if not self.buffers:
+            return (KVView(k_BHLC, v_BHLC, pos_parts),)
+        k_BHSC, v_BHSC = (
+            torch.cat((old[:n, :, : self.length], t), dim=2) for old, t in zip(self.buffers, new, strict=True)
+        )
+        return (KVView(k_BHSC, v_BHSC, pos_parts),)
 
-    def _append(self, k_BHLC: Tensor, v_BHLC: Tensor, pos_BHL: Tensor) -> None:
-        if self.k_BHSC is None or self.v_BHSC is None:
-            rows, heads, _, channels = k_BHLC.shape
-            self.k_BHSC = k_BHLC.new_empty(rows, heads, self.capacity, channels)
-            self.v_BHSC = v_BHLC.new_empty(rows, heads, self.capacity, channels)
-        share = len(self.k_BHSC) // len(k_BHLC)
-        end = self.length + k_BHLC.shape[2]
-        self.k_BHSC.unflatten(0, (share, -1))[:, :, :, self.length : end] = k_BHLC
-        self.v_BHSC.unflatten(0, (share, -1))[:, :, :, self.length : end] = v_BHLC
+    def _hold_rows(self, n: int) -> None:
+        # All earlier scales shared this layer between the halves of guidance, and this one does not.
+        if self.buffers and len(self.buffers[0]) < n:
+            share = n // len(self.buffers[0])
+            self.buffers = tuple(buffer.repeat(share, 1, 1, 1) for buffer in self.buffers)
+            self.pos_parts = tuple(p if len(p) == 1 else p.repeat(share, 1, 1) for p in self.pos_parts)
+
+    def _append(self, new: tuple[Tensor, Tensor], pos_BHL: Tensor) -> None:
+        if not self.buffers:
+            rows, heads, _, channels = new[0].shape
+            self.buffers = tuple(t.new_empty(rows, heads, self.capacity, channels) for t in new)
+        share, end = len(self.buffers[0]) // len(new[0]), self.length + new[0].shape[2]
+        for buffer, t in zip(self.buffers, new, strict=True):
+            buffer[:, :, self.length : end] = t.repeat(share, 1, 1, 1) if share > 1 else t
         self.pos_parts += (pos_BHL if len(pos_BHL) == 1 else pos_BHL.repeat(share, 1, 1),)
         self.length = end
 
     def keep_rows(self, n: int) -> None:
-        if self.k_BHSC is None or self.v_BHSC is None or len(self.k_BHSC) <= n:
-            return
+        """See `KVCache.keep_rows`."""
         # A slice would keep the whole buffer alive; the copy is what frees the unconditional half.
-        self.k_BHSC, self.v_BHSC = self.k_BHSC[:n].clone(), self.v_BHSC[:n].clone()
+        self.buffers = tuple(buffer[:n].clone() for buffer in self.buffers)
         self.pos_parts = tuple(p[:n] for p in self.pos_parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for keys and values."""
+        return sum(buffer.nbytes for buffer in self.buffers)
 
 
 class Guidance(Enum):

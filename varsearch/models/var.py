@@ -60,8 +60,8 @@ class Modulation(NamedTuple):
 class SelfAttention(nn.Module):
     """Projections of self-attention; the attention itself is the `Attend` seam.
 
-    With cosine attention q and k are normalised and q is multiplied by a learnt per-head factor, so the softmax
-    scale is 1; otherwise it is 0.25 / sqrt(head dim), as published.
+    Queries come out scaled: with cosine attention q and k are normalised and q is multiplied by a learnt per-head
+    factor; otherwise q is multiplied by 0.25 / sqrt(head dim), as published.
     """
 
     zero_k_bias: Tensor
@@ -69,7 +69,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, cosine: bool) -> None:
         super().__init__()
         self.heads, self.cosine = heads, cosine
-        self.scale = 1.0 if cosine else 0.25 / math.sqrt(width // heads)
+        self.scale = 0.25 / math.sqrt(width // heads)
         if cosine:
             self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4.0)))
         self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
@@ -81,10 +81,10 @@ class SelfAttention(nn.Module):
         """Queries, keys, values, each (B, H, L, C)."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         q, k, v = (self.mat_qkv(x_BLD) + bias).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if self.cosine:
-            factor = self.scale_mul_1H11.clamp_max(math.log(100)).exp()
-            q, k = F.normalize(q, dim=-1) * factor, F.normalize(k, dim=-1)
-        return q, k, v
+        if not self.cosine:
+            return q * self.scale, k, v
+        factor = self.scale_mul_1H11.clamp_max(math.log(100)).exp()
+        return F.normalize(q, dim=-1) * factor, F.normalize(k, dim=-1), v
 
 
 class FFN(nn.Module):
@@ -129,7 +129,7 @@ class Block(nn.Module):
         def attn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
             q, k, v = self.attn.qkv(self._norm(x_BLD, mod.scale_attn, mod.shift_attn))
             views = state.kv.extend(q, k, v, pos_BL, store=plan.store)
-            y_BHLC = plan.attend(q, pos_BL, views, self.attn.scale)
+            y_BHLC = plan.attend(q, pos_BL, views)
             y_BLD: Tensor = self.attn.proj(y_BHLC.transpose(1, 2).flatten(2))
             return y_BLD * mod.gate_attn[: len(y_BLD)]
 
@@ -220,10 +220,10 @@ class VAR(nn.Module):
             x_NLD = block(x_NLD, mod, positions, plan, LayerState(PassThroughKV(), len(x_NLD)))
         return self.logits(x_NLD, cond_ND)
 
-    def _block_causal(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], scale: float) -> Tensor:
+    def _block_causal(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor:
         k_BHSC, v_BHSC = views[0].k_BHSC, views[0].v_BHSC
         mask = self.attn_bias_for_masking.to(q_BHLC.dtype)
-        return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=mask, scale=scale)
+        return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=mask, scale=1.0)
 
 
 class PassThroughKV:
@@ -233,4 +233,9 @@ class PassThroughKV:
         return (KVView(k, v, (pos_BL[:, None],)),)
 
     def keep_rows(self, n: int) -> None:
-        raise NotImplementedError("the one-pass forward has no guidance to end")
+        """Nothing is held."""
+
+    @property
+    def nbytes(self) -> int:
+        """Nothing is held."""
+        return 0

@@ -1,0 +1,75 @@
+"""Weight quantization: linears whose weights stay packed in memory and are expanded for each product.
+
+Round-to-nearest, symmetric, one scale per output channel or group of input channels; optional 8-bit activations with a
+dynamic scale per token, as in LiteVAR (section 3.3 of its paper uses W8A8 down to W4A6). A CPU has no low-bit product: it expands the
+weights to the activations' dtype first, so bytes fall and time does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from varsearch.kernels.packing import pack, quantize, unpack
+from varsearch.models.var import VAR, Block
+from varsearch.policy import LINEARS, Policy, Quantization
+
+
+class QuantizedLinear(nn.Module):
+    """Stands in for an `nn.Linear`; its bias is the original's."""
+
+    packed: Tensor
+    scale: Tensor
+
+    def __init__(self, linear: nn.Linear, how: Quantization) -> None:
+        super().__init__()
+        self.how, self.in_features = how, linear.in_features
+        self.bias = linear.bias
+        groups = linear.weight.unflatten(1, (-1, how.group or linear.in_features))
+        q, scale = quantize(groups, how.bits)
+        self.register_buffer("packed", pack(q.flatten(1), how.bits))
+        self.register_buffer("scale", scale)
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """The expanded weight, (out, in)."""
+        q = unpack(self.packed, self.how.bits, self.in_features, dtype)
+        return q.view(len(q), self.scale.shape[1], -1).mul_(self.scale).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how.activation_bits:
+            q, scale = quantize(x, self.how.activation_bits)
+            x = q.mul_(scale)
+        return F.linear(x, self.weight(x.dtype), self.bias)
+
+
+@contextmanager
+def quantized(model: VAR, policy: Policy) -> Iterator[None]:
+    """Swaps the linears that `policy` quantizes; on exit the original modules are back, untouched."""
+    swapped: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for block, layer in zip(model.blocks, policy.layers, strict=True):
+            for name in LINEARS:
+                how = getattr(layer.weights, name)
+                if how is not None:
+                    parent, attribute = _place(block, name)
+                    linear = getattr(parent, attribute)
+                    swapped.append((parent, attribute, linear))
+                    setattr(parent, attribute, QuantizedLinear(linear, how))
+        yield
+    finally:
+        for parent, attribute, linear in swapped:
+            setattr(parent, attribute, linear)
+
+
+def _place(block: Block, linear: str) -> tuple[nn.Module, str]:
+    places: dict[str, tuple[nn.Module, str]] = {
+        "qkv": (block.attn, "mat_qkv"),
+        "proj": (block.attn, "proj"),
+        "fc1": (block.ffn, "fc1"),
+        "fc2": (block.ffn, "fc2"),
+    }
+    return places[linear] if linear in places else (block.ada_lin, "1")

@@ -1,0 +1,13 @@
+"""Scale skipping: a scale contributes no tokens, and the next one reads the latent estimate as it stands.
+
+FastVAR (arXiv 2503.23367) and SkipVAR (arXiv 2506.08908) skip the last scales; here any scale but the first may be skipped.
+"""
+
+from __future__ import annotations
+
+from varsearch.policy import Policy
+
+
+def run_scales(policy: Policy) -> tuple[int, ...]:
+    """Indices of the scales that run, in order."""
+    return tuple(k for k, scale in enumerate(policy.scales) if scale.run)
