@@ -72,7 +72,9 @@ def _is_reference(text: str) -> bool:
 
 def _path(reference: str, folder: Path) -> Path:
     if not _is_reference(reference):
-        raise PolicyError(f"{reference!r} is not a library reference: expected model/target/name of letters, digits and . _ - =")
+        raise PolicyError(
+            f"{reference!r} is not a library reference: expected model/target/name of letters, digits and . _ - ="
+        )
     return folder / f"{reference}.json"
 
 

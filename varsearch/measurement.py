@@ -99,7 +99,7 @@ class Evidence(Frozen):
     protocol: str
     measurements: tuple[Measurement, ...]
     seconds: float
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float]:

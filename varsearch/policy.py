@@ -229,6 +229,8 @@ class Policy(Frozen):
     def _check_groups(i: int, weights: Weights, spec: ModelSpec) -> None:
         for linear in LINEARS:
             quantization = getattr(weights, linear)
+            if quantization and linear == "ada" and spec.shared_adaln:
+                raise PolicyError(f"layers[{i}].weights.ada: the layers of {spec.name} share one AdaLN projection")
             inputs = round(spec.width * spec.mlp_ratio) if linear == "fc2" else spec.width
             if quantization and quantization.group and inputs % quantization.group:
                 raise PolicyError(

@@ -44,6 +44,7 @@ class ModelSpec(Frozen):
     n_heads: int = Field(ge=1)
     head_dim: int = Field(ge=1)
     mlp_ratio: float = 4.0
+    shared_adaln: bool = False
     scales: tuple[tuple[int, int], ...] = Field(min_length=1)
     classes: int = Field(ge=1)
     image_size: tuple[int, int]

@@ -19,7 +19,9 @@ def train(train_set: Split, held_out: Split, epochs: float, seed: int = 0) -> tu
     for step, index in enumerate(batches(len(train_set), size, steps, seed)):
         images = train_set.images[index]
         shift = torch.randint(-2, 3, (2,)).tolist()
-        loss = F.cross_entropy(model(torch.roll(images, shift, dims=(2, 3))), train_set.labels[index], label_smoothing=0.05)
+        loss = F.cross_entropy(
+            model(torch.roll(images, shift, dims=(2, 3))), train_set.labels[index], label_smoothing=0.05
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -34,6 +36,7 @@ def accuracy(model: Classifier, split: Split) -> float:
     """Share of correctly labelled images."""
     model.eval()
     right = sum(
-        int((model(x).argmax(1) == y).sum()) for x, y in zip(split.images.split(500), split.labels.split(500), strict=True)
+        int((model(x).argmax(1) == y).sum())
+        for x, y in zip(split.images.split(500), split.labels.split(500), strict=True)
     )
     return right / len(split)

@@ -42,7 +42,8 @@ def _split(images: Tensor, labels: Tensor, seed: int) -> Split:
 
 def batches(n: int, size: int, steps: int, seed: int) -> list[Tensor]:
     """Index batches for `steps` steps: whole shuffled passes over n items, the incomplete last batch dropped."""
-    generator, found = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
+    found: list[Tensor] = []
     while len(found) < steps:
         found += [b for b in torch.randperm(n, generator=generator).split(size) if len(b) == size]
     return found[:steps]

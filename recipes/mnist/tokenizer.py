@@ -1,9 +1,9 @@
 """Trains the multi-scale VQ-VAE.
 
 Plain auto-encoding first, then k-means over residuals of all scales as the codebook, then the VAR objective
-(arXiv 2404.02905, equation 5): reconstruction, codebook and commitment terms averaged over the partial sums. Codes that
-nothing chose for a while move to a current residual. Some batches decode a partial sum, so that the decoder copes when the
-finest scales are skipped.
+(arXiv 2404.02905, equation 5): reconstruction, codebook and commitment terms averaged over the partial sums.
+Codes that nothing chose for a while move to a current residual. Some batches decode a partial sum, so that the
+decoder copes when the finest scales are skipped.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def train(train_set: Split, epochs: float, config: TokenizerConfig = CONFIG, see
         if not warm and step < 0.8 * steps and step % REVIVE_EVERY == 0:
             revive(model.quantize, idle_V, latent)
         if step % 100 == 0:
-            print(f"tokenizer step {step}/{steps} loss {loss.item():.4f} idle {(idle_V > IDLE_STEPS).sum()}", flush=True)
+            print(
+                f"tokenizer step {step}/{steps} loss {loss.item():.4f} idle {(idle_V > IDLE_STEPS).sum()}", flush=True
+            )
     return model.eval()
 
 

@@ -37,13 +37,14 @@ def initialise(model: VAR) -> None:
                 nn.init.zeros_(module.bias)
     for parameter in (model.pos_start, model.pos_1LC):
         nn.init.trunc_normal_(parameter, std=std)
-    for block in model.blocks:
+    for block in model.layers:
         block.attn.proj.weight /= math.sqrt(2 * c.depth)
         block.ffn.fc2.weight /= math.sqrt(2 * c.depth)
-        block.ada_lin[1].weight[: 2 * c.width] *= 1e-5
-        block.ada_lin[1].weight[2 * c.width :] *= 0.5
+        gates, rest = block.ada_lin.get_parameter("1.weight").split((2 * c.width, 4 * c.width))
+        gates *= 1e-5
+        rest *= 0.5
     model.head.weight *= 0.02
-    model.head_nm.ada_lin[1].weight *= 0.5
+    model.head_nm.ada_lin.get_parameter("1.weight").mul_(0.5)
 
 
 @torch.no_grad()
@@ -100,7 +101,9 @@ def train(tokenizer: VQVAE, train_set: Split, held_out: Split, epochs: int, chec
     return model.eval()
 
 
-def resume(checkpoint: Path, model: VAR, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> int:
+def resume(
+    checkpoint: Path, model: VAR, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+) -> int:
     """Loads `checkpoint` if there is one; the epoch to continue with."""
     if not checkpoint.exists():
         return 0

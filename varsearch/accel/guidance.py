@@ -1,7 +1,8 @@
-"""Guidance: branches computed for the conditional rows and reused for the unconditional ones, or no guidance at all.
+"""Guidance: branches computed for the conditional rows and reused for the unconditional ones, or no guidance.
 
-Sharing attention between the halves of classifier-free guidance is LiteVAR's (arXiv 2411.17178); dropping the unconditional half for
-late scales is SkipVAR's (arXiv 2506.08908). Once dropped the rows cannot come back: their keys and values are missing.
+Sharing attention between the halves of classifier-free guidance is LiteVAR's (arXiv 2411.17178); dropping the
+unconditional half for late scales is SkipVAR's (arXiv 2506.08908). Once dropped the rows cannot come back: their
+keys and values are missing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """KV compression: per-head budgets with physical compaction, and low-bit storage.
 
-After each scale every head keeps its most attended entries, as many as its budget allows for the next scale. The score is the
-attention that evenly spaced observation queries of the current scale give to each entry (ScaleKV, arXiv 2505.19602,
-and SnapKV use such a window; the softmax is the paper's, the released code leaves it out). Rows and heads select separately. Heads of equal budgets are stored together, so memory follows
-the sum of the budgets and not the largest one, and each entry keeps its original position.
+After each scale every head keeps its most attended entries, as many as its budget allows for the next scale. The
+score is the attention that evenly spaced observation queries of the current scale give to each entry (ScaleKV,
+arXiv 2505.19602, and SnapKV use such a window; the softmax is in ScaleKV's paper and missing from its code). Rows
+and heads select separately. Heads of equal budgets are stored together, so memory follows the sum of the budgets
+and not the largest one, and each entry keeps its original position.
 """
 
 from __future__ import annotations
@@ -120,9 +121,7 @@ class HeadGroup:
             self.entries, self.pos_BHS = tuple(t.clone() for t in new), pos_BHL
             return
         rows, heads = len(self.entries[0]), self.pos_BHS.shape[1]
-        self.entries = tuple(
-            torch.cat((old, _rows(t, rows)), dim=2) for old, t in zip(self.entries, new, strict=True)
-        )
+        self.entries = tuple(torch.cat((old, _rows(t, rows)), dim=2) for old, t in zip(self.entries, new, strict=True))
         if max(len(self.pos_BHS), len(pos_BHL)) > 1:
             self.pos_BHS, pos_BHL = _rows(self.pos_BHS, rows), _rows(pos_BHL, rows)
         self.pos_BHS = torch.cat((self.pos_BHS, pos_BHL.expand(-1, heads, -1)), dim=2)

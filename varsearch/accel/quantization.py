@@ -1,8 +1,8 @@
 """Weight quantization: linears whose weights stay packed in memory and are expanded for each product.
 
-Round-to-nearest, symmetric, one scale per output channel or group of input channels; optional 8-bit activations with a
-dynamic scale per token, as in LiteVAR (section 3.3 of its paper uses W8A8 down to W4A6). A CPU has no low-bit product: it expands the
-weights to the activations' dtype first, so bytes fall and time does not.
+Round-to-nearest, symmetric, one scale per output channel or group of input channels; optional 8-bit activations
+with a dynamic scale per token, as LiteVAR does (arXiv 2411.17178). A CPU has no fast low-bit product: it expands
+the weights to the activations' dtype first, so bytes fall and time does not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def quantized(model: VAR, policy: Policy) -> Iterator[None]:
     """Swaps the linears that `policy` quantizes; on exit the original modules are back, untouched."""
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
     try:
-        for block, layer in zip(model.blocks, policy.layers, strict=True):
+        for block, layer in zip(model.layers, policy.layers, strict=True):
             for name in LINEARS:
                 how = getattr(layer.weights, name)
                 if how is not None:
@@ -72,4 +72,4 @@ def _place(block: Block, linear: str) -> tuple[nn.Module, str]:
         "fc1": (block.ffn, "fc1"),
         "fc2": (block.ffn, "fc2"),
     }
-    return places[linear] if linear in places else (block.ada_lin, "1")
+    return places.get(linear) or (block.ada_lin, "1")

@@ -1,6 +1,6 @@
 """Scale skipping: a scale contributes no tokens, and the next one reads the latent estimate as it stands.
 
-FastVAR (arXiv 2503.23367) and SkipVAR (arXiv 2506.08908) skip the last scales; here any scale but the first may be skipped.
+FastVAR (arXiv 2503.23367) and SkipVAR (arXiv 2506.08908) skip the last scales; here any scale but the first may be.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Windowed attention: a query sees the neighbourhood of its own place on the map of every scale.
 
-The idea of local windows on every earlier map is LiteVAR's (arXiv 2411.17178); its windows are bands of the raster order,
+Local windows on every earlier map are LiteVAR's (arXiv 2411.17178); its windows are bands of the raster order,
 these are squares of the map, so that a row's end is not next to the following row's start. Places, not array
 indices, decide who sees whom: after pruning or eviction every entry still has its original position.
 """

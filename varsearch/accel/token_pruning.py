@@ -1,7 +1,7 @@
-"""Token pruning: a branch runs on the most distinctive tokens of a scale, the rest reuse an earlier scale's output.
+"""Token pruning: a branch runs on a scale's most distinctive tokens, the rest reuse an earlier scale's output.
 
-After FastVAR (Guo et al. 2025, arXiv 2503.23367): a token's score is its squared distance from the mean token of its
-row, taken anew before each branch; pruned places take the branch output cached at an earlier scale, resized by area interpolation.
+After FastVAR (arXiv 2503.23367): a token's score is its squared distance from the mean token of its row, taken anew
+before each branch; pruned places take the branch output cached at an earlier scale, resized by area interpolation.
 Rows select separately, so conditional and unconditional halves, and every image, keep their own tokens.
 """
 

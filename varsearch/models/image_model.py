@@ -36,7 +36,9 @@ class ImageModel:
         """The plan that changes nothing."""
         return Plan.dense(self.spec.n_layers, len(self.spec.scales))
 
-    def generate(self, labels_N: Tensor, sampler: Sampler, plan: Plan | None = None, guidance: float | None = None) -> Tensor:
+    def generate(
+        self, labels_N: Tensor, sampler: Sampler, plan: Plan | None = None, guidance: float | None = None
+    ) -> Tensor:
         """Images (N, channels, height, width) in [0, 1]; `plan` and `guidance` default to the model's own."""
         f_hat_NCHW = generate(
             self.transformer,

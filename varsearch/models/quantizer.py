@@ -86,9 +86,7 @@ class MultiScaleQuantizer(nn.Module):
     def nearest(self, z_MC: Tensor) -> Tensor:
         """Index of the nearest codebook entry by Euclidean distance, (M,) int64."""
         book_VC = self.embedding.weight
-        distance_MV = (
-            z_MC.square().sum(1, keepdim=True) + book_VC.square().sum(1) - 2 * z_MC @ book_VC.mT
-        )
+        distance_MV = z_MC.square().sum(1, keepdim=True) + book_VC.square().sum(1) - 2 * z_MC @ book_VC.mT
         return distance_MV.argmin(1)
 
     def encode(self, f_NCHW: Tensor) -> list[Tensor]:

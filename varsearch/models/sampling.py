@@ -38,6 +38,9 @@ def generate(
     """Runs all scales of `plan` and returns the latent estimate (N, C, H, W).
 
     Args:
+        model: the transformer.
+        quantizer: turns codes into the latent estimate, and the estimate into the next scale's input.
+        plan: which scales run, and how each layer runs at each of them.
         labels_N: class of each image, int64.
         guidance: strength at the last scale; scale k of K uses `guidance * k / (K - 1)`. None runs the
             conditional rows only, from the first scale on (teacher-forced likelihood needs no guidance).
@@ -63,7 +66,7 @@ def generate(
             pooled_NLC = quantizer.pool(f_hat_NCHW, k).flatten(2).mT
         x_BLD = model.embed(pooled_NLC, cond_BD, k)
         pos_1L = torch.arange(starts[k], starts[k] + x_BLD.shape[1], device=x_BLD.device)[None]
-        for block, mod, layer, state in zip(model.blocks, modulations, scale.layers, states, strict=True):
+        for block, mod, layer, state in zip(model.layers, modulations, scale.layers, states, strict=True):
             x_BLD = block(x_BLD, mod, pos_1L, layer, state)
         logits_NLV = model.logits(x_BLD, cond_BD)
         if guided and guidance is not None:
@@ -149,7 +152,9 @@ class PairedSampler:
         generator = torch.Generator()
         for row_LV, image in zip(noise_NLV, self.images, strict=True):
             # One 63-bit seed per (seed, image, scale); the odd factors keep the three from colliding.
-            mixed = (self.seed * 0x9E3779B97F4A7C15 + image * 0xBF58476D1CE4E5B9 + scale * 0x94D049BB133111EB) & (2**63 - 1)
+            mixed = (self.seed * 0x9E3779B97F4A7C15 + image * 0xBF58476D1CE4E5B9 + scale * 0x94D049BB133111EB) & (
+                2**63 - 1
+            )
             row_LV.exponential_(generator=generator.manual_seed(mixed))
         return -noise_NLV.log().to(logits_NLV)
 

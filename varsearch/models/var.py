@@ -171,12 +171,19 @@ class VAR(nn.Module):
         self.lvl_embed = nn.Embedding(len(c.scales), c.width)
         self.register_buffer("lvl_1L", of_token[None])
         hidden = of_token[:, None] < of_token[None]
-        self.register_buffer("attn_bias_for_masking", torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None])
+        self.register_buffer(
+            "attn_bias_for_masking", torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None]
+        )
         if c.shared_adaln:
             self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.head_nm = HeadNorm(c.width, c.norm_eps)
         self.head = nn.Linear(c.width, c.vocab)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks in order, with their type."""
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def condition(self, labels_N: Tensor, guided: bool) -> Tensor:
         """Class embedding (B, D); with guidance the rows of the null class follow those of the labels."""
@@ -188,7 +195,7 @@ class VAR(nn.Module):
     def modulations(self, cond_BD: Tensor) -> list[Modulation]:
         """AdaLN parameters of every block. The published code recomputes them at every scale; once is enough."""
         shared = self.shared_ada_lin(cond_BD).unflatten(-1, (1, 6, -1)) if self.config.shared_adaln else None
-        return [block.modulation(cond_BD, shared) for block in self.blocks]
+        return [block.modulation(cond_BD, shared) for block in self.layers]
 
     def embed(self, pooled_NLC: Tensor | None, cond_BD: Tensor, scale: int) -> Tensor:
         """Input tokens of one scale, (B, L, D), from the pooled latent estimate; scale 0 reads the class instead."""
@@ -216,7 +223,7 @@ class VAR(nn.Module):
         x_NLD = torch.cat((cond_ND[:, None] + self.pos_start, self.word_embed(teacher_NLC)), dim=1)
         x_NLD = x_NLD + self.lvl_embed(self.lvl_1L) + self.pos_1LC
         plan, positions = LayerPlan(attend=self._block_causal), torch.arange(x_NLD.shape[1], device=x_NLD.device)[None]
-        for block, mod in zip(self.blocks, self.modulations(cond_ND), strict=True):
+        for block, mod in zip(self.layers, self.modulations(cond_ND), strict=True):
             x_NLD = block(x_NLD, mod, positions, plan, LayerState(PassThroughKV(), len(x_NLD)))
         return self.logits(x_NLD, cond_ND)
 

@@ -6,6 +6,7 @@ State-dict keys are those of the published checkpoints. Images are (N, channels,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: list[int], groups: int, attend: bool, resample: tuple[str, nn.Module] | None) -> None:
         super().__init__()
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.block = nn.ModuleList(ResBlock(a, b, groups) for a, b in pairs)
         self.attn = nn.ModuleList(AttnBlock(b, groups) for _, b in pairs if attend)
         self.resample = resample[0] if resample else None
@@ -114,8 +115,8 @@ class Mid(nn.Module):
         self.block_2 = ResBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.block_2(self.attn_1(self.block_1(x)))
-        return x
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
 
 
 class Encoder(nn.Module):

@@ -7,7 +7,6 @@ Names are folders of the package's own `weights`; anything with a path separator
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -61,6 +60,7 @@ class Manifest(Frozen):
             n_heads=t.heads,
             head_dim=t.width // t.heads,
             mlp_ratio=t.mlp_ratio,
+            shared_adaln=t.shared_adaln,
             scales=t.scales,
             classes=t.classes,
             image_size=self.image_size,
@@ -154,11 +154,13 @@ def held_out(model: str) -> tuple[list[Tensor], Tensor]:
     return list(state["tokens"].long().split(sizes, dim=1)), state["labels"].long()
 
 
-def random_model(config: VARConfig, tokenizer: TokenizerConfig, image_size: tuple[int, int], seed: int = 0) -> ImageModel:
+def random_model(
+    config: VARConfig, tokenizer: TokenizerConfig, image_size: tuple[int, int], seed: int = 0
+) -> ImageModel:
     """A model of any shape with seeded random weights, for tests and for latency and memory work."""
     torch.manual_seed(seed)
-    parts = VAR(config), VQVAE(tokenizer)
-    for parameter in parts[0].parameters():
+    transformer, vqvae = VAR(config), VQVAE(tokenizer)
+    for parameter in transformer.parameters():
         nn.init.normal_(parameter, std=0.15)
     m = Manifest(
         name="random",
@@ -172,5 +174,6 @@ def random_model(config: VARConfig, tokenizer: TokenizerConfig, image_size: tupl
         classifier={},
         files={"transformer": ("random", str(seed)), "tokenizer": ("random", str(seed))},
     )
-    transformer, vqvae = (part.eval().requires_grad_(False) for part in parts)
+    for part in (transformer, vqvae):
+        part.eval().requires_grad_(False)
     return ImageModel(m.spec(), transformer, vqvae, m.sampling)

@@ -45,7 +45,8 @@ class SearchSpace:
         layers, scales = range(spec.n_layers), range(1, len(spec.scales))
         self.knobs: dict[str, int] = {"unguided_scales": len(spec.scales) + 1}
         for layer in layers:
-            self.knobs |= {f"L{layer}.{name}": len(BITS) for name in ("bits", "fc2_bits", "ada_bits")}
+            linears = ("bits", "fc2_bits") if spec.shared_adaln else ("bits", "fc2_bits", "ada_bits")
+            self.knobs |= {f"L{layer}.{name}": len(BITS) for name in linears}
             self.knobs |= {f"L{layer}.activations": 2, f"L{layer}.kv_bits": len(KV_BITS)}
             self.knobs |= {f"L{layer}.share": 3, f"L{layer}.window": 2}
             self.knobs |= {f"L{layer}H{head}.keep": len(HEAD_KEEP) for head in range(spec.n_heads)}
@@ -76,11 +77,14 @@ class SearchSpace:
         get = {name: levels.get(name, 0) for name in self.knobs}
         run = [k == 0 or not get[f"S{k}.skip"] for k in range(len(self.spec.scales))]
         layers = tuple(self._layer(get, layer, run) for layer in range(self.spec.n_layers))
-        return Policy(layers=layers, scales=tuple(self._scale(get, k) if run[k] else ScalePolicy(run=False) for k in range(len(run))))
+        return Policy(
+            layers=layers,
+            scales=tuple(self._scale(get, k) if run[k] else ScalePolicy(run=False) for k in range(len(run))),
+        )
 
     def _layer(self, get: Mapping[str, int], layer: int, run: list[bool]) -> LayerPolicy:
         activations = 8 if get[f"L{layer}.activations"] else None
-        bits, fc2, ada = (BITS[get[f"L{layer}.{name}"]] for name in ("bits", "fc2_bits", "ada_bits"))
+        bits, fc2, ada = (BITS[get.get(f"L{layer}.{name}", 0)] for name in ("bits", "fc2_bits", "ada_bits"))
         main, last = (Quantization(bits=b, activation_bits=activations) if b else None for b in (bits, fc2))
         weights = Weights(qkv=main, proj=main, fc1=main, fc2=last, ada=Quantization(bits=ada) if ada else None)
         keep = tuple(HEAD_KEEP[get[f"L{layer}H{head}.keep"]] for head in range(self.spec.n_heads))
@@ -138,7 +142,9 @@ class SearchSpace:
     def _encode_layer(self, i: int, layer: LayerPolicy) -> dict[str, int]:
         w, keep = layer.weights, layer.kv.keep or (1.0,) * self.spec.n_heads
         parts = (("bits", w.qkv), ("fc2_bits", w.fc2), ("ada_bits", w.ada))
-        levels = {f"L{i}.{name}": _level(BITS, q.bits if q else None) for name, q in parts}
+        levels = {
+            f"L{i}.{name}": _level(BITS, q.bits if q else None) for name, q in parts if f"L{i}.{name}" in self.knobs
+        }
         levels[f"L{i}.activations"] = int(any(q is not None and q.activation_bits is not None for q in (w.qkv, w.fc2)))
         levels[f"L{i}.kv_bits"] = _level(KV_BITS, layer.kv.bits)
         levels[f"L{i}.window"] = int(bool(layer.attention.window))

@@ -34,7 +34,9 @@ def seeds(spec: ModelSpec) -> dict[str, Policy]:
         "mild": {"unguided_scales": 1, **w8, **kv_half},
         "strong": {"unguided_scales": 2, **w4, **kv_quarter, **prune_last},
     }
-    found = {name: space.decode({k: v for k, v in chosen.items() if k in space.knobs}) for name, chosen in levels.items()}
+    found = {
+        name: space.decode({k: v for k, v in chosen.items() if k in space.knobs}) for name, chosen in levels.items()
+    }
     distinct = {policy.digest: name for name, policy in reversed(found.items())}
     return {name: policy for name, policy in found.items() if distinct[policy.digest] == name}
 

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from varsearch.models.image_model import ImageModel
+from varsearch.models.var import VARConfig
+from varsearch.models.vqvae import TokenizerConfig
+from varsearch.models.zoo import random_model
+
+SCALES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6))
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def build_tiny(shared_adaln: bool = False, cosine: bool = True, seed: int = 0) -> ImageModel:
+    """Random weights, 5 scales, 3 layers of 4 heads, 12x12 images."""
+    transformer = VARConfig(
+        SCALES, depth=3, width=64, heads=4, classes=10, vocab=32, z_channels=8,
+        shared_adaln=shared_adaln, cosine_attention=cosine,
+    )  # fmt: skip
+    tokenizer = TokenizerConfig(
+        SCALES, vocab=32, z_channels=8, ch=16, ch_mult=(1, 2), res_blocks=1, image_channels=1, norm_groups=8
+    )
+    return random_model(transformer, tokenizer, (12, 12), seed)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ImageModel:
+    return build_tiny()
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Folder with published outputs and images; it is not part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder with published outputs and data sets is not here")
+    return SHARED
