@@ -1,0 +1,38 @@
+"""Multi-objective search of compression policies for visual autoregressive image models.
+
+Importing the package imports no torch; names are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from varsearch.accel import apply
+    from varsearch.library import load_policy
+    from varsearch.models import load
+    from varsearch.policy import Policy
+    from varsearch.policy_file import PolicyFile
+
+__all__ = ["Policy", "PolicyFile", "__version__", "apply", "load", "load_policy"]
+
+try:
+    __version__ = version("varsearch")
+except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "Policy": "varsearch.policy",
+    "PolicyFile": "varsearch.policy_file",
+    "apply": "varsearch.accel",
+    "load": "varsearch.models",
+    "load_policy": "varsearch.library",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'varsearch' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -7,10 +7,10 @@ from functools import cache
 
 import pytest
 import torch
-from oracle import Oracle
-from techniques import TECHNIQUES
 from torch import Tensor
 
+from tests.accel.oracle import Oracle
+from tests.accel.techniques import TECHNIQUES
 from tests.conftest import build_tiny
 from varsearch.accel import apply
 from varsearch.models.image_model import ImageModel

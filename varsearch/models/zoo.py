@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -27,6 +27,7 @@ from varsearch.target import Frozen, ModelSpec
 
 WEIGHTS = Path(__file__).parent / "weights"
 Part = Literal["transformer", "tokenizer", "classifier", "reference", "held_out"]
+FileName = Annotated[str, Field(pattern=r"^[\w-]+\.safetensors$")]
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -43,7 +44,7 @@ class Manifest(Frozen):
     tokenizer: TokenizerConfig
     sampling: SamplingDefaults
     classifier: dict[str, int]
-    files: dict[Part, tuple[str, str]] = Field(min_length=1)
+    files: dict[Part, tuple[FileName, str]] = Field(min_length=1)
 
     def fingerprint(self) -> str:
         """Sha256 over the configuration and weights that images depend on."""
@@ -172,7 +173,7 @@ def random_model(
         tokenizer=tokenizer,
         sampling=SamplingDefaults(guidance=1.5),
         classifier={},
-        files={"transformer": ("random", str(seed)), "tokenizer": ("random", str(seed))},
+        files={"transformer": ("random.safetensors", str(seed)), "tokenizer": ("random.safetensors", str(seed))},
     )
     for part in (transformer, vqvae):
         part.eval().requires_grad_(False)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from varsearch.errors import PolicyError
+from varsearch.policy import (
+    KVCompression,
+    LayerPolicy,
+    Policy,
+    Quantization,
+    ScalePolicy,
+    SparseAttention,
+    TokenPruning,
+    Weights,
+)
+from varsearch.target import ModelSpec
+
+SPEC = ModelSpec(
+    name="m", n_layers=3, n_heads=4, head_dim=16, scales=((1, 1), (2, 2), (4, 4)), classes=10, image_size=(16, 16)
+)
+DENSE = Policy.dense(3, 3)
+
+
+def with_scale(k: int, **fields: object) -> dict[str, object]:
+    scales = [{} for _ in range(3)]
+    scales[k] = fields
+    return {"layers": [{}] * 3, "scales": scales}
+
+
+def with_layer(**fields: object) -> dict[str, object]:
+    return {"layers": [fields, {}, {}], "scales": [{}] * 3}
+
+
+REFUSED = {
+    "unknown field": ({"colour": 1, "layers": [{}], "scales": [{}]}, "colour: unknown field"),
+    "unknown version": ({"schema_version": 2, "layers": [{}], "scales": [{}]}, "schema_version"),
+    "no layers": ({"layers": [], "scales": [{}]}, "layers"),
+    "first scale skipped": (with_scale(0, run=False), "scale 0 cannot be skipped"),
+    "guidance resumes": (with_scale(1, guidance="off"), "guidance cannot resume"),
+    "shared without layers": (with_scale(1, guidance="shared"), "go together"),
+    "layers without shared": (with_scale(1, shared_ffn=[0]), "go together"),
+    "shares a layer twice": (with_scale(1, guidance="shared", shared_ffn=[1, 1]), "each layer once"),
+    "shares a missing layer": (with_scale(1, guidance="shared", shared_attention=[3]), "there are 3 layers"),
+    "skipped scale prunes": (with_scale(2, run=False, tokens={"keep": 0.5}), "no other settings"),
+    "prunes nothing": (with_scale(2, tokens={"keep": 1.0}), "tokens.keep"),
+    "prunes everything": (with_scale(2, tokens={"keep": 0.0}), "tokens.keep"),
+    "prunes missing layers": (with_scale(2, tokens={"keep": 0.5, "last_layer": 5}), "but there are 3"),
+    "prunes an empty range": (with_scale(2, tokens={"keep": 0.5, "first_layer": 2, "last_layer": 1}), "prunes layers"),
+    "prunes the first scale": (with_scale(0, tokens={"keep": 0.5}), "no earlier scale to restore"),
+    "off the grid": (with_scale(2, tokens={"keep": 0.3}), "not a multiple of 1/16"),
+    "bits": (with_layer(weights={"qkv": {"bits": 5}}), "bits"),
+    "negative budget": (with_layer(kv={"keep": [-0.5]}), "keep"),
+    "nan": (with_layer(kv={"keep": [float("nan")]}), "keep"),
+    "heads disagree": (
+        {"layers": [{"kv": {"keep": [0.5, 1]}}, {"kv": {"keep": [0.5]}}, {}], "scales": [{}] * 3},
+        "number of heads",
+    ),
+    "ragged window": (with_layer(attention={"window": [[1], [1, 2], [1]]}), "different lengths"),
+    "window of other scales": (with_layer(attention={"window": [[1]]}), "rows for 3 scales"),
+    "negative radius": (with_layer(attention={"window": [[-1]] * 3}), "window"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_invalid_policies_are_refused_when_built(name: str) -> None:
+    fields, reason = REFUSED[name]
+    with pytest.raises(PolicyError, match=reason) as caught:
+        Policy.parse(json.dumps(fields))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"layers": 3}', "\x00"])
+def test_text_that_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError):
+        Policy.parse(text)
+
+
+MISFITS = {
+    "layers": (Policy.dense(2, 3), "has 2 layers, model m has 3"),
+    "scales": (Policy.dense(3, 4), "has 4 scales, model m has 3"),
+    "heads": (
+        Policy(layers=(LayerPolicy(kv=KVCompression(keep=(0.5, 1))),) * 3, scales=DENSE.scales),
+        "names 2 heads, model m has 4",
+    ),
+    "groups": (
+        Policy(layers=(LayerPolicy(weights=Weights(qkv=Quantization(bits=8, group=128))),) * 3, scales=DENSE.scales),
+        "groups of 128 do not divide 64 inputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_policies_for_other_shapes_are_refused(name: str) -> None:
+    policy, reason = MISFITS[name]
+    with pytest.raises(PolicyError, match=reason):
+        policy.check(SPEC)
+
+
+def test_ada_of_a_model_with_shared_adaln_is_refused() -> None:
+    policy = Policy(layers=(LayerPolicy(weights=Weights(ada=Quantization(bits=8))),) * 3, scales=DENSE.scales)
+    policy.check(SPEC)
+    with pytest.raises(PolicyError, match="share one AdaLN"):
+        policy.check(SPEC.model_copy(update={"shared_adaln": True}))
+
+
+quantizations = st.builds(
+    Quantization,
+    bits=st.sampled_from([8, 6, 4, 3]),
+    group=st.sampled_from([None, 32]),
+    activation_bits=st.sampled_from([None, 8]),
+)
+shares = st.integers(0, 16).map(lambda i: i / 16)
+layer_policies = st.builds(
+    LayerPolicy,
+    weights=st.builds(Weights, qkv=st.none() | quantizations, fc2=st.none() | quantizations),
+    kv=st.builds(KVCompression, keep=st.just(()) | st.tuples(*[shares] * 4), bits=st.sampled_from([None, 8, 4])),
+    attention=st.builds(
+        SparseAttention,
+        window=st.just(()) | st.tuples(*[st.tuples(*[st.none() | st.integers(0, 3)] * 4)] * 3),
+    ),
+)
+scale_policies = st.builds(
+    ScalePolicy,
+    tokens=st.none() | st.builds(TokenPruning, keep=st.integers(1, 15).map(lambda i: i / 16), first_layer=st.just(1)),
+)
+policies = st.builds(
+    lambda layers, last: Policy(layers=layers, scales=(ScalePolicy(), ScalePolicy(), last)),
+    st.tuples(*[layer_policies] * 3),
+    scale_policies,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(policies)
+def test_json_round_trip_keeps_value_and_digest(policy: Policy) -> None:
+    for text in (policy.canonical(), policy.model_dump_json(), policy.model_dump_json(indent=3)):
+        again = Policy.parse(text)
+        assert again == policy and again.digest == policy.digest
+
+
+@settings(max_examples=200, deadline=None)
+@given(policies, policies)
+def test_digests_are_equal_exactly_for_equal_policies(a: Policy, b: Policy) -> None:
+    assert (a == b) == (a.digest == b.digest)
+
+
+def test_settings_without_effect_are_the_dense_policy() -> None:
+    spelled_out = LayerPolicy(
+        weights=Weights(), kv=KVCompression(keep=(1.0,) * 4), attention=SparseAttention(window=((None,) * 4,) * 3)
+    )
+    assert Policy(layers=(spelled_out,) * 3, scales=DENSE.scales) == DENSE
+
+
+def test_the_digest_of_the_dense_policy_never_changes() -> None:
+    # Stored evaluations are found by it: a new technique must be off by default and leave it as it is.
+    assert DENSE.canonical() == '{"layers":[{},{},{}],"scales":[{},{},{}]}'
+    assert DENSE.digest == "5ac68ac7c10a65c7c87b2ac835da2f28a7f608f87b78d6cdcd6b6deb9192f9f8"
+
+
+def test_pruning_restores_from_the_nearest_dense_scale() -> None:
+    pruned = ScalePolicy(tokens=TokenPruning(keep=0.5, first_layer=1, last_layer=1))
+    policy = Policy(layers=(LayerPolicy(),) * 3, scales=(ScalePolicy(), ScalePolicy(), pruned, pruned))
+    assert [policy.prunes(3, layer) for layer in range(3)] == [False, True, False]
+    assert policy.restore_scale(3, 1) == 1
+    skipped = Policy(layers=policy.layers, scales=(ScalePolicy(), ScalePolicy(run=False), pruned, pruned))
+    assert skipped.restore_scale(3, 1) == 0
+
+
+def test_describing_policies_does_not_import_torch() -> None:
+    code = (
+        "import sys, varsearch, varsearch.space.presets, varsearch.library, varsearch.measurement\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
