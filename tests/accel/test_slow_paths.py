@@ -1,0 +1,208 @@
+"""Neutral settings through each technique's real code, and seeded faults that must show.
+
+A neutral setting that takes a shortcut proves nothing, so these tests build the technique's objects by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.accel.techniques import layers
+from varsearch.accel import apply, kv_compression, labels_for, token_pruning
+from varsearch.accel.guidance import Shared
+from varsearch.accel.kv_compression import CompressedKV
+from varsearch.accel.quantization import QuantizedLinear
+from varsearch.accel.sparse_attention import Maps, Windowed, tile_tensors, tiles, visible
+from varsearch.accel.token_pruning import Pruned, Remembered
+from varsearch.kernels.attention import masked_attention, tiled_attention
+from varsearch.kernels.packing import pack, quantize, unpack
+from varsearch.models.image_model import ImageModel
+from varsearch.models.sampling import PairedSampler
+from varsearch.models.seams import LayerPlan, Plan
+from varsearch.policy import KVCompression, Quantization
+
+LABELS = labels_for(3, 10)
+SIZES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6))
+TOKENS = [h * w for h, w in SIZES]
+SEEN = [sum(TOKENS[: k + 1]) for k in range(5)]
+
+
+def edited(model: ImageModel, edit: Callable[[int, LayerPlan], LayerPlan]) -> Plan:
+    dense = model.dense_plan()
+    scales = tuple(
+        replace(scale, layers=tuple(edit(k, layer) for layer in scale.layers)) for k, scale in enumerate(dense.scales)
+    )
+    return replace(dense, scales=scales)
+
+
+def images(model: ImageModel, plan: Plan | None = None) -> Tensor:
+    return model.generate(LABELS, PairedSampler(5, range(3)), plan)
+
+
+def prune_all(k: int, layer: LayerPlan) -> LayerPlan:
+    branch = Pruned(TOKENS[k], SIZES[k]) if k == 4 else Remembered(SIZES[k])
+    return replace(layer, attn=branch, ffn=branch)
+
+
+def window_all(k: int, layer: LayerPlan) -> LayerPlan:
+    return replace(layer, attend=Windowed((6,) * 4, SIZES, tuple(range(5)), k))
+
+
+class MaskedOnly(Windowed):
+    """Takes the path for incomplete maps although the maps are complete."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__((6,) * 4, SIZES, tuple(range(5)), k)
+        self.maps = self.maps._replace(run=())
+
+
+NEUTRAL = {
+    "prune nothing": lambda m: edited(m, prune_all),
+    "window over everything, tiled": lambda m: edited(m, window_all),
+    "window over everything, masked": lambda m: edited(m, lambda k, layer: replace(layer, attend=MaskedOnly(k))),
+    "budgets of everything": lambda m: replace(
+        m.dense_plan(), new_cache=(lambda _: CompressedKV([tuple(SEEN)] * 4, None),) * 3
+    ),
+    "budgets of everything, ragged": lambda m: replace(
+        m.dense_plan(), new_cache=(lambda _: CompressedKV([tuple(s + h for s in SEEN) for h in range(4)], None),) * 3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_neutral_settings_through_the_slow_path(tiny: ImageModel, name: str) -> None:
+    torch.testing.assert_close(images(tiny, NEUTRAL[name](tiny)), images(tiny), atol=2e-5, rtol=0)
+
+
+def test_sharing_a_branch_without_guidance_is_neutral(tiny: ImageModel) -> None:
+    plan = edited(tiny, lambda k, layer: replace(layer, attn=Shared(layer.attn), ffn=Shared(layer.ffn)))
+    tokens = [torch.randint(32, (3, n), generator=torch.Generator().manual_seed(0)) for n in TOKENS]
+    torch.testing.assert_close(tiny.likelihood(LABELS, tokens, plan), tiny.likelihood(LABELS, tokens))
+
+
+def test_a_wrong_order_of_kept_tokens_is_noticed(tiny: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = images(tiny)
+    right = token_pruning.select
+
+    def rolled(x_BLD: Tensor, count: int) -> Tensor:
+        return right(x_BLD, count).roll(1, dims=1)
+
+    class Misplaced(Pruned):
+        def __call__(self, fn, x_BLD, pos_BL, memory, n_images):  # noqa: ANN001, ANN204
+            y_BLD = super().__call__(fn, x_BLD, pos_BL, memory, n_images)
+            return y_BLD.roll(1, dims=1)
+
+    def misplace(k: int, layer: LayerPlan) -> LayerPlan:
+        branch = Misplaced(TOKENS[k], SIZES[k]) if k == 4 else Remembered(SIZES[k])
+        return replace(layer, attn=branch)
+
+    assert (images(tiny, edited(tiny, misplace)) - dense).abs().max() > 1e-3
+    monkeypatch.setattr(token_pruning, "select", rolled)
+    torch.testing.assert_close(images(tiny, edited(tiny, prune_all)), dense, atol=2e-5, rtol=0)
+
+
+def test_keeping_the_least_attended_entries_is_noticed(tiny: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = layers(kv=KVCompression(keep=(0.5,) * 4))
+
+    def change() -> float:
+        tokens = [torch.randint(32, (3, n), generator=torch.Generator().manual_seed(0)) for n in TOKENS]
+        with apply(tiny, policy) as fast:
+            return (fast.likelihood(LABELS, tokens) - tiny.likelihood(LABELS, tokens)).abs().mean().item()
+
+    right = change()
+    monkeypatch.setattr(kv_compression, "select", lambda q, k, n: (-(q @ k.mT).softmax(-1).mean(2)).topk(n).indices)
+    assert change() != right
+
+
+def test_budgets_bound_the_memory_of_each_head() -> None:
+    budgets = [(1, 4, 10, 20), (1, 2, 5, 10), (1, 1, 1, 1), (0, 0, 0, 0)]
+    cache = CompressedKV(budgets, bits=None)
+    for k in range(4):
+        q = torch.randn(2, 4, TOKENS[k], 8)
+        pos = torch.arange(SEEN[k] - TOKENS[k], SEEN[k])[None]
+        views = cache.extend(q, q, q, pos, store=True)
+        sizes = {view.heads[0]: view.k_BHSC.shape[2] for view in views if view.heads}
+        history = [0, 0, 0, 0] if k == 0 else [b[k - 1] for b in budgets]
+        assert sizes == {h: history[h] + TOKENS[k] for h in range(4)}
+        entries = sum(b[k] for b in budgets)
+        # keys and values of 8 floats, and a position of 4 bytes shared by rows and heads until entries were selected
+        assert 2 * entries * 64 <= cache.nbytes <= 2 * entries * (64 + 4)
+
+
+@pytest.mark.parametrize(("bits", "per_value"), [(8, 8), (4, 4)])
+def test_low_bit_entries_take_the_bytes_they_say(bits: int, per_value: int) -> None:
+    cache = CompressedKV([(9,)] * 4, bits=bits)
+    q = torch.randn(2, 4, 9, 32)
+    cache.extend(q, q, q, torch.arange(9)[None], store=True)
+    entries = 2 * 4 * 9
+    assert cache.nbytes == entries * 2 * (32 * per_value // 8 + 4) + 9 * 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([3, 4, 6, 8]), st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**31))
+def test_packing_is_lossless_and_dense(bits: int, n: int, rows: int, seed: int) -> None:
+    limit = 2 ** (bits - 1) - 1
+    q = torch.randint(-limit, limit + 1, (rows, n), generator=torch.Generator().manual_seed(seed))
+    packed = pack(q, bits)
+    assert torch.equal(unpack(packed, bits, n, torch.float32).long(), q)
+    assert packed.dtype == torch.uint8 and packed.shape[1] <= (n * bits + 7) // 8 + 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([3, 4, 6, 8]), st.integers(0, 2**31), st.floats(1e-6, 1e6))
+def test_rounding_is_within_half_a_step(bits: int, seed: int, size: float) -> None:
+    x = size * torch.randn(4, 33, generator=torch.Generator().manual_seed(seed))
+    q, scale = quantize(x, bits)
+    assert (q * scale - x).abs().max() <= scale.max() * 0.5001
+    assert torch.equal(q, q.round()) and q.abs().max() <= 2 ** (bits - 1) - 1
+
+
+def test_zeros_stay_zeros() -> None:
+    q, scale = quantize(torch.zeros(2, 5), 4)
+    assert not (q * scale).any() and scale.isfinite().all()
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4, 3])
+@pytest.mark.parametrize("group", [None, 32])
+def test_a_quantized_linear_is_close_and_small(bits: int, group: int | None) -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(128, 96), torch.randn(50, 128)
+    small = QuantizedLinear(linear, Quantization(bits=bits, group=group))
+    error = (small(x) - linear(x)).std() / linear(x).std()
+    assert 0 < error < 1.2 * 2.0 ** (1 - bits)
+    assert small.packed.nbytes == 96 * 128 * bits // 8
+    assert small.scale.numel() == 96 * (128 // (group or 128))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4),
+    st.integers(0, 4),
+    st.integers(0, 2**31),
+)
+def test_tiles_equal_the_mask_on_any_maps(sizes: list[tuple[int, int]], radius: int, seed: int) -> None:
+    maps = Maps(tuple(sizes), tuple(range(len(sizes))), len(sizes) - 1)
+    n_keys, length = maps.n_keys, sizes[-1][0] * sizes[-1][1]
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(2, 2, length, 4, generator=generator)
+    k, v = (torch.randn(2, 2, n_keys, 4, generator=generator) for _ in range(2))
+    keys = torch.arange(n_keys)[None, None]
+    seen = visible(maps, radius, keys[:, :, n_keys - length :], keys)
+    parts = tuple(tile_tensors(tile, q.device) for tile in tiles(maps, radius))
+    want = masked_attention(q, k, v, seen)
+    torch.testing.assert_close(tiled_attention(q, k, v, parts), want)
+    assert seen[0, 0, torch.arange(length), torch.arange(n_keys - length, n_keys)].all(), "a token always sees itself"
+    assert sum(len(t.query_L) * len(t.key_S) for t in parts) <= length * n_keys
+
+
+def test_small_windows_skip_most_of_a_large_map() -> None:
+    maps = Maps(((1, 1), (8, 8), (32, 32)), (0, 1, 2), 2)
+    work = sum(len(q) * len(k) for q, k, _ in tiles(maps, 2))
+    assert work < 0.1 * 1024 * maps.n_keys
