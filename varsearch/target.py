@@ -70,6 +70,7 @@ class Device(Frozen):
         launch_us: time to start one operation from eager PyTorch, microseconds.
         memory_gb: device memory, 1e9 B.
         sources: for each figure, a URL or the command that printed it.
+        efficiency: share of the peak that a kind of operation reaches (the kinds are the cost model's); 1 if absent.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Device(Frozen):
     launch_us: float
     memory_gb: float
     sources: dict[str, str]
+    efficiency: dict[str, float] = {}
 
 
 class Target(Frozen):

@@ -17,12 +17,13 @@ from varsearch.accel import labels_for
 from varsearch.errors import EvaluationError, ModelError, PolicyError, UsageError
 from varsearch.evaluators.extractors import Extractor, classifier_extractor, weights_digest
 from varsearch.evaluators.fid import Precomputed
-from varsearch.evaluators.quality import QualityEvaluator, for_zoo, protocol_for
+from varsearch.evaluators.quality import BATCH, SAMPLE, THREADS, QualityEvaluator, for_zoo, protocol_for
 from varsearch.evaluators.reference import Reference, build_reference
 from varsearch.measurement import METRICS, Evidence, Measurement
 from varsearch.models import zoo
 from varsearch.models.classifier import Classifier
 from varsearch.models.image_model import ImageModel
+from varsearch.models.pictures import to_bytes
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
@@ -103,7 +104,13 @@ def test_every_metric_of_quality_is_there(w3: Evidence, evaluator: QualityEvalua
     assert {m.n for m in w3.measurements if m.metric != "nll"} == {N} and by_name(w3)["nll"].n == 12
     assert (w3.kind, w3.policy) == ("quality", TECHNIQUES["w3-ada"].digest)
     assert (w3.model, w3.protocol) == (evaluator.model.spec.fingerprint, evaluator.protocol.digest)
-    assert w3.seconds > 0 and {"torch", "torchmetrics", "device"} <= w3.environment.keys()
+    assert w3.seconds > 0 and {"torch", "torchmetrics", "device", THREADS} <= w3.environment.keys()
+
+
+def test_the_first_batch_is_recorded_by_its_hash(evaluator: QualityEvaluator, w3: Evidence) -> None:
+    pixels = to_bytes(evaluator.sample(TECHNIQUES["w3-ada"], BATCH)).numpy().tobytes()
+    assert w3.environment[SAMPLE] == hashlib.sha256(pixels).hexdigest()
+    assert evaluator.evaluate(DENSE).environment[SAMPLE] != w3.environment[SAMPLE]
 
 
 def test_values_are_those_of_the_sampled_images(evaluator: QualityEvaluator, w3: Evidence) -> None:

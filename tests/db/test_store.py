@@ -1,0 +1,213 @@
+"""One contract for every database: what goes in comes out, once, and only for the process that owns the run."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
+
+from tests.db.samples import DENSE, QUALITY, RUN, SPEED, W8, trial
+from varsearch.db import State, Store
+from varsearch.db.engine import locate
+from varsearch.errors import StoreError
+from varsearch.measurement import METRICS, Evidence, Measurement
+
+
+def rows(storage: str, query: str) -> list[tuple[object, ...]]:
+    engine = create_engine(locate(storage))
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(text(query))]
+    engine.dispose()
+    return found
+
+
+def test_evidence_comes_back_as_it_was_saved(storage: str) -> None:
+    Store(storage).save(QUALITY)
+    store = Store(storage)
+    assert store.find("quality", QUALITY.policy, QUALITY.model, QUALITY.protocol) == QUALITY
+
+
+@pytest.mark.parametrize("field", ["kind", "policy", "model", "protocol"])
+def test_evidence_is_found_by_its_whole_key_only(storage: str, field: str) -> None:
+    store = Store(storage)
+    store.save(QUALITY)
+    key = {name: getattr(QUALITY, name) for name in ("kind", "policy", "model", "protocol")}
+    assert store.find(**key) is not None
+    assert store.find(**{**key, field: "speed" if field == "kind" else "0" * 64}) is None
+
+
+def test_the_first_evidence_under_a_key_stays(storage: str) -> None:
+    store, later = Store(storage), QUALITY.model_copy(update={"seconds": 9.0})
+    assert store.save(QUALITY) == QUALITY
+    assert store.save(later) == QUALITY
+    assert store.find("quality", QUALITY.policy, QUALITY.model, QUALITY.protocol) == QUALITY
+    assert rows(storage, "SELECT count(*) FROM measurement") == [(2,)]
+
+
+def test_processes_may_save_the_same_evidence_at_once(storage: str) -> None:
+    stores = [Store(storage) for _ in range(4)]
+    for number in range(10):
+        evidence = QUALITY.model_copy(update={"policy": f"{number:064}"})
+        with ThreadPoolExecutor(4) as pool:
+            saved = list(pool.map(lambda store, evidence=evidence: store.save(evidence), stores))
+        assert saved == [evidence] * 4
+
+
+def test_a_run_and_its_trials_come_back_with_their_evidence(storage: str) -> None:
+    store = Store(storage)
+    run = store.claim(RUN)
+    store.write(run, trial(0))
+    store.write(run, replace(trial(1, W8), origin="sampler", state=State.RUNNING, attempts=1, worker="a"))
+    store.save(QUALITY)
+    store.save(SPEED)
+    store.save(QUALITY.model_copy(update={"policy": W8.digest, "protocol": "other"}))
+    dense, w8 = Store(storage).trials(store.run("first"))
+    assert dense == replace(trial(0), quality=QUALITY, speed=SPEED)
+    assert dense.values == {"fid": 0.1 + 0.2, "delta_fid": 0.0, "latency_ms": 1e-3}
+    assert w8 == replace(trial(1, W8), origin="sampler", state=State.RUNNING, attempts=1, worker="a")
+    assert store.policy(W8.digest) == W8
+    found = store.run("first")
+    assert (found.model, found.settings, found.status, found.driver) == ("mnist", '{"seed":0}', "running", run.driver)
+    assert found.created is not None and datetime.now(UTC) - found.created < timedelta(minutes=1)
+
+
+def test_results_are_plain_sql(storage: str) -> None:
+    store = Store(storage)
+    run = store.claim(RUN)
+    store.write(run, trial())
+    store.save(SPEED)
+    query = """
+        SELECT trial.number, measurement.value, measurement.origin FROM trial
+        JOIN evidence ON evidence.policy = trial.policy
+        JOIN measurement ON measurement.evidence = evidence.id
+        WHERE trial.run = 'first' AND metric = 'latency_ms'
+    """
+    assert rows(storage, query) == [(0, 1e-3, "predicted")]
+
+
+def test_times_of_a_trial_follow_its_states(storage: str) -> None:
+    store = Store(storage)
+    run, times = store.claim(RUN), []
+    for state in (State.WAITING, State.RUNNING, State.COMPLETE):
+        store.write(run, replace(trial(), state=state))
+        times += rows(storage, "SELECT started IS NOT NULL, finished IS NOT NULL FROM trial")
+    assert [tuple(map(bool, row)) for row in times] == [(False, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize("state", [State.COMPLETE, State.FAIL])
+def test_a_trial_gets_one_outcome(storage: str, state: State) -> None:
+    store = Store(storage)
+    run = store.claim(RUN)
+    store.write(run, replace(trial(), state=state, error="first"))
+    with pytest.raises(StoreError, match=f"trial 0 of run first has its outcome already: {state}"):
+        store.write(run, replace(trial(), state=State.FAIL, error="second"))
+    assert store.trials(run)[0].error == "first"
+
+
+def test_a_policy_is_tried_once_per_run_and_shared_between_runs(storage: str) -> None:
+    store = Store(storage)
+    first, second = store.claim(RUN), store.claim(replace(RUN, name="second"))
+    store.write(first, trial(0))
+    store.write(second, trial(0))
+    with pytest.raises(StoreError):
+        store.write(first, trial(1))
+    assert rows(storage, "SELECT count(*) FROM policy") == [(1,)]
+
+
+def test_only_the_last_process_that_claimed_a_run_writes_to_it(storage: str) -> None:
+    old, new = Store(storage), Store(storage)
+    before = old.claim(RUN)
+    old.write(before, trial(0))
+    after = new.claim(RUN)
+    with pytest.raises(StoreError, match="run first was continued by another process"):
+        old.write(before, trial(1, W8))
+    with pytest.raises(StoreError, match="another process"):
+        old.leave(before, "finished")
+    new.write(after, trial(1, W8))
+    new.leave(after, "finished")
+    assert [t.number for t in new.trials(after)] == [0, 1]
+    assert new.run("first").status == "finished"
+
+
+def test_a_failed_write_leaves_nothing(storage: str) -> None:
+    store = Store(storage)
+    before, _ = store.claim(RUN), store.claim(RUN)
+    with pytest.raises(StoreError):
+        store.write(before, trial())
+    assert rows(storage, "SELECT (SELECT count(*) FROM trial), (SELECT count(*) FROM policy)") == [(0, 0)]
+
+
+def test_unknown_names_say_what_there_is(storage: str) -> None:
+    store = Store(storage)
+    with pytest.raises(StoreError, match="has no run 'x': it has none yet"):
+        store.run("x")
+    store.claim(RUN)
+    with pytest.raises(StoreError, match="has no run 'x': it has first"):
+        store.run("x")
+    with pytest.raises(StoreError, match="has no policy 0000"):
+        store.policy("0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE policy SET body = '{'", "stored policy .* is damaged"),
+        ("""UPDATE policy SET body = '{"layers":[{}],"scales":[{}]}'""", "its content has digest"),
+        (
+            "UPDATE evidence SET seconds = -1, kind = 'quality', environment = '[]'",
+            "evidence 1 is damaged: environment",
+        ),
+    ],
+)
+def test_damaged_rows_are_refused(storage: str, change: str, message: str) -> None:
+    store = Store(storage)
+    run = store.claim(RUN)
+    store.write(run, trial())
+    store.save(QUALITY)
+    engine = create_engine(locate(storage))
+    with engine.begin() as connection:
+        connection.execute(text(change))
+    engine.dispose()
+    with pytest.raises(StoreError, match=message):
+        store.trials(run)
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    st.lists(st.sampled_from(list(METRICS)), unique=True, max_size=4).flatmap(
+        lambda names: st.tuples(
+            *(
+                st.builds(
+                    Measurement,
+                    metric=st.just(name),
+                    value=FLOATS,
+                    low=st.none() | FLOATS,
+                    high=st.none() | FLOATS,
+                    n=st.integers(0, 2**31 - 1),
+                    note=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+                )
+                for name in names
+            )
+        )
+    ),
+    FLOATS.filter(lambda x: x >= 0),
+)
+def test_any_number_survives(sqlite_store: Store, measurements: tuple[Measurement, ...], seconds: float) -> None:
+    evidence = Evidence(
+        kind="quality", policy="p", model="m", protocol=str(hash((measurements, seconds))),
+        measurements=measurements, seconds=seconds,
+    )  # fmt: skip
+    sqlite_store.save(evidence)
+    assert sqlite_store.find("quality", "p", "m", evidence.protocol) == evidence
+
+
+@pytest.fixture(scope="module")
+def sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store") / "runs.db")

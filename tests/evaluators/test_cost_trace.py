@@ -1,0 +1,216 @@
+"""The trace of fake tensors against real runs, seen through PyTorch's own counters."""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+from collections.abc import Iterator
+from functools import cache
+from types import FunctionType, ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from tests.accel.techniques import DENSE, TECHNIQUES
+from tests.conftest import SCALES, build_tiny
+from varsearch.accel import Accelerated, apply
+from varsearch.evaluators.trace import Trace, record, trace
+from varsearch.evaluators.workload import cast, default_sampler, run_batch, skeleton
+from varsearch.models.image_model import ImageModel, SamplingDefaults
+from varsearch.models.var import VARConfig
+from varsearch.models.vqvae import TokenizerConfig
+from varsearch.models.zoo import Manifest
+from varsearch.policy import Policy
+from varsearch.space import SearchSpace
+from varsearch.target import Target
+
+MODEL = build_tiny()
+N = 4
+CPU = Target(device="cpu", dtype="float32", batch_size=N)
+RANDOM = {f"random-{seed}": SearchSpace(MODEL.spec).random(random.Random(seed)) for seed in range(4)}
+POLICIES = TECHNIQUES | RANDOM
+each_policy = pytest.mark.parametrize("name", POLICIES)
+
+
+@cache
+def traced(name: str) -> Trace:
+    return trace(MODEL, POLICIES[name], CPU)
+
+
+@each_policy
+def test_flops_equal_a_flop_counter(name: str) -> None:
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mapping = {attention: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with apply(MODEL, POLICIES[name]) as applied, counter:
+        run_batch(applied, N, default_sampler(MODEL))
+    assert traced(name).flops == counter.get_total_flops()
+    fused = counter.get_flop_counts()["Global"][attention]
+    assert traced(name).attention_flops - fused == decoder_attention_flops()
+
+
+def decoder_attention_flops() -> int:
+    """The tokenizer's single-head attention, whose keys are not contiguous, so that no fused kernel takes them."""
+    c = MODEL.tokenizer.config
+    tokens, channels = math.prod(SCALES[-1]), c.ch * c.ch_mult[-1]
+    blocks = 1 + c.res_blocks + 1
+    return blocks * N * 2 * 2 * tokens * tokens * channels
+
+
+def test_attention_flops_of_the_dense_model() -> None:
+    seen = [sum(math.prod(s) for s in SCALES[: k + 1]) for k in range(len(SCALES))]
+    pairs = sum(math.prod(size) * keys for size, keys in zip(SCALES, seen, strict=True))
+    assert traced("dense").attention_flops == 3 * 2 * N * 4 * pairs * 16 * 2 * 2 + decoder_attention_flops()
+
+
+@each_policy
+def test_peak_is_what_the_allocator_saw(name: str) -> None:
+    with (
+        apply(MODEL, POLICIES[name]) as applied,
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run,
+    ):
+        run_batch(applied, N, default_sampler(MODEL))
+    now = peak = 0
+    for event in run.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    found = traced(name)
+    assert found.peak_bytes == pytest.approx(found.weight_bytes + peak, rel=0.02)
+
+
+@each_policy
+def test_fake_tensors_cost_what_real_ones_do(name: str) -> None:
+    with apply(MODEL, POLICIES[name]) as applied:
+        assert record(applied, N) == traced(name)
+
+
+@each_policy
+def test_weights_are_those_that_the_run_reads(name: str) -> None:
+    with apply(MODEL, POLICIES[name]) as applied:
+        assert traced(name).weight_bytes == used_weight_bytes(applied)
+
+
+def used_weight_bytes(applied: Accelerated) -> int:
+    model = applied.model
+    refiners = model.tokenizer.quantize.quant_resi
+    used_refiners = {refiners.index[k] for k, scale in enumerate(applied.plan.scales) if scale.run}
+    unused = ("encoder.", "quant_conv.", "quantize.ema_vocab_hit", "lvl_1L", "attn_bias_for_masking")
+    unused += tuple(f"quantize.quant_resi.qresi_ls.{i}." for i in {*range(4)} - used_refiners)
+    named = [*model.transformer.state_dict().items(), *model.tokenizer.state_dict().items()]
+    return sum(t.nbytes for name, t in named if not name.startswith(unused))
+
+
+@each_policy
+def test_kv_bytes_are_what_the_caches_keep_alive(name: str) -> None:
+    with apply(MODEL, POLICIES[name]) as applied:
+        watch = CacheWatch(applied)
+        run_batch(watch.applied, N, watch)
+    assert traced(name).kv_bytes == watch.most_bytes
+
+
+class CacheWatch:
+    """Finds the tensors of caches by walking the interpreter's references, whatever the caches say themselves."""
+
+    def __init__(self, applied: Accelerated) -> None:
+        self.caches: list[object] = []
+        self.most_bytes = 0
+        self.sampler = default_sampler(applied.model)
+        plan = applied.plan
+        factories = tuple((lambda capacity, make=make: self.keep(make(capacity))) for make in plan.new_cache)
+        self.applied = Accelerated(applied.model, type(plan)(plan.scales, factories))
+
+    def keep(self, cache: object) -> object:
+        self.caches.append(cache)
+        return cache
+
+    def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
+        found = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_of(self.caches, set())}
+        self.most_bytes = max(self.most_bytes, sum(found.values()))
+        return self.sampler(logits_NLV, scale, codebook_VC)
+
+
+def tensors_of(value: object, seen: set[int]) -> Iterator[Tensor]:
+    for child in gc.get_referents(value):
+        if isinstance(child, Tensor):
+            # int64 positions are the loop's own, one tensor for all layers.
+            if child.dtype != torch.int64:
+                yield child
+        elif id(child) not in seen and not isinstance(child, type | ModuleType | FunctionType):
+            seen.add(id(child))
+            yield from tensors_of(child, seen)
+
+
+def test_kv_bytes_of_the_dense_model() -> None:
+    stored = sum(math.prod(size) for size in SCALES[:-1])
+    assert traced("dense").kv_bytes == 3 * 2 * (2 * N) * 4 * stored * 16 * 4
+    assert traced("kv-none").kv_bytes == 0
+    assert traced("unguided").kv_bytes == traced("dense").kv_bytes // 2
+
+
+def test_half_precision_halves_memory_and_nothing_else() -> None:
+    half = trace(MODEL, DENSE, Target(device="4090", dtype="float16", batch_size=N))
+    with apply(cast(MODEL, "cpu", torch.float16), DENSE) as applied:
+        assert half.weight_bytes == used_weight_bytes(applied) == traced("dense").weight_bytes // 2
+    assert half.kv_bytes == traced("dense").kv_bytes // 2
+    assert half.flops == traced("dense").flops
+    assert {op.dtype for op in half.ops if op.flops and not op.attention} == {"float16"}
+
+
+def test_operators_say_where_they_belong() -> None:
+    ops = [op for op in traced("skip-middle").ops if op.module == "VAR.blocks.1.ffn.fc1"]
+    assert [(op.name, op.scale) for op in ops] == [("addmm", k) for k in (0, 1, 3, 4)]
+    for op in ops:
+        rows = 2 * N * math.prod(SCALES[op.scale])
+        assert op.flops == 2 * rows * 64 * 256
+        assert op.bytes == 4 * (rows * 64 + 64 * 256 + 256 + rows * 256)
+    assert {op.scale for op in traced("skip-middle").ops} == {0, 1, 3, 4, None}
+    decoding = [op for op in traced("skip-middle").ops if op.module.startswith("VQVAE.decoder")]
+    assert decoding and {op.scale for op in decoding} == {None}
+
+
+def test_tracing_leaves_no_residue() -> None:
+    model = build_tiny(seed=3)
+    before = generated(model)
+    for name in ("w4-group", "window-ragged", "kv4-ragged"):
+        trace(model, TECHNIQUES[name], CPU)
+        with apply(model, TECHNIQUES[name]) as applied:
+            record(applied, N)
+    assert torch.equal(generated(model), before)
+    modules = [*model.transformer.modules(), *model.tokenizer.modules()]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def generated(model: ImageModel) -> Tensor:
+    return run_batch(Accelerated(model, model.dense_plan()), N, default_sampler(model))
+
+
+def manifest(transformer: VARConfig, tokenizer: TokenizerConfig, image_size: tuple[int, int]) -> Manifest:
+    return Manifest(
+        name="shape", description="", licence="", data="", image_size=image_size, classifier={},
+        transformer=transformer, tokenizer=tokenizer, sampling=SamplingDefaults(guidance=1.5),
+        files={"transformer": ("a.safetensors", "0" * 64), "tokenizer": ("b.safetensors", "0" * 64)},
+    )  # fmt: skip
+
+
+def test_a_skeleton_has_the_cost_of_the_model() -> None:
+    bones = skeleton(manifest(MODEL.transformer.config, MODEL.tokenizer.config, MODEL.spec.image_size))
+    assert bones.transformer.head.weight.is_meta
+    assert trace(bones, TECHNIQUES["w8"], CPU) == traced("w8")
+
+
+@pytest.mark.slow
+def test_a_published_size_is_traced_without_its_memory() -> None:
+    scales = tuple((side, side) for side in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+    shape = manifest(VARConfig(scales, depth=16, width=1024, heads=16), TokenizerConfig(scales), (256, 256))
+    bones = skeleton(shape)
+    found = trace(bones, Policy.dense(16, 10), Target(device="4090", dtype="float16", batch_size=64))
+    # Matrix products of the blocks alone: 12 D^2 weights each, over all tokens of both halves.
+    assert found.flops > 2 * 64 * 2 * 680 * 16 * 12 * 1024**2
+    stored = 680 - 256
+    assert found.kv_bytes == 16 * 2 * (2 * 64) * stored * 1024 * 2
+    assert found.weight_bytes == pytest.approx(2 * sum(p.numel() for p in bones.transformer.parameters()), rel=0.25)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from tests.accel.techniques import DENSE, TECHNIQUES
+from tests.conftest import build_tiny
+from varsearch.accel import Accelerated
+from varsearch.errors import TargetError
+from varsearch.evaluators.speed import SpeedEvaluator, is_local, local_device, median_interval, protocol_for
+from varsearch.evaluators.trace import trace
+from varsearch.measurement import Measurement, Origin, SpeedProtocol
+from varsearch.models.image_model import ImageModel
+from varsearch.policy import Policy, ScalePolicy
+from varsearch.target import Target, find_device
+
+MODEL = build_tiny()
+T = Target(device="cpu", dtype="float32", batch_size=4)
+CHEAP = Policy(
+    layers=DENSE.layers,
+    scales=(ScalePolicy(guidance="off"), *[ScalePolicy(run=False)] * 3, ScalePolicy(guidance="off")),
+)
+
+
+def protocol(repeats: int) -> SpeedProtocol:
+    return protocol_for(T).model_copy(update={"repeats": repeats})
+
+
+def weights_digest(model: ImageModel) -> str:
+    tensors = [*model.transformer.state_dict().values(), *model.tokenizer.state_dict().values()]
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
+
+
+def by_metric(measurements: tuple[Measurement, ...]) -> dict[str, Measurement]:
+    return {m.metric: m for m in measurements}
+
+
+def test_a_policy_that_does_less_is_measured_faster() -> None:
+    evaluator = SpeedEvaluator(MODEL, protocol(7))
+    found = evaluator.evaluate(CHEAP)
+    metrics = by_metric(found.measurements)
+    assert metrics["speedup"].value > 1.2
+    for name in ("latency_ms", "speedup"):
+        one = metrics[name]
+        assert one.low is not None and one.high is not None and one.n == 7
+        assert 0 < one.low <= one.value <= one.high
+    assert {m.origin for m in found.measurements} == {Origin.MEASURED}
+    assert (found.policy, found.protocol) == (CHEAP.digest, evaluator.protocol.digest)
+
+
+def test_memory_and_flops_are_those_of_the_trace() -> None:
+    found = SpeedEvaluator(MODEL, protocol(1)).evaluate(TECHNIQUES["kv4-ragged"]).values
+    exact = trace(MODEL, TECHNIQUES["kv4-ragged"], T)
+    for metric in ("peak_bytes", "kv_bytes", "weight_bytes", "flops", "attention_flops"):
+        assert found[metric] == getattr(exact, metric)
+
+
+def test_the_model_is_as_it_was() -> None:
+    before, modules = weights_digest(MODEL), [*MODEL.transformer.modules()]
+    SpeedEvaluator(MODEL, protocol(1)).evaluate(TECHNIQUES["w4-group"])
+    assert weights_digest(MODEL) == before
+    assert all(a is b for a, b in zip(modules, MODEL.transformer.modules(), strict=True))
+
+
+def test_rounds_are_paired_and_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = SpeedEvaluator(MODEL, protocol(4))
+    order: list[str] = []
+    # The machine slows down by half in each round; ratios within a round stay at 2, 2, 2 and 4.
+    times = {"dense": iter((9, 4, 8, 16, 64)), "policy": iter((9, 2, 4, 8, 16))}
+
+    def seconds(_: SpeedEvaluator, applied: Accelerated) -> float:
+        order.append("dense" if applied is evaluator.dense else "policy")
+        return float(next(times[order[-1]]))
+
+    monkeypatch.setattr(SpeedEvaluator, "_seconds", seconds)
+    metrics = by_metric(evaluator.evaluate(TECHNIQUES["kv-half"]).measurements)
+    assert order == ["dense", "policy"] + ["policy", "dense", "dense", "policy"] * 2
+    latency, speedup = metrics["latency_ms"], metrics["speedup"]
+    assert (latency.low, latency.value, latency.high) == (3500, 6000, 10000)
+    assert (speedup.low, speedup.value, speedup.high) == (2, 2, 4)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=6, max_size=60, unique=True))
+def test_the_interval_of_a_median_covers_and_is_not_wider_than_needed(values: list[float]) -> None:
+    found, ordered, n = median_interval(values), sorted(values), len(values)
+    k = ordered.index(found["low"])
+    assert found["high"] == ordered[n - 1 - k]
+    assert 2 * binom.cdf(k, n, 0.5) <= 0.05 < 2 * binom.cdf(k + 1, n, 0.5)
+
+
+def test_with_few_values_the_interval_is_the_range() -> None:
+    assert median_interval([3, 1, 2]) == {"low": 1, "high": 3}
+    assert median_interval([5]) == {"low": 5, "high": 5}
+
+
+def test_a_target_that_is_elsewhere_is_refused(no_gpu: None) -> None:
+    elsewhere = Target(device="4090", dtype="float16", batch_size=4)
+    assert protocol_for(elsewhere).origin is Origin.PREDICTED
+    with pytest.raises(TargetError, match=r"4090 cannot be measured here, on .*: predict it instead"):
+        SpeedEvaluator(MODEL, protocol_for(elsewhere))
+    with pytest.raises(TargetError, match="cannot be measured here"):
+        SpeedEvaluator(MODEL, protocol_for(elsewhere).model_copy(update={"origin": Origin.MEASURED, "repeats": 3}))
+
+
+def test_a_protocol_of_another_machine_or_thread_count_is_refused() -> None:
+    threads = torch.get_num_threads()
+    assert protocol_for(T, threads) == protocol_for(T)
+    with pytest.raises(TargetError, match=rf"asks for .* {threads + 1} threads, .* but this is .* measure there"):
+        SpeedEvaluator(MODEL, protocol_for(T, threads + 1))
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+@pytest.fixture(params=["NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 PCIe"])
+def gpu_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: request.param)
+    yield request.param
+
+
+def test_only_a_gpu_of_exactly_that_name_is_local(gpu_name: str) -> None:
+    desktop = gpu_name == "NVIDIA GeForce RTX 4090"
+    assert is_local(find_device("4090")) == desktop
+    assert not is_local(find_device("h100"))
+    assert is_local(find_device("cpu"))
+    assert local_device() == (find_device("4090") if desktop else None)
+    found = protocol_for(Target(device="4090", dtype="float16", batch_size=4))
+    assert found.origin is (Origin.MEASURED if desktop else Origin.PREDICTED)
+    assert not desktop or found.machine.startswith("NVIDIA GeForce RTX 4090, torch ")
+
+
+def test_without_a_gpu_the_cpu_is_the_local_device(no_gpu: None) -> None:
+    assert local_device() == find_device("cpu")
+    assert not is_local(find_device("4090"))
+    measured = protocol_for(T)
+    assert measured.origin is Origin.MEASURED and "thread" in measured.machine and "torch" in measured.machine

@@ -1,0 +1,3 @@
+from tests.db.conftest import postgres, storage
+
+__all__ = ["postgres", "storage"]

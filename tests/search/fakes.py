@@ -1,0 +1,118 @@
+"""A small space and a fast worker whose numbers follow from the policy alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
+from varsearch.policy import LayerPolicy, Policy, Quantization, ScalePolicy, Weights
+from varsearch.search.settings import RunSettings
+from varsearch.target import Target
+
+QUALITY = QualityProtocol(
+    extractor="fake", reference="fake", n_images=2, nll_images=0, seed=0, guidance=1.5, top_k=0, top_p=0.0
+)
+SPEED = SpeedProtocol(
+    target=Target(device="4090", dtype="float16", batch_size=256),
+    origin=Origin.PREDICTED,
+    machine="4090",
+    backend="fake",
+    repeats=0,
+)
+BITS = (None, 8, 6, 4, 3)
+
+
+def settings(**changes: object) -> RunSettings:
+    given = {"model": "fake", "fingerprint": "f" * 64, "quality": QUALITY, "speed": SPEED}
+    return RunSettings.model_validate({**given, **changes})
+
+
+@dataclass(frozen=True)
+class FakeSpace:
+    """`layers` knobs of five bit-widths and `scales` knobs that drop guidance from a scale on.
+
+    Levels of scales behind the first unguided one mean nothing, so that different vectors are equal policies.
+    """
+
+    layers: int = 4
+    scales: int = 3
+
+    @property
+    def knobs(self) -> dict[str, int]:
+        return {f"bits{i}": len(BITS) for i in range(self.layers)} | {f"off{k}": 2 for k in range(self.scales)}
+
+    def decode(self, levels: Mapping[str, int]) -> Policy:
+        bits = [BITS[levels[f"bits{i}"]] for i in range(self.layers)]
+        off = [any(levels[f"off{j}"] for j in range(k + 1)) for k in range(self.scales)]
+        return Policy(
+            layers=tuple(LayerPolicy(weights=Weights(qkv=Quantization(bits=b) if b else None)) for b in bits),
+            scales=tuple(ScalePolicy(guidance="off" if o else "full") for o in off),
+        )
+
+    def encode(self, policy: Policy) -> dict[str, int]:
+        linears = [layer.weights.qkv for layer in policy.layers]
+        off = [scale.guidance == "off" for scale in policy.scales]
+        return {f"bits{i}": BITS.index(q.bits if q else None) for i, q in enumerate(linears)} | {
+            f"off{k}": int(o and not any(off[:k])) for k, o in enumerate(off)
+        }
+
+
+SPACE = FakeSpace()
+DENSE = Policy.dense(4, 3)
+SEEDS = {"dense": DENSE, "w8": SPACE.decode(dict.fromkeys(SPACE.knobs, 0) | {"bits0": 1, "bits1": 1})}
+
+
+def numbers(policy: Policy) -> dict[str, float]:
+    """A trade-off: lower bits cost quality quadratically and save memory, dropped guidance saves time."""
+    lost = [16 - (layer.weights.qkv.bits if layer.weights.qkv else 16) for layer in policy.layers]
+    off = sum(scale.guidance == "off" for scale in policy.scales)
+    delta = sum(x * x for x in lost) / 400 + 0.3 * off * off
+    return {
+        "fid": 4.0 + delta,
+        "delta_fid": delta,
+        "latency_ms": 100.0 - 20 * off - 0.1 * sum(lost),
+        "peak_bytes": 1e6 - 1e4 * sum(lost),
+    }
+
+
+def evidence(kind: str, policy: Policy, **changes: object) -> Evidence:
+    names = ("fid", "delta_fid") if kind == "quality" else ("latency_ms", "peak_bytes")
+    values = numbers(policy)
+    given = {
+        "kind": kind,
+        "policy": policy.digest,
+        "model": "f" * 64,
+        "protocol": (QUALITY if kind == "quality" else SPEED).digest,
+        "measurements": [Measurement(metric=name, value=values[name], low=0.0, high=200.0, n=2) for name in names],
+        "seconds": 0.01,
+    }
+    return Evidence.model_validate({**given, **changes})
+
+
+def outcome(job: Job) -> Outcome:
+    quality, speed = (evidence(kind, job.policy) for kind in ("quality", "speed"))
+    return Outcome(number=job.number, quality=job.quality or quality, speed=job.speed or speed)
+
+
+@dataclass
+class FakeWorker:
+    """Notes in `log` when an evaluation begins and ends."""
+
+    log: Path | None = None
+    seconds: float = 0.0
+
+    def evaluate(self, job: Job) -> Outcome:
+        self.note("begin", job)
+        time.sleep(self.seconds)
+        self.note("end", job)
+        return outcome(job)
+
+    def note(self, event: str, job: Job) -> None:
+        if self.log:
+            # One small appending write: lines of several processes do not mix.
+            with self.log.open("a") as file:
+                file.write(f"{event} {job.number} {os.getpid()}\n")

@@ -1,0 +1,234 @@
+"""Measures the quality of the images that a model draws under a policy.
+
+Shape suffixes: N images, C channels, H W pixels, D features, R resamples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from varsearch.accel import Accelerated, apply, labels_for
+from varsearch.errors import EvaluationError, UsageError
+from varsearch.evaluators.extractors import Extractor, classifier_extractor
+from varsearch.evaluators.fid import Bootstrap, frechet_distance, kid
+from varsearch.evaluators.manifold import NEIGHBOURS, Manifold, precision_recall
+from varsearch.evaluators.per_image import Z_95, feature_distance, label_agreement, measured, nll
+from varsearch.evaluators.reference import Reference, zoo_reference
+from varsearch.evaluators.speed import machine
+from varsearch.evaluators.workload import device_of
+from varsearch.measurement import Evidence, Measurement, QualityProtocol
+from varsearch.models import zoo
+from varsearch.models.image_model import ImageModel, SamplingDefaults
+from varsearch.models.pictures import to_bytes
+from varsearch.policy import Policy
+
+BATCH = 64
+"""Images generated at a time. Part of the protocol: sums in another order may flip a token."""
+
+SAMPLE, THREADS = "sample_sha256", "threads"
+"""In the environment of evidence: hash of the first batch as 8-bit images, and CPU threads that it depends on."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """Features (N, D) of drawn images, their Fréchet distance, and that of their resamples (R,).
+
+    `sha256` is of the first batch as 8-bit images.
+    """
+
+    features_ND: Tensor
+    fid: float
+    resampled_R: Tensor
+    sha256: str
+
+
+class QualityEvaluator:
+    """Draws the protocol's images under a policy, and compares them with real ones and with those of the dense model.
+
+    Image i has label i modulo the classes and its own noise from (seed, i), whatever the policy. Equal policies give
+    bitwise equal numbers in the same environment.
+
+    Args:
+        model: it is sampled with the guidance, top_k and top_p of `protocol`.
+        protocol: as made by `protocol_for` from the same extractor and reference.
+        extractor: on the model's device.
+        reference: statistics of real images.
+        held_out: tokens per scale, each (N, tokens) int64, and labels (N,) int64, of at least `nll_images` images.
+
+    Raises:
+        UsageError: the protocol is not of this extractor and reference, or names more images than there are.
+    """
+
+    def __init__(
+        self,
+        model: ImageModel,
+        protocol: QualityProtocol,
+        extractor: Extractor,
+        reference: Reference,
+        held_out: tuple[list[Tensor], Tensor] | None = None,
+    ) -> None:
+        reference.require(extractor)
+        _check(protocol, extractor, reference, len(held_out[1]) if held_out else 0)
+        sampling = SamplingDefaults(protocol.guidance, protocol.top_k, protocol.top_p)
+        self.model = dataclasses.replace(model, sampling=sampling)
+        self.protocol, self.extractor, self.reference = protocol, extractor, reference
+        self.device = device_of(model)
+        self.held_out = _first(held_out, protocol.nll_images, self.device) if held_out else None
+        self.bootstrap = Bootstrap(reference, protocol.n_images)
+        self.real = Manifold(reference.features_MD)
+        self.dense_policy = Policy.dense(model.spec.n_layers, len(model.spec.scales))
+
+    @cached_property
+    def dense(self) -> Sample:
+        """The unmodified model's sample, drawn once."""
+        with self._applied(self.dense_policy) as accelerated:
+            return self._sample(accelerated)
+
+    def sample(self, policy: Policy, n: int) -> Tensor:
+        """The first `n` images of the protocol, (n, C, H, W) in [0, 1], on the CPU."""
+        with self._applied(policy) as accelerated:
+            return torch.cat([images.cpu() for images in self._images(accelerated, n)])
+
+    def evaluate(self, policy: Policy) -> Evidence:
+        """All quality metrics of `policy`. Likelihood is left out where a scale is skipped: it is not defined there.
+
+        The first call also draws the dense model's images; that time is not counted as the policy's.
+
+        Raises:
+            PolicyError: the policy does not fit the model.
+            EvaluationError: images, features or a metric are not finite.
+        """
+        dense = self.dense
+        start = time.perf_counter()
+        with self._applied(policy) as accelerated:
+            sample = dense if policy == self.dense_policy else self._sample(accelerated)
+            measurements = (*self._compare(sample), *self._labels(sample), *self._likelihood(accelerated, policy))
+        return Evidence(
+            kind="quality",
+            policy=policy.digest,
+            model=self.model.spec.fingerprint,
+            protocol=self.protocol.digest,
+            measurements=measurements,
+            seconds=time.perf_counter() - start,
+            environment={
+                "torch": torch.__version__,
+                "torchmetrics": version("torchmetrics"),
+                "device": machine(self.device),
+                THREADS: str(torch.get_num_threads()),
+                SAMPLE: sample.sha256,
+            },
+        )
+
+    @contextmanager
+    def _applied(self, policy: Policy) -> Iterator[Accelerated]:
+        try:
+            with apply(self.model, policy) as accelerated:
+                yield accelerated
+        except EvaluationError as error:
+            raise EvaluationError(f"policy {policy.digest[:12]}: {error}") from None
+
+    def _images(self, accelerated: Accelerated, n: int) -> Iterator[Tensor]:
+        labels_N = labels_for(n, self.model.spec.classes, self.device)
+        for first in range(0, n, BATCH):
+            yield accelerated.images(labels_N[first : first + BATCH], self.protocol.seed, first)
+
+    def _sample(self, accelerated: Accelerated) -> Sample:
+        features, hashes = [], []
+        for images in self._images(accelerated, self.protocol.n_images):
+            features.append(self.extractor.features(images).cpu())
+            hashes.append(hashlib.sha256(to_bytes(images).numpy().tobytes()).hexdigest())
+        features_ND = torch.cat(features)
+        distance, resampled_R = frechet_distance(features_ND, self.reference), self.bootstrap.distances(features_ND)
+        return Sample(features_ND, distance, resampled_R, hashes[0])
+
+    def _compare(self, sample: Sample) -> Iterator[Measurement]:
+        n, dense = self.protocol.n_images, self.dense
+        half = Z_95 * Bootstrap.error(sample.resampled_R)
+        yield measured("fid", sample.fid, n, (max(0.0, sample.fid - half), sample.fid + half))
+        delta, half = sample.fid - dense.fid, Z_95 * Bootstrap.error(sample.resampled_R - dense.resampled_R)
+        yield measured("delta_fid", delta, n, (delta - half, delta + half))
+        yield kid(sample.features_ND, self.reference)
+        yield from precision_recall(sample.features_ND, self.real)
+        yield feature_distance(sample.features_ND, dense.features_ND)
+
+    def _labels(self, sample: Sample) -> Iterator[Measurement]:
+        if self.extractor.head is not None:
+            with torch.inference_mode():
+                logits_NA = self.extractor.head(sample.features_ND.to(self.device)).cpu()
+            yield label_agreement(logits_NA, labels_for(len(logits_NA), self.model.spec.classes))
+
+    def _likelihood(self, accelerated: Accelerated, policy: Policy) -> Iterator[Measurement]:
+        if self.held_out is not None and all(scale.run for scale in policy.scales):
+            tokens, labels_N = self.held_out
+            yield nll(accelerated, tokens, labels_N, BATCH)
+
+
+def protocol_for(
+    model: ImageModel,
+    extractor: Extractor,
+    reference: Reference,
+    *,
+    n_images: int,
+    nll_images: int = 0,
+    seed: int = 0,
+) -> QualityProtocol:
+    """The protocol that samples `model` as its card says."""
+    sampling = model.sampling
+    return QualityProtocol(
+        extractor=extractor.identity,
+        reference=reference.digest,
+        n_images=n_images,
+        nll_images=nll_images,
+        seed=seed,
+        guidance=sampling.guidance,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+    )
+
+
+def for_zoo(
+    model: str, n_images: int = 512, *, nll_images: int = 256, seed: int = 0, device: str = "cpu"
+) -> QualityEvaluator:
+    """The evaluator of a zoo model, in the features of the classifier that ships with it.
+
+    Raises:
+        ModelError: the model is unknown, or one of its files is missing or damaged.
+    """
+    image_model, reference = zoo.load(model, device), zoo_reference(model)
+    extractor = classifier_extractor(zoo.load_classifier(model, device))
+    protocol = protocol_for(image_model, extractor, reference, n_images=n_images, nll_images=nll_images, seed=seed)
+    return QualityEvaluator(image_model, protocol, extractor, reference, zoo.held_out(model))
+
+
+def _check(protocol: QualityProtocol, extractor: Extractor, reference: Reference, held_out: int) -> None:
+    for what, got, expected in (
+        ("extractor", protocol.extractor, extractor.identity),
+        ("reference", protocol.reference, reference.digest),
+    ):
+        if got != expected:
+            raise UsageError(f"the protocol is of {what} {got}, but {expected} was given: make it with protocol_for")
+    fewest = min(protocol.n_images, len(reference.features_MD))
+    if fewest <= NEIGHBOURS:
+        raise UsageError(
+            f"quality needs at least {NEIGHBOURS + 1} images and reference features, got {protocol.n_images} "
+            f"and {len(reference.features_MD)}"
+        )
+    if protocol.nll_images == 1 or protocol.nll_images > held_out:
+        raise UsageError(
+            f"likelihood needs 0 (none) or 2 to {held_out} of the held-out images, the protocol asks for "
+            f"{protocol.nll_images}"
+        )
+
+
+def _first(held_out: tuple[list[Tensor], Tensor], n: int, device: torch.device) -> tuple[list[Tensor], Tensor] | None:
+    tokens, labels_N = held_out
+    return ([t[:n].to(device) for t in tokens], labels_N[:n].to(device)) if n else None

@@ -1,0 +1,185 @@
+"""Latency and memory measured on the device at hand."""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from varsearch.accel import Accelerated, apply
+from varsearch.errors import TargetError
+from varsearch.evaluators.cost_model import memory_and_flops, predicted_protocol
+from varsearch.evaluators.trace import record
+from varsearch.evaluators.workload import cast, default_sampler, device_of, run_batch
+from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
+from varsearch.models.image_model import ImageModel
+from varsearch.policy import Policy
+from varsearch.target import Device, Target, devices, find_device
+
+REPEATS = {"cpu": 9, "cuda": 31}
+"""Timed rounds: enough for the order statistics of a 95 % interval, few enough for a search on a CPU."""
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine(device: torch.device, threads: int | None = None) -> str:
+    """What numbers measured on `device` depend on: hardware, threads (default: this process's), PyTorch's version."""
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        n = threads or torch.get_num_threads()
+        features = torch.backends.cpu.get_cpu_capability()
+        hardware = f"{cpu_name()} ({features}), {n} thread{'s' if n > 1 else ''}"
+    return f"{hardware}, torch {torch.__version__}"
+
+
+def local_device() -> Device | None:
+    """The table's row of this machine's GPU, or of its CPU if it has none; None if the GPU is not in the table."""
+    if not torch.cuda.is_available():
+        return find_device("cpu")
+    name = torch.cuda.get_device_name()
+    return next((row for row in devices().values() if row.label == name), None)
+
+
+def is_local(device: Device) -> bool:
+    """Whether this machine can measure for `device`: any machine for `cpu`, else the GPU of exactly that name."""
+    return device.kind == "cpu" or (torch.cuda.is_available() and torch.cuda.get_device_name() == device.label)
+
+
+def protocol_for(target: Target, threads: int | None = None) -> SpeedProtocol:
+    """How numbers for `target` come about on this machine: measured if it is the target, predicted otherwise.
+
+    Args:
+        target: device, dtype and batch size.
+        threads: CPU threads of the process that will measure, if it is another than this one.
+    """
+    device = find_device(target.device)
+    if not is_local(device):
+        return predicted_protocol(target)
+    return SpeedProtocol(
+        target=target,
+        origin=Origin.MEASURED,
+        machine=machine(torch.device(device.kind), threads),
+        backend="eager",
+        repeats=REPEATS[device.kind],
+    )
+
+
+class SpeedEvaluator:
+    """Measures policies on this machine, each against the dense model in the same loop.
+
+    Args:
+        model: any device and dtype; a copy moves to the target's.
+        protocol: made by `protocol_for` on this machine.
+
+    Raises:
+        TargetError: the protocol's target, or the machine it names, is not this one.
+    """
+
+    def __init__(self, model: ImageModel, protocol: SpeedProtocol) -> None:
+        target = protocol.target
+        here = protocol_for(target)
+        if protocol.origin is not Origin.MEASURED or here.origin is not Origin.MEASURED:
+            raise TargetError(
+                f"{target.device} cannot be measured here, on {machine(_default_device())}: predict it instead"
+            )
+        if protocol.machine != here.machine:
+            raise TargetError(f"the protocol asks for {protocol.machine}, but this is {here.machine}: measure there")
+        self.protocol = protocol
+        self.model = cast(model, find_device(target.device).kind, getattr(torch, target.dtype))
+        # Shares the weights, but not the modules that quantization swaps.
+        twin = cast(self.model, str(device_of(self.model)), getattr(torch, target.dtype))
+        self.dense = Accelerated(twin, twin.dense_plan())
+
+    def evaluate(self, policy: Policy) -> Evidence:
+        """Latency with quartiles, speed-up over dense with a 95 % interval, memory and FLOPs of one batch.
+
+        Raises:
+            PolicyError: the policy does not fit the model.
+        """
+        started = time.perf_counter()
+        with apply(self.model, policy) as applied:
+            exact = memory_and_flops(record(applied, self.protocol.target.batch_size))
+            if device_of(self.model).type == "cuda":
+                exact["peak_bytes"] = exact["weight_bytes"] + self._cuda_peak(applied)
+            dense_s, policy_s = self._interleaved(applied)
+        ratios = [d / p for d, p in zip(dense_s, policy_s, strict=True)]
+        low, middle, high = (1e3 * float(t) for t in np.quantile(policy_s, (0.25, 0.5, 0.75)))
+        n = self.protocol.repeats
+        timed = (
+            Measurement(metric="latency_ms", value=middle, low=low, high=high, n=n, note="interval: quartiles"),
+            Measurement(metric="speedup", value=statistics.median(ratios), **median_interval(ratios), n=n),
+        )
+        return Evidence(
+            kind="speed",
+            policy=policy.digest,
+            model=self.model.spec.fingerprint,
+            protocol=self.protocol.digest,
+            measurements=(*timed, *(Measurement(metric=metric, value=value) for metric, value in exact.items())),
+            seconds=time.perf_counter() - started,
+            environment={"torch": torch.__version__, "device": self.protocol.machine},
+        )
+
+    def _interleaved(self, applied: Accelerated) -> tuple[list[float], list[float]]:
+        """Seconds of dense and of the policy per round; who goes first alternates, so drift hits both alike."""
+        seconds: tuple[list[float], list[float]] = ([], [])
+        runs = (self.dense, applied)
+        for one in runs:
+            self._seconds(one)
+        for i in range(self.protocol.repeats):
+            for which in (0, 1) if i % 2 else (1, 0):
+                seconds[which].append(self._seconds(runs[which]))
+        return seconds
+
+    def _seconds(self, applied: Accelerated) -> float:
+        sampler = default_sampler(applied.model)
+        _synchronize(applied.model)
+        start = time.perf_counter()
+        run_batch(applied, self.protocol.target.batch_size, sampler)
+        _synchronize(applied.model)
+        return time.perf_counter() - start
+
+    def _cuda_peak(self, applied: Accelerated) -> int:
+        """Most bytes above the resident weights, by the allocator's own statistics."""
+        device = device_of(applied.model)
+        _synchronize(applied.model)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run_batch(applied, self.protocol.target.batch_size, default_sampler(applied.model))
+        return int(torch.cuda.max_memory_allocated(device) - before)
+
+
+def median_interval(values: Sequence[float]) -> dict[str, float]:
+    """Distribution-free 95 % interval of the median: the narrowest symmetric pair of order statistics that covers it.
+
+    With fewer than six values no pair does, and the range is given.
+    """
+    ordered, n = sorted(values), len(values)
+    outside, k = 2 / 2**n, 0
+    while outside + 2 * math.comb(n, k + 1) / 2**n <= 0.05:
+        k += 1
+        outside += 2 * math.comb(n, k) / 2**n
+    return {"low": ordered[k], "high": ordered[n - 1 - k]}
+
+
+def _default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _synchronize(model: ImageModel) -> None:
+    if device_of(model).type == "cuda":
+        torch.cuda.synchronize(device_of(model))

@@ -1,0 +1,215 @@
+"""What one batch does: every operator with its FLOPs and bytes, and the exact memory.
+
+No technique's tensor shapes depend on data, so the very code that generates images, run on tensors without
+content, gives the exact cost of a policy on any device in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from varsearch.accel import Accelerated, apply
+from varsearch.evaluators.memory import StorageTracker, tensors
+from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors
+from varsearch.models.image_model import ImageModel
+from varsearch.models.sampling import Sampler
+from varsearch.models.seams import KVCache
+from varsearch.policy import Policy
+from varsearch.target import Target
+
+aten = torch.ops.aten
+_ATTENTION = aten.scaled_dot_product_attention.default
+_CPU_ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
+_OVERWRITE = {"copy_", "fill_", "zero_", "exponential_", "uniform_", "normal_"}
+_GATHER = {"embedding", "index", "index_select", "gather"}
+_FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh"}
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator that did work.
+
+    Args:
+        name: ATen name without overload, such as `addmm`.
+        module: path of the innermost module that ran it.
+        scale: index of the scale it belongs to; None for decoding the image.
+        attention: whether it is part of scaled dot-product attention.
+        dtype: torch name of its result's dtype.
+        flops: floating-point operations of matrix products, a multiply-add counting two; 0 for other operators.
+        bytes: read and written.
+    """
+
+    name: str
+    module: str
+    scale: int | None
+    attention: bool
+    dtype: str
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Cost of one batch."""
+
+    ops: tuple[Op, ...]
+    weight_bytes: int
+    kv_bytes: int
+    peak_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one batch."""
+        return sum(op.flops for op in self.ops)
+
+    @property
+    def attention_flops(self) -> int:
+        """The part of `flops` spent in attention products."""
+        return sum(op.flops for op in self.ops if op.attention)
+
+
+def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
+    """Cost of `policy` on `target`, without computing anything; `model` may be on the meta device.
+
+    Raises:
+        PolicyError: the policy does not fit the model.
+    """
+    dtype: torch.dtype = getattr(torch, target.dtype)
+    # Techniques keep index tables in numpy and turn them into tensors as they run.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = with_tensors(
+            model, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=dtype if t.is_floating_point() else t.dtype)
+        )
+        with apply(fake, policy) as applied:
+            return record(applied, target.batch_size)
+
+
+def record(applied: Accelerated, batch_size: int) -> Trace:
+    """Runs one batch and accounts for all of it."""
+    parts = parts_of(applied.model)
+    recorder = Recorder([t for part in parts for t in (*part.parameters(), *part.buffers())])
+    watch = ScaleWatch(applied, default_sampler(applied.model), recorder)
+    with recorder.naming_modules(parts), recorder:
+        run_batch(watch.applied, batch_size, watch)
+    return Trace(tuple(recorder.ops), recorder.weight_bytes, watch.kv_bytes, recorder.peak_bytes)
+
+
+class Recorder(StorageTracker):
+    """Lists operators; `scale` is set from outside as the run proceeds."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        super().__init__(weights)
+        self.ops: list[Op] = []
+        self.scale: int | None = 0
+        self._modules = [""]
+        self._attention = False
+
+    @contextmanager
+    def naming_modules(self, parts: Sequence[nn.Module]) -> Iterator[None]:
+        """Notes which module runs, for the labels."""
+        handles = []
+        for part in parts:
+            for name, module in part.named_modules():
+                path = f"{type(part).__name__}.{name}"
+                handles.append(module.register_forward_pre_hook(lambda *_, path=path: self._modules.append(path)))
+                handles.append(module.register_forward_hook(lambda *_: self._modules.pop() and None))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def run_composite(self, func: OpOverload[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Marks the parts of attention, whichever kernel it is made of."""
+        outer, self._attention = self._attention, self._attention or func is _ATTENTION
+        try:
+            return super().run_composite(func, args, kwargs)
+        finally:
+            self._attention = outer
+
+    def ran(
+        self,
+        func: OpOverload[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        created: list[Tensor],
+    ) -> None:
+        """Adds an operator to the list, unless it only made a view or reserved memory."""
+        name = func._overloadpacket.__name__
+        if name in _FREE or not (created or func._schema.is_mutable):
+            return
+        dtype = next(tensors(result)).dtype
+        flops, moved = flops_of(func, args, kwargs, result), bytes_of(func, args, kwargs, result)
+        label = str(dtype).removeprefix("torch.")
+        self.ops.append(Op(name, self._modules[-1], self.scale, self._attention, label, flops, moved))
+
+
+class ScaleWatch:
+    """Stands in for the sampler to see each scale end: tells the recorder, and weighs the caches."""
+
+    def __init__(self, applied: Accelerated, sampler: Sampler, recorder: Recorder) -> None:
+        self.sampler, self.recorder = sampler, recorder
+        self.kv_bytes = 0
+        self._caches: list[KVCache] = []
+        self._run = [k for k, scale in enumerate(applied.plan.scales) if scale.run]
+        new_cache = tuple(self._watched(make) for make in applied.plan.new_cache)
+        self.applied = dataclasses.replace(applied, plan=dataclasses.replace(applied.plan, new_cache=new_cache))
+
+    def _watched(self, make: Callable[[int], KVCache]) -> Callable[[int], KVCache]:
+        def made(capacity: int) -> KVCache:
+            self._caches.append(make(capacity))
+            return self._caches[-1]
+
+        return made
+
+    def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
+        """Samples; between the samplings of two scales caches only grow, so their sizes now are the largest."""
+        codes_NLC = self.sampler(logits_NLV, scale, codebook_VC)
+        self.kv_bytes = max(self.kv_bytes, sum(kv.nbytes for kv in self._caches))
+        self.recorder.scale = next((k for k in self._run if k > scale), None)
+        if self.recorder.scale is None:
+            self._caches.clear()
+        return codes_NLC
+
+
+def flops_of(func: OpOverload[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
+    """FLOPs by PyTorch's own formulas, and by that of attention for the CPU kernel it has none for."""
+    packet = func._overloadpacket
+    if packet is _CPU_ATTENTION:
+        return int(sdpa_flop_count(*(t.shape for t in args[:3])))
+    formula = flop_registry.get(packet)
+    return int(formula(*args, **kwargs, out_val=result)) if formula else 0
+
+
+def bytes_of(func: OpOverload[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
+    """Bytes that the operator must read and write, each operand once."""
+    name = func._overloadpacket.__name__
+    written, read = list(tensors(result)), list(tensors(args, kwargs))
+    if name in _GATHER:
+        # Reads as much of the table as it returns.
+        read = [*read[1:], *written]
+    elif name in _OVERWRITE:
+        read = read[1:]
+    elif name == "index_put_":
+        # Touches as much of the table as it is given.
+        written, read = [args[2]], read[1:]
+    return sum(map(extent, written)) + sum(map(extent, read))
+
+
+def extent(t: Tensor) -> int:
+    """Bytes of the elements that exist: expanded dimensions count once."""
+    n = t.element_size()
+    for size, stride in zip(t.shape, t.stride(), strict=True):
+        n *= size if stride else 1
+    return n

@@ -1,0 +1,71 @@
+"""The work that latency, memory and cost refer to: one batch of images, sampled as published and decoded."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from varsearch.accel import Accelerated, labels_for
+from varsearch.models.image_model import ImageModel
+from varsearch.models.sampling import PublishedSampler, Sampler
+from varsearch.models.var import VAR
+from varsearch.models.vqvae import VQVAE
+from varsearch.models.zoo import Manifest
+
+
+def default_sampler(model: ImageModel) -> Sampler:
+    """The published sampler on the model's device.
+
+    `PairedSampler` would add the same cost to every policy, one random stream per image, and so flatten all ratios.
+    """
+    generator = torch.Generator(device_of(model)).manual_seed(0)
+    return PublishedSampler(generator, model.sampling.top_k, model.sampling.top_p)
+
+
+def run_batch(applied: Accelerated, batch_size: int, sampler: Sampler) -> Tensor:
+    """Images (N, channels, height, width) in [0, 1] of one batch with every class equally often."""
+    labels_N = labels_for(batch_size, applied.model.spec.classes, device_of(applied.model))
+    return applied.model.generate(labels_N, sampler, applied.plan)
+
+
+def device_of(model: ImageModel) -> torch.device:
+    """Where the model's weights are."""
+    return model.transformer.pos_start.device
+
+
+def skeleton(manifest: Manifest) -> ImageModel:
+    """A model of the manifest's shape on the meta device: its cost can be traced without reading the weights."""
+    with torch.device("meta"):
+        transformer, tokenizer = VAR(manifest.transformer), VQVAE(manifest.tokenizer)
+    for part in (transformer, tokenizer):
+        part.eval().requires_grad_(False)
+    return ImageModel(manifest.spec(), transformer, tokenizer, manifest.sampling)
+
+
+def with_tensors(model: ImageModel, convert: Callable[[Tensor], Tensor]) -> ImageModel:
+    """The same model with every parameter and buffer replaced by `convert` of it.
+
+    With the identity the two share all weights, while swapping modules in one leaves the other alone.
+    """
+    memo: dict[int, object] = {}
+    for tensor in chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts_of(model)):
+        made = convert(tensor)
+        memo[id(tensor)] = nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
+    return dataclasses.replace(
+        model, transformer=copy.deepcopy(model.transformer, memo), tokenizer=copy.deepcopy(model.tokenizer, memo)
+    )
+
+
+def parts_of(model: ImageModel) -> tuple[nn.Module, nn.Module]:
+    """Transformer and tokenizer."""
+    return model.transformer, model.tokenizer
+
+
+def cast(model: ImageModel, device: str, dtype: torch.dtype) -> ImageModel:
+    """A copy on `device` whose floating-point tensors have `dtype`; tensors that fit already are shared."""
+    return with_tensors(model, lambda t: t.to(device, dtype if t.is_floating_point() else None))

@@ -1,0 +1,121 @@
+"""Turns a trial into a policy file, and checks a policy file in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+
+import varsearch
+from varsearch.accel import labels_for
+from varsearch.errors import EvaluationError
+from varsearch.evaluators.quality import BATCH, SAMPLE, THREADS
+from varsearch.evaluators.worker import WorkerConfig
+from varsearch.measurement import METRICS, Job, Origin
+from varsearch.models import zoo
+from varsearch.policy_file import Envelope, PolicyFile, Provenance, Sample
+from varsearch.search.front import FrontEntry
+from varsearch.search.settings import RunSettings
+
+LATENCY_TOLERANCE = 0.25
+"""Share by which a re-measured speed-up may differ: another hour on the same machine is not the same machine."""
+
+
+def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
+    """The policy file of one trial of a run."""
+    spec, quality = zoo.manifest(settings.model).spec(), settings.quality
+    environment = entry.environment
+    return PolicyFile(
+        model=spec,
+        target=settings.target,
+        origin=settings.origin,
+        policy=entry.policy,
+        measurements=tuple(entry.metrics.values()),
+        envelope=Envelope(
+            image_size=spec.image_size,
+            batch_size=settings.target.batch_size,
+            guidance=quality.guidance,
+            top_k=quality.top_k,
+            top_p=quality.top_p,
+        ),
+        sample=Sample(
+            seed=quality.seed,
+            labels=tuple(labels_for(min(BATCH, quality.n_images), spec.classes).tolist()),
+            sha256=environment[SAMPLE],
+            device=environment["device"],
+            threads=int(environment[THREADS]),
+            torch=environment["torch"],
+        ),
+        provenance=Provenance(
+            run=run,
+            trial=entry.number,
+            varsearch=varsearch.__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One number of a policy file beside its repetition."""
+
+    metric: str
+    filed: float
+    found: float
+    agrees: bool
+
+
+def verify(file: PolicyFile, worker: WorkerConfig) -> list[Check]:
+    """Evaluates the file's policy again in a fresh process and compares every number, and the images bit by bit.
+
+    Quality, memory, FLOPs and predictions are deterministic and must come out equal; a measured speed-up may differ by
+    `LATENCY_TOLERANCE`, and measured milliseconds are not judged.
+
+    Raises:
+        EvaluationError: the process failed.
+    """
+    request = json.dumps({"worker": json.loads(worker.model_dump_json()), "file": json.loads(file.model_dump_json())})
+    command = [sys.executable, "-m", "varsearch.search.export"]
+    answer = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EvaluationError(f"verification failed in its fresh process: {reason}")
+    found = json.loads(answer.stdout)
+    checks = [_check(m.metric, m.value, found["values"].get(m.metric, float("nan")), m.origin) for m in file.measurements]
+    same = found["sample"] == file.sample.sha256
+    return [*checks, Check("images", 1.0, float(same), same)]
+
+
+def _check(metric: str, filed: float, found: float, origin: Origin) -> Check:
+    timed = origin is Origin.MEASURED and metric in ("latency_ms", "speedup")
+    if timed:
+        agrees = metric == "latency_ms" or abs(found - filed) <= LATENCY_TOLERANCE * filed
+    else:
+        agrees = abs(found - filed) <= 1e-6 * max(1.0, abs(filed))
+    return Check(metric, filed, found, agrees)
+
+
+def shown(metric: str, value: float) -> str:
+    """A value with its unit, for people."""
+    unit = METRICS[metric].unit if metric in METRICS else ""
+    return f"{value:.6g} {unit}".rstrip()
+
+
+def _answer() -> None:
+    """The fresh process: reads a worker and a policy file, evaluates, and prints the values."""
+    request = json.load(sys.stdin)
+    worker = WorkerConfig.model_validate(request["worker"]).make()
+    file = PolicyFile.parse(json.dumps(request["file"]), "the exported policy")
+    torch.set_num_threads(file.sample.threads)
+    file.check_model(zoo.manifest(worker.config.model).spec())
+    outcome = worker.evaluate(Job(number=0, policy=file.policy))
+    assert outcome.quality is not None
+    print(json.dumps({"values": outcome.values, "sample": outcome.quality.environment[SAMPLE]}))
+
+
+if __name__ == "__main__":
+    _answer()

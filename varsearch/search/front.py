@@ -1,0 +1,162 @@
+"""The front of a run: its best trade-offs, and the ways to choose one of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from varsearch.db import RunRecord, State, Store, TrialRecord
+from varsearch.errors import UsageError
+from varsearch.measurement import METRICS, Measurement
+from varsearch.policy import Policy
+from varsearch.search.pareto import hypervolume, nearest_to_ideal, non_dominated
+from varsearch.search.settings import RunSettings
+
+DENSE = "seed:dense"
+"""Origin of the trial that all others are compared with."""
+
+WORST = 1.1
+"""Relative costs from here on add nothing to the hypervolume."""
+
+SELECTIONS = "knee, fastest, smallest, best-quality, max-latency=MILLISECONDS, max-memory=BYTES (or kB, MB, GB)"
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEntry:
+    """A trial of the front, with every metric that was evaluated, and what the evaluators noted about where."""
+
+    number: int
+    origin: str
+    policy: Policy
+    metrics: dict[str, Measurement]
+    environment: dict[str, str]
+
+    def value(self, metric: str) -> float:
+        """The value of a metric; `UsageError` if the run did not evaluate it."""
+        if metric not in self.metrics:
+            raise UsageError(f"trial {self.number} has no {metric}: it has {', '.join(self.metrics)}")
+        return self.metrics[metric].value
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Feasible trials of a run that no other feasible one dominates, in the order of the first objective.
+
+    Attributes:
+        dense: the dense policy's trial, on the front or not; None while it has no numbers.
+        hypervolume: see `front_volume`; None without dense.
+    """
+
+    settings: RunSettings
+    entries: tuple[FrontEntry, ...]
+    dense: FrontEntry | None
+    hypervolume: float | None
+
+
+def relative_costs(settings: RunSettings, values: Mapping[str, float], dense: Mapping[str, float]) -> tuple[float, ...]:
+    """Each objective relative to the dense policy: dense costs 1, half the latency 0.5, nothing 0.
+
+    Metrics to maximize count by their inverse ratio, so twice the speed costs 0.5. A metric that is a difference to
+    dense costs 0 there: ΔFID is divided by the dense FID, and any other one by 1. Negative ΔFID is noise, not
+    a gain, and costs 0 too.
+    """
+
+    def cost(metric: str) -> float:
+        scale = dense["fid"] if metric == "delta_fid" and "fid" in dense else dense[metric]
+        if METRICS[metric].direction == "maximize":
+            return abs(scale / values[metric]) if values[metric] else WORST
+        return max(values[metric], 0.0) / (abs(scale) or 1.0)
+
+    return tuple(cost(metric) for metric in settings.objectives)
+
+
+def front_volume(settings: RunSettings, front: Iterable[Mapping[str, float]], dense: Mapping[str, float]) -> float:
+    """Hypervolume of a front in relative costs, as a share of the box from 0 to `WORST`: 0 nothing, 1 unreachable.
+
+    The reference point depends on dense alone, so values of one run can be compared from its first trial to its last.
+    """
+    reference = (WORST,) * len(settings.objectives)
+    points = [relative_costs(settings, values, dense) for values in front]
+    return hypervolume(points, reference) / WORST ** len(reference)
+
+
+def front_trials(settings: RunSettings, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The feasible trials that no other feasible one dominates."""
+    feasible = [t for t in trials if t.state is State.COMPLETE and settings.is_feasible(t.values)]
+    return [feasible[i] for i in non_dominated([settings.losses(t.values) for t in feasible])]
+
+
+def dense_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The evaluated dense policy among `trials`, if there is one."""
+    return next((t for t in trials if t.origin == DENSE and t.state is State.COMPLETE), None)
+
+
+def read_front(store: Store, run: RunRecord) -> Front:
+    """The front of `run` as it is in the store now."""
+    settings, trials = RunSettings.parse(run.settings), store.trials(run)
+    best = sorted(front_trials(settings, trials), key=lambda t: settings.losses(t.values))
+    dense = dense_trial(trials)
+    return Front(
+        settings=settings,
+        entries=tuple(map(_entry, best)),
+        dense=_entry(dense) if dense else None,
+        hypervolume=front_volume(settings, [t.values for t in best], dense.values) if dense else None,
+    )
+
+
+def select(front: Front, how: str) -> FrontEntry:
+    """One entry of the front.
+
+    "knee" is the entry with the smallest distance to zero relative costs (compromise programming, Zeleny 1973): costs
+    relative to dense rather than to the front's own extremes, so that one absurd policy at the end of the
+    front does not move the choice. "fastest", "smallest" and "best-quality" minimize latency, peak memory and
+    ΔFID. "max-latency=…" and "max-memory=…" give the best quality within the limit.
+
+    Raises:
+        UsageError: unknown selection, empty front, or no entry within the limit.
+    """
+    if not front.entries:
+        raise UsageError("the front is empty: no trial met all bounds; relax them or raise the budget")
+    if how == "knee":
+        return _knee(front)
+    single = {"fastest": "latency_ms", "smallest": "peak_bytes", "best-quality": "delta_fid"}.get(how)
+    if single:
+        return min(front.entries, key=lambda entry: entry.value(single))
+    return _best_within(front.entries, how)
+
+
+def _knee(front: Front) -> FrontEntry:
+    if front.dense is None:
+        raise UsageError("the knee is relative to the dense policy, which has no numbers in this run: select otherwise")
+    dense = _values(front.dense)
+    costs = [relative_costs(front.settings, _values(entry), dense) for entry in front.entries]
+    return front.entries[nearest_to_ideal(costs, [0.0] * len(costs[0]))]
+
+
+def _best_within(entries: Sequence[FrontEntry], how: str) -> FrontEntry:
+    found = re.fullmatch(r"max-(latency|memory)=(\d+(?:\.\d+)?)\s*(ms|B|kB|MB|GB)?", how)
+    metric = {"latency": "latency_ms", "memory": "peak_bytes"}[found[1]] if found else ""
+    if found is None or (found[3] or METRICS[metric].unit).endswith("B") != (metric == "peak_bytes"):
+        raise UsageError(f"unknown selection {how!r}: expected one of {SELECTIONS}")
+    limit = float(found[2]) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}.get(found[3] or "", 1.0)
+    within = [entry for entry in entries if entry.value(metric) <= limit]
+    if not within:
+        least = min(entry.value(metric) for entry in entries)
+        raise UsageError(f"no policy on the front has {metric} of {limit:g} or less: the least is {least:g}")
+    return min(within, key=lambda entry: entry.value("delta_fid"))
+
+
+def _entry(trial: TrialRecord) -> FrontEntry:
+    quality, speed = trial.quality, trial.speed
+    return FrontEntry(
+        number=trial.number,
+        origin=trial.origin,
+        policy=trial.policy,
+        metrics={m.metric: m for evidence in (quality, speed) if evidence for m in evidence.measurements},
+        environment={**(speed.environment if speed else {}), **(quality.environment if quality else {})},
+    )
+
+
+def _values(entry: FrontEntry) -> dict[str, float]:
+    return {name: measurement.value for name, measurement in entry.metrics.items()}

@@ -1,0 +1,42 @@
+"""One worker in this process, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from varsearch.errors import Interrupted, StoreError
+from varsearch.search.broker import Broker
+from varsearch.search.progress import INTERRUPTED, OnEvent, Status
+from varsearch.search.worker import MakeWorker, evaluate, startup_error
+
+NAME = "in-process"
+
+
+def run_inline(make_broker: Callable[[], Broker], make_worker: MakeWorker, on_event: OnEvent) -> Status:
+    """Evaluates one job after the other; see `run`."""
+    broker = make_broker()
+    try:
+        try:
+            worker = make_worker()
+        except Exception as error:
+            raise startup_error(error) from error
+        while (job := broker.lease(NAME)) is not None:
+            broker.report(evaluate(worker, job))
+            _pass_on(broker, on_event)
+        _pass_on(broker, on_event)
+    except KeyboardInterrupt:
+        broker.close("interrupted")
+        raise Interrupted(INTERRUPTED) from None
+    except BaseException:
+        with suppress(StoreError):
+            broker.close("interrupted")
+        raise
+    status = broker.status()
+    broker.close("finished")
+    return status
+
+
+def _pass_on(broker: Broker, on_event: OnEvent) -> None:
+    for event in broker.events():
+        on_event(event)

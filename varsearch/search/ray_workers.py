@@ -1,0 +1,219 @@
+"""Workers on Ray: Tune places, supervises and replaces them; a broker actor owns the run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, TypeVar
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from varsearch.errors import EvaluationError, Interrupted, StoreError, TargetError
+from varsearch.measurement import Job, Outcome
+from varsearch.search.broker import ATTEMPTS, Broker
+from varsearch.search.progress import INTERRUPTED, OnEvent, Progress, Resources, Status
+from varsearch.search.worker import MakeWorker, evaluate, one_line, startup_error
+
+T = TypeVar("T")
+
+SILENCE = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune would wait for running evaluations to end; ours are put back instead.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+
+class BrokerActor:
+    """The broker in a process of its own. After an error it has no more jobs, and the driver finds the error."""
+
+    def __init__(self, make_broker: Callable[[], Broker]) -> None:
+        self._make_broker = make_broker
+        self._error: Exception | None = None
+        self._closed = False
+        self._starts: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Opens the run; raises what `Broker` raises."""
+        self._broker = self._make_broker()
+
+    def starting(self, worker: str) -> None:
+        """`worker` begins to load its model; the run ends if its process died of that several times in a row."""
+        self._starts[worker] = self._starts.get(worker, 0) + 1
+        if self._starts[worker] > ATTEMPTS:
+            self.abort(EvaluationError(f"{worker} died {ATTEMPTS} times while loading the model: is memory short?"))
+
+    def abort(self, error: Exception) -> None:
+        """Ends the run with `error`."""
+        self._error = self._error or error
+
+    def lease(self, worker: str) -> Job | None:
+        """See `Broker.lease`."""
+        self._starts.pop(worker, None)
+        if self._error or self._closed:
+            return None
+        try:
+            return self._broker.lease(worker)
+        except Exception as error:
+            self.abort(error)
+            return None
+
+    def report(self, outcome: Outcome) -> None:
+        """See `Broker.report`."""
+        try:
+            self._broker.report(outcome)
+        except Exception as error:
+            self.abort(error)
+
+    def poll(self) -> tuple[list[Progress], Exception | None]:
+        """What happened since the last call, and the error that ended the run."""
+        return self._broker.events(), self._error
+
+    def close(self, status: Literal["finished", "interrupted"]) -> Status:
+        """See `Broker.close`; returns where the run stood."""
+        self._closed = True
+        final = self._broker.status()
+        self._broker.close(status)
+        return final
+
+
+def run_on_ray(
+    make_broker: Callable[[], Broker],
+    make_worker: MakeWorker,
+    *,
+    workers: int,
+    resources: Resources,
+    address: str | None,
+    on_event: OnEvent,
+) -> Status:
+    """Runs `workers` processes until the broker has no more jobs; see `run`."""
+    with _cluster(workers, resources, address) as folder:
+        broker = _start_broker(make_broker)
+        watch = _Watch(broker, on_event)
+        status: Literal["finished", "interrupted"] = "interrupted"
+        try:
+            _supervise(broker, make_worker, workers, resources, watch, folder)
+            watch.on_step_end()
+            status = "finished"
+        except KeyboardInterrupt:
+            raise Interrupted(INTERRUPTED) from None
+        except RayActorError:
+            raise StoreError("the process that owns the run died: run the same command again to continue") from None
+        finally:
+            with suppress(RayError, StoreError):
+                final: Status = ray.get(broker.close.remote(status))
+        return final
+
+
+def ask(address: str | None, resources: Resources, function: Callable[..., T], *args: Any) -> T:
+    """What `function` answers where a worker would run, such as which device it finds there."""
+    with _cluster(1, resources, address):
+        task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(function)
+        try:
+            answer: T = ray.get(task.remote(*args))
+        except RayTaskError as error:
+            raise error.cause from None
+        return answer
+
+
+@contextmanager
+def _cluster(workers: int, resources: Resources, address: str | None) -> Iterator[str]:
+    """Ray for the time of a run, and a folder for what Tune writes; neither leaves anything behind.
+
+    Without an address Ray starts on this machine, with as many logical cores as the workers ask for.
+    """
+    folder = tempfile.mkdtemp(prefix="varsearch-")
+    threads = str(max(1, math.floor(resources.cpus)))
+    # Threads that spin while they wait take the cores from the other workers.
+    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    local = {"num_cpus": math.ceil(workers * resources.cpus), "include_dashboard": False, "_temp_dir": folder}
+    replaced = {name: os.environ.get(name) for name in SILENCE}
+    os.environ.update(SILENCE)
+    try:
+        ray.init(
+            **({"address": address} if address else local),
+            runtime_env={"env_vars": environment},
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if not address and workers * resources.gpus > gpus:
+            raise TargetError(f"{workers} workers with {resources.gpus:g} GPUs each need more than the {gpus:g} here")
+        yield folder
+    finally:
+        ray.shutdown()
+        for name, value in replaced.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_broker(make_broker: Callable[[], Broker]) -> Any:
+    """The broker's actor, on this node because an SQLite file is local."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    broker = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(BrokerActor).remote(make_broker)
+    try:
+        ray.get(broker.open.remote())
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayActorError as error:
+        raise EvaluationError(f"the search's own process cannot start: {one_line(error)}") from None
+    return broker
+
+
+def _supervise(
+    broker: Any, make_worker: MakeWorker, workers: int, resources: Resources, watch: _Watch, folder: str
+) -> None:
+    """One Tune trial is the life of one worker: it asks the broker for jobs until there are none."""
+    life = tune.with_parameters(_work, broker=broker, make_worker=make_worker)
+    tune.Tuner(
+        tune.with_resources(life, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        param_space={"worker": tune.grid_search(list(range(workers)))},
+        run_config=tune.RunConfig(
+            name="workers",
+            storage_path=folder,
+            verbose=0,
+            callbacks=[watch],
+            failure_config=tune.FailureConfig(max_failures=-1),
+        ),
+    ).fit()
+
+
+def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
+    """The life of a worker, in its own process. Should it die, Tune starts another of the same name."""
+    name = f"worker-{config['worker']}"
+    ray.get(broker.starting.remote(name))
+    try:
+        worker = make_worker()
+    except Exception as error:
+        ray.get(broker.abort.remote(startup_error(error)))
+        return
+    jobs = 0
+    while (job := ray.get(broker.lease.remote(name))) is not None:
+        ray.get(broker.report.remote(evaluate(worker, job)))
+        jobs += 1
+    # Tune prints a line for trials that end without any result.
+    tune.report({"jobs": jobs})
+
+
+class _Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped, and Tune insists on its own base class.
+    """Passes the broker's events on, in the driver's process, and ends the run when the broker has an error."""
+
+    def __init__(self, broker: Any, on_event: OnEvent) -> None:
+        self._broker, self._on_event = broker, on_event
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Called by Tune several times per second."""
+        events, error = ray.get(self._broker.poll.remote())
+        for event in events:
+            self._on_event(event)
+        if error:
+            raise error

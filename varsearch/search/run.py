@@ -1,0 +1,76 @@
+"""The search from start to end: the same call starts a run or continues it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from varsearch.errors import EvaluationError, UsageError
+from varsearch.policy import Policy
+from varsearch.search.broker import Broker
+from varsearch.search.inline import run_inline
+from varsearch.search.progress import OnEvent, Resources, Status, ignore
+from varsearch.search.settings import RunSettings
+from varsearch.search.study import Space
+from varsearch.search.worker import MakeWorker
+
+
+def run(
+    settings: RunSettings,
+    space: Space,
+    seeds: Mapping[str, Policy],
+    make_worker: MakeWorker,
+    *,
+    storage: str | Path,
+    budget: int,
+    name: str | None = None,
+    minutes: float | None = None,
+    workers: int = 0,
+    resources: Resources | None = None,
+    ray_address: str | None = None,
+    on_event: OnEvent = ignore,
+) -> Status:
+    """Searches until the budget or the time is spent, or no untried policy is left.
+
+    Args:
+        settings: what the run is about; with equal settings the same call continues a run that was killed.
+        space: where policies come from. It travels to other processes, so it must be picklable.
+        seeds: name and policy of what is tried first.
+        make_worker: loads the model and returns what evaluates; picklable too.
+        storage: SQLAlchemy URL, or path of an SQLite file.
+        budget: evaluations in total. Trials that stored evidence answers cost none.
+        name: the run's name, by default `settings.default_name`.
+        minutes: after this time no evaluation begins; those that run are finished.
+        workers: processes on Ray, or 0 to evaluate in this process without Ray.
+        resources: what each worker takes, by default one core.
+        ray_address: a running Ray cluster, by default Ray is started on this machine.
+        on_event: told of every trial that has its outcome.
+
+    Raises:
+        UsageError: arguments that make no sense, or a name that belongs to a run with other settings.
+        EvaluationError: a worker could not start, or not one trial gave usable numbers.
+        StoreError: the database failed. The same call continues where it did.
+        Interrupted: Ctrl-C. Trials that were being evaluated wait for the next call.
+    """
+    if workers < 0:
+        raise UsageError(f"workers must be 0 (in this process) or more, got {workers}")
+    make_broker = partial(
+        Broker, settings, space, dict(seeds), storage=storage, budget=budget, name=name, minutes=minutes
+    )
+    if workers == 0:
+        status = run_inline(make_broker, make_worker, on_event)
+    else:
+        from varsearch.search.ray_workers import run_on_ray  # importing Ray takes seconds
+
+        status = run_on_ray(
+            make_broker,
+            make_worker,
+            workers=workers,
+            resources=resources or Resources(),
+            address=ray_address,
+            on_event=on_event,
+        )
+    if status.failed and status.failed == status.evaluated + status.reused:
+        raise EvaluationError(f"not one of {status.failed} trials gave usable numbers; the last: {status.last_error}")
+    return status

@@ -1,0 +1,131 @@
+"""What a run is about. Two trials are comparable exactly when their runs have equal settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from varsearch.errors import StoreError, UsageError
+from varsearch.measurement import METRICS, Origin, QualityProtocol, SpeedProtocol
+from varsearch.policy import describe
+from varsearch.target import Frozen, Target
+
+DEFAULT_OBJECTIVES = ("delta_fid", "latency_ms", "peak_bytes")
+
+UNBOUNDED_BELOW = {"delta_fid", "kid"}
+"""Metrics that are minimized and can be negative; all others count something."""
+
+
+class RunSettings(Frozen):
+    """Model, target, protocols, objectives, bounds and the sampler's seed. Budget, time and workers are not part.
+
+    Args:
+        model: name or folder of the model, `fingerprint` the sha256 of its weights.
+        quality: how quality is evaluated.
+        speed: how latency and memory are evaluated, and on what target.
+        objectives: one to three metrics.
+        bounds: metric to the worst value that is feasible.
+        seed: of the sampler.
+
+    Raises:
+        UsageError: an unknown metric, no objective, or a bound that no policy can satisfy.
+    """
+
+    model: str
+    fingerprint: str
+    quality: QualityProtocol
+    speed: SpeedProtocol
+    objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
+    bounds: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = Field(default={})
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _metrics_make_sense(self) -> Self:
+        unknown = [name for name in (*self.objectives, *self.bounds) if name not in METRICS]
+        if unknown:
+            raise UsageError(f"unknown metric {unknown[0]!r}: known metrics are {', '.join(METRICS)}")
+        if not 1 <= len(set(self.objectives)) == len(self.objectives) <= 3:
+            raise UsageError(f"objectives must be one to three different metrics, got {', '.join(self.objectives)}")
+        for name, limit in self.bounds.items():
+            _check_bound(name, limit)
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Settings from the JSON that a store kept."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise StoreError(f"the run's settings are damaged or of a newer version: {describe(error)}") from None
+
+    @property
+    def target(self) -> Target:
+        """What latency and memory refer to."""
+        return self.speed.target
+
+    @property
+    def origin(self) -> Origin:
+        """Whether latency and memory are measured or predicted."""
+        return self.speed.origin
+
+    @property
+    def default_name(self) -> str:
+        """Model, device and a digest of everything else: the same command continues the same run."""
+        return f"{Path(self.model).name}-{self.target.device}-{self.digest[:8]}"
+
+    def missing(self, values: Mapping[str, float]) -> str:
+        """Why these metrics cannot be judged, in one line; empty if they can."""
+        for name in (*self.objectives, *self.bounds):
+            if name not in values:
+                return f"the evaluation gave no {name}"
+            if not math.isfinite(values[name]):
+                return f"the evaluation gave {name} = {values[name]}"
+        return ""
+
+    def losses(self, values: Mapping[str, float]) -> tuple[float, ...]:
+        """The objectives as numbers to minimize."""
+        return tuple(_sign(name) * values[name] for name in self.objectives)
+
+    def violations(self, values: Mapping[str, float]) -> list[float]:
+        """By how much each bound is exceeded, as a share of the bound; feasible where all are zero or less.
+
+        Shares, because samplers add the violations of all bounds up, and bytes must not drown out milliseconds.
+        """
+        return [
+            _sign(name) * (values[name] - limit) / (abs(limit) or 1.0) for name, limit in sorted(self.bounds.items())
+        ]
+
+    def is_feasible(self, values: Mapping[str, float]) -> bool:
+        """Whether no bound is exceeded."""
+        return all(violation <= 0 for violation in self.violations(values))
+
+    def difference(self, other: RunSettings) -> str:
+        """The settings in which `other` differs, such as "seed was 0, is 1"; empty if none."""
+        old, new = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        names = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+        return "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in sorted(names))
+
+
+def _sign(metric: str) -> int:
+    return 1 if METRICS[metric].direction == "minimize" else -1
+
+
+def _check_bound(name: str, limit: float) -> None:
+    metric = METRICS[name]
+    if not math.isfinite(limit):
+        raise UsageError(f"the bound on {name} must be a finite number, got {limit}")
+    if metric.direction == "minimize" and name not in UNBOUNDED_BELOW and limit <= 0:
+        raise UsageError(f"no policy has {name} of {limit} or less: give a bound above 0")
+    if metric.direction == "maximize" and not metric.unit and limit > 1:
+        raise UsageError(f"no policy has {name} of {limit} or more: it is a share, give a bound up to 1")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,153 @@
+"""A run as Optuna sees it: trials of our store, shown in an Optuna storage.
+
+Our tables are the truth and the study is made from them, so that whatever a crash left unfinished is completed by
+showing the same trials again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
+
+from varsearch.db import State, TrialRecord
+from varsearch.db.engine import engine_options, label, one_line_errors, reason
+from varsearch.errors import StoreError
+from varsearch.measurement import METRICS
+from varsearch.policy import Policy
+from varsearch.search.settings import RunSettings
+from varsearch.search.summary import summarize
+
+STATES = {
+    State.WAITING: TrialState.WAITING,
+    State.RUNNING: TrialState.RUNNING,
+    State.COMPLETE: TrialState.COMPLETE,
+    State.FAIL: TrialState.FAIL,
+}
+
+
+class Space(Protocol):
+    """Policies as integer vectors."""
+
+    @property
+    def knobs(self) -> Mapping[str, int]:
+        """Name of each knob to its number of levels."""
+        ...
+
+    def decode(self, levels: Mapping[str, int]) -> Policy:
+        """The policy with these levels; several vectors may mean the same policy."""
+        ...
+
+    def encode(self, policy: Policy) -> dict[str, int]:
+        """The levels of a policy; `PolicyError` if it lies outside the space."""
+        ...
+
+
+def open_storage(url: URL) -> RDBStorage:
+    """Optuna's tables in the database at `url`, created if missing."""
+    with study_errors(url):
+        try:
+            return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine_options(url))
+        except RuntimeError as error:  # Optuna's word for tables of another version
+            raise StoreError(f"database {label(url)}: {reason(error, url)}") from None
+
+
+@contextmanager
+def study_errors(url: URL) -> Iterator[None]:
+    """Turns Optuna's and the database's errors into a `StoreError` of one line."""
+    with one_line_errors(url):
+        try:
+            yield
+        except OptunaError as error:
+            raise StoreError(f"database {label(url)}: {reason(error.__cause__ or error, url)}") from None
+
+
+class StudyView:
+    """Shows trials of a run in an Optuna study.
+
+    Args:
+        name: the study's name, created with directions and metric names if it is new.
+        storage: where the study lives.
+    """
+
+    def __init__(self, name: str, storage: BaseStorage, settings: RunSettings, space: Space) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=[METRICS[metric].direction for metric in settings.objectives],
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self.study.set_metric_names(list(settings.objectives))
+        self.distributions: dict[str, BaseDistribution] = {
+            knob: IntDistribution(0, levels - 1) for knob, levels in space.knobs.items()
+        }
+        self._storage, self._settings, self._space = storage, settings, space
+        self._study_id = storage.get_study_id_from_name(name)
+        self._trial_ids = {
+            number: storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+            for number in range(storage.get_n_trials(self._study_id))
+        }
+
+    @property
+    def size(self) -> int:
+        """Number of trials shown so far."""
+        return len(self._trial_ids)
+
+    def show(self, trial: TrialRecord) -> None:
+        """Brings the study's trial to the state of ours. A new one takes one transaction; finished ones stay."""
+        shown = self._frozen(trial)
+        if trial.number not in self._trial_ids:
+            self._trial_ids[trial.number] = self._storage.create_new_trial(self._study_id, shown)
+            return
+        trial_id = self._trial_ids[trial.number]
+        known = self._storage.get_trial(trial_id)
+        if known.state.is_finished():
+            return
+        for key, value in _news(shown.user_attrs, known.user_attrs):
+            self._storage.set_trial_user_attr(trial_id, key, value)
+        for key, value in _news(shown.system_attrs, known.system_attrs):
+            self._storage.set_trial_system_attr(trial_id, key, value)
+        if known.state is not shown.state:
+            self._storage.set_trial_state_values(trial_id, shown.state, shown.values)
+
+    def _frozen(self, trial: TrialRecord) -> FrozenTrial:
+        complete = trial.state is State.COMPLETE
+        return optuna.create_trial(
+            state=STATES[trial.state],
+            values=[trial.values[name] for name in self._settings.objectives] if complete else None,
+            params=self._space.encode(trial.policy),
+            distributions=self.distributions,
+            user_attrs=self._user_attrs(trial),
+            system_attrs=self._constraints(trial.values) if complete else {},
+        )
+
+    def _user_attrs(self, trial: TrialRecord) -> dict[str, Any]:
+        attrs: dict[str, Any] = {
+            "origin": trial.origin,
+            "policy": summarize(trial.policy),
+            "digest": trial.policy.digest,
+            "speed": self._settings.origin.value,
+        }
+        if trial.error:
+            attrs["error"] = trial.error
+        return attrs | trial.values
+
+    def _constraints(self, values: Mapping[str, float]) -> dict[str, Any]:
+        # Optuna 5 writes one attribute per constraint but still reads this list, and optuna-dashboard 0.21 reads
+        # only the list. Writing both would count every violation twice.
+        return {"constraints": self._settings.violations(values)} if self._settings.bounds else {}
+
+
+def _news(shown: Mapping[str, Any], known: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in shown.items() if key not in known or known[key] != value]
