@@ -18,7 +18,7 @@ from varsearch.evaluators.workload import default_sampler, run_batch
 from varsearch.space import SearchSpace
 from varsearch.target import Target, find_device
 
-POLICIES, ROUNDS, BATCH_SIZE = 60, 3, 16
+POLICIES, ROUNDS, BATCH_SIZE = 60, 5, 16
 
 
 def seconds(applied: Accelerated) -> float:

@@ -40,6 +40,7 @@ class Sample(Frozen):
     labels: tuple[int, ...]
     sha256: str
     device: str
+    device_type: Literal["cpu", "cuda"]
     threads: int
     torch: str
 

@@ -29,6 +29,8 @@ from varsearch.models.zoo import Manifest
 GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 N = 2000
 TUNING_SEED, CARD_SEED = 1, 2
+UNWRITTEN = {"transformer": ("none.safetensors", ""), "tokenizer": ("none.safetensors", "")}
+"""Stands for the files while there are none."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Parts:
 def generate(parts: Parts, guidance: float, seed: int, n: int = N) -> Tensor:
     """The first `n` images of `seed`, classes in turn, (n, 1, 32, 32) in [0, 1]."""
     model = ImageModel(
-        manifest(parts, guidance, {}).spec(), parts.transformer, parts.tokenizer, SamplingDefaults(guidance)
+        manifest(parts, guidance, UNWRITTEN).spec(), parts.transformer, parts.tokenizer, SamplingDefaults(guidance)
     )
     dense = Accelerated(model, model.dense_plan())
     labels = labels_for(n, 10)
@@ -121,7 +123,7 @@ def manifest(parts: Parts, guidance: float, files: dict[str, tuple[str, str]]) -
         tokenizer=parts.tokenizer.config,
         sampling=SamplingDefaults(guidance),
         classifier={"channels": 1, "width": 32, "num_features": 64, "classes": 10},
-        files=files or {"transformer": ("none.safetensors", "")},
+        files=files,
     )
 
 

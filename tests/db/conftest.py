@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from tests.db.postgres import cluster, programs
+from tests.db.samples import execute
+from varsearch.db import Store
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +26,12 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return str(tmp_path / "runs.db")
     url = str(request.getfixturevalue("postgres"))
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
+    execute(url, "DROP SCHEMA public CASCADE")
+    execute(url, "CREATE SCHEMA public")
     return url
+
+
+@pytest.fixture
+def store(storage: str) -> Iterator[Store]:
+    with Store(storage) as opened:
+        yield opened

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from sqlalchemy import create_engine, text
+
 from varsearch.db import RunRecord, TrialRecord
+from varsearch.db.engine import locate
 from varsearch.measurement import Evidence, Measurement, Origin
 from varsearch.policy import LayerPolicy, Policy, Quantization, ScalePolicy, Weights
 
@@ -39,3 +42,14 @@ SPEED = Evidence(
 
 def trial(number: int = 0, policy: Policy = DENSE) -> TrialRecord:
     return TrialRecord(number, policy, "seed:dense")
+
+
+def execute(storage: str, statement: str) -> list[tuple[object, ...]]:
+    """Runs SQL beside the store and returns the rows, if there are any."""
+    engine = create_engine(locate(storage))
+    try:
+        with engine.begin() as connection:
+            result = connection.execute(text(statement))
+            return [tuple(row) for row in result] if result.returns_rows else []
+    finally:
+        engine.dispose()

@@ -2,71 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
 
-from tests.db.samples import DENSE, QUALITY, RUN, SPEED, W8, trial
+from tests.db.samples import QUALITY, RUN, SPEED, W8, execute, trial
 from varsearch.db import State, Store
-from varsearch.db.engine import locate
 from varsearch.errors import StoreError
 from varsearch.measurement import METRICS, Evidence, Measurement
 
 
-def rows(storage: str, query: str) -> list[tuple[object, ...]]:
-    engine = create_engine(locate(storage))
-    with engine.connect() as connection:
-        found = [tuple(row) for row in connection.execute(text(query))]
-    engine.dispose()
-    return found
-
-
-def test_evidence_comes_back_as_it_was_saved(storage: str) -> None:
-    Store(storage).save(QUALITY)
-    store = Store(storage)
-    assert store.find("quality", QUALITY.policy, QUALITY.model, QUALITY.protocol) == QUALITY
+def test_evidence_comes_back_as_it_was_saved(storage: str, store: Store) -> None:
+    store.save(QUALITY)
+    with Store(storage) as later:
+        assert later.find("quality", QUALITY.policy, QUALITY.model, QUALITY.protocol) == QUALITY
 
 
 @pytest.mark.parametrize("field", ["kind", "policy", "model", "protocol"])
-def test_evidence_is_found_by_its_whole_key_only(storage: str, field: str) -> None:
-    store = Store(storage)
+def test_evidence_is_found_by_its_whole_key_only(store: Store, field: str) -> None:
     store.save(QUALITY)
     key = {name: getattr(QUALITY, name) for name in ("kind", "policy", "model", "protocol")}
     assert store.find(**key) is not None
     assert store.find(**{**key, field: "speed" if field == "kind" else "0" * 64}) is None
 
 
-def test_the_first_evidence_under_a_key_stays(storage: str) -> None:
-    store, later = Store(storage), QUALITY.model_copy(update={"seconds": 9.0})
+def test_the_first_evidence_under_a_key_stays(storage: str, store: Store) -> None:
+    later = QUALITY.model_copy(update={"seconds": 9.0})
     assert store.save(QUALITY) == QUALITY
     assert store.save(later) == QUALITY
     assert store.find("quality", QUALITY.policy, QUALITY.model, QUALITY.protocol) == QUALITY
-    assert rows(storage, "SELECT count(*) FROM measurement") == [(2,)]
+    assert execute(storage, "SELECT count(*) FROM measurement") == [(2,)]
 
 
 def test_processes_may_save_the_same_evidence_at_once(storage: str) -> None:
-    stores = [Store(storage) for _ in range(4)]
-    for number in range(10):
-        evidence = QUALITY.model_copy(update={"policy": f"{number:064}"})
-        with ThreadPoolExecutor(4) as pool:
-            saved = list(pool.map(lambda store, evidence=evidence: store.save(evidence), stores))
-        assert saved == [evidence] * 4
+    with ExitStack() as stack:
+        stores = [stack.enter_context(Store(storage)) for _ in range(4)]
+        pool = stack.enter_context(ThreadPoolExecutor(4))
+        for number in range(10):
+            evidence = QUALITY.model_copy(update={"policy": f"{number:064}"})
+            assert list(pool.map(Store.save, stores, [evidence] * 4)) == [evidence] * 4
 
 
-def test_a_run_and_its_trials_come_back_with_their_evidence(storage: str) -> None:
-    store = Store(storage)
+def test_a_run_and_its_trials_come_back_with_their_evidence(storage: str, store: Store) -> None:
     run = store.claim(RUN)
     store.write(run, trial(0))
     store.write(run, replace(trial(1, W8), origin="sampler", state=State.RUNNING, attempts=1, worker="a"))
     store.save(QUALITY)
     store.save(SPEED)
     store.save(QUALITY.model_copy(update={"policy": W8.digest, "protocol": "other"}))
-    dense, w8 = Store(storage).trials(store.run("first"))
+    with Store(storage) as later:
+        dense, w8 = later.trials(later.run("first"))
     assert dense == replace(trial(0), quality=QUALITY, speed=SPEED)
     assert dense.values == {"fid": 0.1 + 0.2, "delta_fid": 0.0, "latency_ms": 1e-3}
     assert w8 == replace(trial(1, W8), origin="sampler", state=State.RUNNING, attempts=1, worker="a")
@@ -76,8 +67,7 @@ def test_a_run_and_its_trials_come_back_with_their_evidence(storage: str) -> Non
     assert found.created is not None and datetime.now(UTC) - found.created < timedelta(minutes=1)
 
 
-def test_results_are_plain_sql(storage: str) -> None:
-    store = Store(storage)
+def test_results_are_plain_sql(storage: str, store: Store) -> None:
     run = store.claim(RUN)
     store.write(run, trial())
     store.save(SPEED)
@@ -87,21 +77,19 @@ def test_results_are_plain_sql(storage: str) -> None:
         JOIN measurement ON measurement.evidence = evidence.id
         WHERE trial.run = 'first' AND metric = 'latency_ms'
     """
-    assert rows(storage, query) == [(0, 1e-3, "predicted")]
+    assert execute(storage, query) == [(0, 1e-3, "predicted")]
 
 
-def test_times_of_a_trial_follow_its_states(storage: str) -> None:
-    store = Store(storage)
+def test_times_of_a_trial_follow_its_states(storage: str, store: Store) -> None:
     run, times = store.claim(RUN), []
     for state in (State.WAITING, State.RUNNING, State.COMPLETE):
         store.write(run, replace(trial(), state=state))
-        times += rows(storage, "SELECT started IS NOT NULL, finished IS NOT NULL FROM trial")
+        times += execute(storage, "SELECT started IS NOT NULL, finished IS NOT NULL FROM trial")
     assert [tuple(map(bool, row)) for row in times] == [(False, False), (True, False), (True, True)]
 
 
 @pytest.mark.parametrize("state", [State.COMPLETE, State.FAIL])
-def test_a_trial_gets_one_outcome(storage: str, state: State) -> None:
-    store = Store(storage)
+def test_a_trial_gets_one_outcome(store: Store, state: State) -> None:
     run = store.claim(RUN)
     store.write(run, replace(trial(), state=state, error="first"))
     with pytest.raises(StoreError, match=f"trial 0 of run first has its outcome already: {state}"):
@@ -109,41 +97,38 @@ def test_a_trial_gets_one_outcome(storage: str, state: State) -> None:
     assert store.trials(run)[0].error == "first"
 
 
-def test_a_policy_is_tried_once_per_run_and_shared_between_runs(storage: str) -> None:
-    store = Store(storage)
+def test_a_policy_is_tried_once_per_run_and_shared_between_runs(storage: str, store: Store) -> None:
     first, second = store.claim(RUN), store.claim(replace(RUN, name="second"))
     store.write(first, trial(0))
     store.write(second, trial(0))
     with pytest.raises(StoreError):
         store.write(first, trial(1))
-    assert rows(storage, "SELECT count(*) FROM policy") == [(1,)]
+    assert execute(storage, "SELECT count(*) FROM policy") == [(1,)]
 
 
-def test_only_the_last_process_that_claimed_a_run_writes_to_it(storage: str) -> None:
-    old, new = Store(storage), Store(storage)
-    before = old.claim(RUN)
-    old.write(before, trial(0))
-    after = new.claim(RUN)
-    with pytest.raises(StoreError, match="run first was continued by another process"):
-        old.write(before, trial(1, W8))
-    with pytest.raises(StoreError, match="another process"):
-        old.leave(before, "finished")
-    new.write(after, trial(1, W8))
-    new.leave(after, "finished")
-    assert [t.number for t in new.trials(after)] == [0, 1]
-    assert new.run("first").status == "finished"
+def test_only_the_last_process_that_claimed_a_run_writes_to_it(storage: str, store: Store) -> None:
+    before = store.claim(RUN)
+    store.write(before, trial(0))
+    with Store(storage) as other:
+        after = other.claim(RUN)
+        with pytest.raises(StoreError, match="run first was continued by another process"):
+            store.write(before, trial(1, W8))
+        with pytest.raises(StoreError, match="another process"):
+            store.leave(before, "finished")
+        other.write(after, trial(1, W8))
+        other.leave(after, "finished")
+    assert [t.number for t in store.trials(after)] == [0, 1]
+    assert store.run("first").status == "finished"
 
 
-def test_a_failed_write_leaves_nothing(storage: str) -> None:
-    store = Store(storage)
+def test_a_failed_write_leaves_nothing(storage: str, store: Store) -> None:
     before, _ = store.claim(RUN), store.claim(RUN)
     with pytest.raises(StoreError):
         store.write(before, trial())
-    assert rows(storage, "SELECT (SELECT count(*) FROM trial), (SELECT count(*) FROM policy)") == [(0, 0)]
+    assert execute(storage, "SELECT (SELECT count(*) FROM trial), (SELECT count(*) FROM policy)") == [(0, 0)]
 
 
-def test_unknown_names_say_what_there_is(storage: str) -> None:
-    store = Store(storage)
+def test_unknown_names_say_what_there_is(store: Store) -> None:
     with pytest.raises(StoreError, match="has no run 'x': it has none yet"):
         store.run("x")
     store.claim(RUN)
@@ -164,15 +149,11 @@ def test_unknown_names_say_what_there_is(storage: str) -> None:
         ),
     ],
 )
-def test_damaged_rows_are_refused(storage: str, change: str, message: str) -> None:
-    store = Store(storage)
+def test_damaged_rows_are_refused(storage: str, store: Store, change: str, message: str) -> None:
     run = store.claim(RUN)
     store.write(run, trial())
     store.save(QUALITY)
-    engine = create_engine(locate(storage))
-    with engine.begin() as connection:
-        connection.execute(text(change))
-    engine.dispose()
+    execute(storage, change)
     with pytest.raises(StoreError, match=message):
         store.trials(run)
 
@@ -209,5 +190,6 @@ def test_any_number_survives(sqlite_store: Store, measurements: tuple[Measuremen
 
 
 @pytest.fixture(scope="module")
-def sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store") / "runs.db")
+def sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with Store(tmp_path_factory.mktemp("store") / "runs.db") as store:
+        yield store

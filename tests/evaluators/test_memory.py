@@ -83,6 +83,15 @@ def test_composites_are_split_as_eager_execution_does() -> None:
     assert tracker.peak_bytes == x.nbytes + 4 * x.nbytes
 
 
+def test_temporaries_inside_composites_are_seen() -> None:
+    """Keys that are not contiguous are for no fused kernel, and the scores of 64 x 64 pairs exist."""
+    x = torch.ones(1, 1, 4, 64).mT
+    tracker = StorageTracker([x])
+    with torch.inference_mode(), tracker:
+        F.scaled_dot_product_attention(x, x, x)
+    assert tracker.peak_bytes >= x.nbytes + 2 * 64 * 64 * 4
+
+
 def test_fake_tensors_are_counted_like_real_ones() -> None:
     def work() -> Tensor:
         x = torch.ones(64, 64)

@@ -13,7 +13,14 @@ from tests.accel.techniques import DENSE, TECHNIQUES
 from tests.conftest import build_tiny
 from varsearch.accel import Accelerated
 from varsearch.errors import TargetError
-from varsearch.evaluators.speed import SpeedEvaluator, is_local, local_device, median_interval, protocol_for
+from varsearch.evaluators.speed import (
+    SpeedEvaluator,
+    is_local,
+    local_device,
+    median_interval,
+    protocol_for,
+    time_against_dense,
+)
 from varsearch.evaluators.trace import trace
 from varsearch.measurement import Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
@@ -68,17 +75,27 @@ def test_the_model_is_as_it_was() -> None:
     assert all(a is b for a, b in zip(modules, MODEL.transformer.modules(), strict=True))
 
 
+def test_a_policy_is_timed_on_the_model_as_it_is() -> None:
+    before = weights_digest(MODEL)
+    timed = time_against_dense(MODEL, CHEAP, 2)
+    assert len(timed.dense_s) == len(timed.policy_s) == 9
+    assert timed.speedup > 1.2 and timed.low <= timed.speedup <= timed.high
+    assert timed.latency_ms < timed.dense_latency_ms
+    assert timed.machine == protocol_for(T).machine
+    assert weights_digest(MODEL) == before
+
+
 def test_rounds_are_paired_and_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = SpeedEvaluator(MODEL, protocol(4))
     order: list[str] = []
     # The machine slows down by half in each round; ratios within a round stay at 2, 2, 2 and 4.
     times = {"dense": iter((9, 4, 8, 16, 64)), "policy": iter((9, 2, 4, 8, 16))}
 
-    def seconds(_: SpeedEvaluator, applied: Accelerated) -> float:
+    def seconds(applied: Accelerated, _: int) -> float:
         order.append("dense" if applied is evaluator.dense else "policy")
         return float(next(times[order[-1]]))
 
-    monkeypatch.setattr(SpeedEvaluator, "_seconds", seconds)
+    monkeypatch.setattr("varsearch.evaluators.speed.batch_seconds", seconds)
     metrics = by_metric(evaluator.evaluate(TECHNIQUES["kv-half"]).measurements)
     assert order == ["dense", "policy"] + ["policy", "dense", "dense", "policy"] * 2
     latency, speedup = metrics["latency_ms"], metrics["speedup"]
@@ -89,14 +106,14 @@ def test_rounds_are_paired_and_alternate(monkeypatch: pytest.MonkeyPatch) -> Non
 @given(st.lists(st.floats(0.1, 10), min_size=6, max_size=60, unique=True))
 def test_the_interval_of_a_median_covers_and_is_not_wider_than_needed(values: list[float]) -> None:
     found, ordered, n = median_interval(values), sorted(values), len(values)
-    k = ordered.index(found["low"])
-    assert found["high"] == ordered[n - 1 - k]
+    k = ordered.index(found[0])
+    assert found[1] == ordered[n - 1 - k]
     assert 2 * binom.cdf(k, n, 0.5) <= 0.05 < 2 * binom.cdf(k + 1, n, 0.5)
 
 
 def test_with_few_values_the_interval_is_the_range() -> None:
-    assert median_interval([3, 1, 2]) == {"low": 1, "high": 3}
-    assert median_interval([5]) == {"low": 5, "high": 5}
+    assert median_interval([3, 1, 2]) == (1, 3)
+    assert median_interval([5]) == (5, 5)
 
 
 def test_a_target_that_is_elsewhere_is_refused(no_gpu: None) -> None:
@@ -110,9 +127,13 @@ def test_a_target_that_is_elsewhere_is_refused(no_gpu: None) -> None:
 
 def test_a_protocol_of_another_machine_or_thread_count_is_refused() -> None:
     threads = torch.get_num_threads()
-    assert protocol_for(T, threads) == protocol_for(T)
+    torch.set_num_threads(threads + 1)
+    try:
+        elsewhere = protocol_for(T)
+    finally:
+        torch.set_num_threads(threads)
     with pytest.raises(TargetError, match=rf"asks for .* {threads + 1} threads, .* but this is .* measure there"):
-        SpeedEvaluator(MODEL, protocol_for(T, threads + 1))
+        SpeedEvaluator(MODEL, elsewhere)
 
 
 @pytest.fixture

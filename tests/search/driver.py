@@ -1,15 +1,16 @@
 """Runs a search of fakes in a process of its own, so that tests can kill it.
 
-python driver.py STORAGE LOG WORKERS BUDGET SECONDS
+python driver.py STORAGE LOG WORKERS BUDGET SECONDS [broken|deadly|full]
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 from functools import partial
 from pathlib import Path
 
-from fakes import SEEDS, SPACE, FakeWorker, settings
+from fakes import SEEDS, SPACE, FakeWorker, broken, deadly, settings
 
 from varsearch.errors import VarsearchError
 from varsearch.search.progress import Progress
@@ -21,8 +22,12 @@ def show(progress: Progress) -> None:
 
 
 def main() -> None:
-    storage, log, workers, budget, seconds = sys.argv[1:]
-    make_worker = partial(FakeWorker, Path(log), float(seconds))
+    storage, log, workers, budget, seconds, *kind = sys.argv[1:]
+    fake = partial(FakeWorker, Path(log), float(seconds))
+    make_worker = {"broken": broken, "deadly": deadly}.get("".join(kind), fake)
+    if kind == ["full"]:
+        # Larger files cannot be written, as on a full disk. Python ignores the signal that would end the process.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
     try:
         run(
             settings(), SPACE, SEEDS, make_worker,

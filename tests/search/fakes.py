@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from varsearch.errors import ModelError
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.policy import LayerPolicy, Policy, Quantization, ScalePolicy, Weights
 from varsearch.search.settings import RunSettings
@@ -116,3 +118,14 @@ class FakeWorker:
             # One small appending write: lines of several processes do not mix.
             with self.log.open("a") as file:
                 file.write(f"{event} {job.number} {os.getpid()}\n")
+
+
+def broken() -> FakeWorker:
+    """A worker whose model cannot be loaded."""
+    raise ModelError("weights of model fake are missing")
+
+
+def deadly() -> FakeWorker:
+    """A worker whose process is killed while it loads the model, as for want of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from varsearch.accel.lower import lower
 from varsearch.accel.quantization import quantized
-from varsearch.models.image_model import ImageModel
+from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import Plan
 from varsearch.policy import Policy
+from varsearch.policy_file import PolicyFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,16 @@ class Accelerated:
 
 
 @contextmanager
-def apply(model: ImageModel, policy: Policy) -> Iterator[Accelerated]:
+def apply(model: ImageModel, policy: Policy | PolicyFile) -> Iterator[Accelerated]:
     """The model with `policy` applied; on exit the model is as it was, bit for bit.
 
     Raises:
-        PolicyError: the policy does not fit the model.
+        PolicyError: the policy does not fit the model, or a policy file was made for other weights.
     """
+    if isinstance(policy, PolicyFile):
+        policy.check_model(model.spec)
+        sampling = SamplingDefaults(policy.envelope.guidance, policy.envelope.top_k, policy.envelope.top_p)
+        model, policy = replace(model, sampling=sampling), policy.policy
     plan = lower(policy, model.spec)
     with quantized(model.transformer, policy):
         yield Accelerated(model, plan)

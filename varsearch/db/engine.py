@@ -41,7 +41,7 @@ def label(url: URL) -> str:
     """How messages name the database: never with its password or options."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
-    return url.set(password=None, query={}).render_as_string()
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def engine_options(url: URL) -> dict[str, Any]:
@@ -76,8 +76,12 @@ def open_engine(url: URL, create: bool) -> Engine:
             engine = create_engine(url, **engine_options(url))
         except ModuleNotFoundError as error:
             raise StoreError(f"{url.drivername} needs {error.name}: pip install 'varsearch[postgres]'") from None
-        with engine.connect() as connection:
-            upgrade(connection, label(url))
+        try:
+            with engine.connect() as connection:
+                upgrade(connection, label(url))
+        except BaseException:
+            engine.dispose()
+            raise
     return engine
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, select, update
@@ -42,8 +42,14 @@ class Store:
         self._engine = open_engine(self.url, create)
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; leaving a `with` block does too."""
         self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _transaction(self, work: Callable[[Session], T]) -> T:
         """`work` in a transaction; again if another process inserted the same content in the meantime."""

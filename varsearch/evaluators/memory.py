@@ -94,7 +94,7 @@ class StorageTracker(TorchDispatchMode):
         return True
 
     def _forget(self, key: int) -> None:
-        pass
+        self._live_bytes -= self._live.pop(key)[1]
 
 
 def _key(t: Tensor) -> int:

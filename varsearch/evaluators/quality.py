@@ -34,7 +34,7 @@ from varsearch.policy import Policy
 BATCH = 64
 """Images generated at a time. Part of the protocol: sums in another order may flip a token."""
 
-SAMPLE, THREADS = "sample_sha256", "threads"
+SAMPLE, THREADS, DEVICE_TYPE = "sample_sha256", "threads", "device_type"
 """In the environment of evidence: hash of the first batch as 8-bit images, and CPU threads that it depends on."""
 
 
@@ -124,6 +124,7 @@ class QualityEvaluator:
                 "torchmetrics": version("torchmetrics"),
                 "device": machine(self.device),
                 THREADS: str(torch.get_num_threads()),
+                DEVICE_TYPE: self.device.type,
                 SAMPLE: sample.sha256,
             },
         )

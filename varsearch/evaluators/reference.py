@@ -6,7 +6,6 @@ Shape suffixes: D features, M kept feature vectors.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from varsearch.errors import ModelError, OutputError, UsageError
+from varsearch.errors import ModelError, UsageError
 from varsearch.evaluators.extractors import Extractor
+from varsearch.files import write_atomically
 from varsearch.models import zoo
 
 EXTRACTOR_KEY = "extractor"
@@ -67,13 +67,7 @@ class Reference:
             "features": self.features_MD,
             "count": torch.tensor(self.count),
         }
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(to_bytes(tensors, {EXTRACTOR_KEY: self.extractor}))
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OutputError(f"cannot write reference statistics {path}: {error.strerror}") from None
+        write_atomically(path, to_bytes(tensors, {EXTRACTOR_KEY: self.extractor}))
 
 
 def build_reference(

@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from varsearch.accel import Accelerated, apply
 from varsearch.errors import TargetError
 from varsearch.evaluators.cost_model import memory_and_flops, predicted_protocol
 from varsearch.evaluators.trace import record
-from varsearch.evaluators.workload import cast, default_sampler, device_of, run_batch
+from varsearch.evaluators.workload import cast, default_sampler, device_of, run_batch, with_tensors
 from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
@@ -36,12 +37,12 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def machine(device: torch.device, threads: int | None = None) -> str:
-    """What numbers measured on `device` depend on: hardware, threads (default: this process's), PyTorch's version."""
+def machine(device: torch.device) -> str:
+    """What numbers measured on `device` depend on: hardware, threads of this process, PyTorch's version."""
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
-        n = threads or torch.get_num_threads()
+        n = torch.get_num_threads()
         features = torch.backends.cpu.get_cpu_capability()
         hardware = f"{cpu_name()} ({features}), {n} thread{'s' if n > 1 else ''}"
     return f"{hardware}, torch {torch.__version__}"
@@ -60,12 +61,10 @@ def is_local(device: Device) -> bool:
     return device.kind == "cpu" or (torch.cuda.is_available() and torch.cuda.get_device_name() == device.label)
 
 
-def protocol_for(target: Target, threads: int | None = None) -> SpeedProtocol:
+def protocol_for(target: Target) -> SpeedProtocol:
     """How numbers for `target` come about on this machine: measured if it is the target, predicted otherwise.
 
-    Args:
-        target: device, dtype and batch size.
-        threads: CPU threads of the process that will measure, if it is another than this one.
+    The number of CPU threads is part of it: ask in the process that measures, or one with as many.
     """
     device = find_device(target.device)
     if not is_local(device):
@@ -73,10 +72,94 @@ def protocol_for(target: Target, threads: int | None = None) -> SpeedProtocol:
     return SpeedProtocol(
         target=target,
         origin=Origin.MEASURED,
-        machine=machine(torch.device(device.kind), threads),
+        machine=machine(torch.device(device.kind)),
         backend="eager",
         repeats=REPEATS[device.kind],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Paired rounds of the dense model and of a policy, in seconds per batch."""
+
+    machine: str
+    dense_s: tuple[float, ...]
+    policy_s: tuple[float, ...]
+
+    @property
+    def quartiles_ms(self) -> tuple[float, float, float]:
+        """Lower quartile, median and upper quartile of the policy's latency."""
+        low, middle, high = (1e3 * float(t) for t in np.quantile(self.policy_s, (0.25, 0.5, 0.75)))
+        return low, middle, high
+
+    @property
+    def latency_ms(self) -> float:
+        """Median latency of the policy."""
+        return self.quartiles_ms[1]
+
+    @property
+    def dense_latency_ms(self) -> float:
+        """Median latency of the dense model."""
+        return 1e3 * statistics.median(self.dense_s)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Dense over policy, round by round."""
+        return [d / p for d, p in zip(self.dense_s, self.policy_s, strict=True)]
+
+    @property
+    def speedup(self) -> float:
+        """Median of the ratios."""
+        return statistics.median(self.ratios)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the speed-up's 95 % interval."""
+        return median_interval(self.ratios)[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the speed-up's 95 % interval."""
+        return median_interval(self.ratios)[1]
+
+
+def time_against_dense(model: ImageModel, policy: Policy, batch_size: int) -> Timing:
+    """Times `policy` next to the dense model where `model` is, in its dtype.
+
+    Raises:
+        PolicyError: the policy does not fit the model.
+    """
+    dense = dense_twin(model)
+    with apply(model, policy) as applied:
+        return interleaved(dense, applied, batch_size, REPEATS[device_of(model).type])
+
+
+def dense_twin(model: ImageModel) -> Accelerated:
+    """The dense model on the same weights; quantization swaps modules of `model`, and this one has its own."""
+    twin = with_tensors(model, lambda t: t)
+    return Accelerated(twin, twin.dense_plan())
+
+
+def interleaved(dense: Accelerated, applied: Accelerated, batch_size: int, repeats: int) -> Timing:
+    """Times both in turn, after one warm-up each; who goes first alternates, so that drift hits both alike."""
+    runs = (dense, applied)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for one in runs:
+        batch_seconds(one, batch_size)
+    for i in range(repeats):
+        for which in (0, 1) if i % 2 else (1, 0):
+            seconds[which].append(batch_seconds(runs[which], batch_size))
+    return Timing(machine(device_of(dense.model)), tuple(seconds[0]), tuple(seconds[1]))
+
+
+def batch_seconds(applied: Accelerated, batch_size: int) -> float:
+    """Wall-clock time of one batch, decoding included."""
+    sampler = default_sampler(applied.model)
+    _synchronize(applied.model)
+    start = time.perf_counter()
+    run_batch(applied, batch_size, sampler)
+    _synchronize(applied.model)
+    return time.perf_counter() - start
 
 
 class SpeedEvaluator:
@@ -94,16 +177,12 @@ class SpeedEvaluator:
         target = protocol.target
         here = protocol_for(target)
         if protocol.origin is not Origin.MEASURED or here.origin is not Origin.MEASURED:
-            raise TargetError(
-                f"{target.device} cannot be measured here, on {machine(_default_device())}: predict it instead"
-            )
+            raise TargetError(f"{target.device} cannot be measured here, on {here_is()}: predict it instead")
         if protocol.machine != here.machine:
             raise TargetError(f"the protocol asks for {protocol.machine}, but this is {here.machine}: measure there")
         self.protocol = protocol
         self.model = cast(model, find_device(target.device).kind, getattr(torch, target.dtype))
-        # Shares the weights, but not the modules that quantization swaps.
-        twin = cast(self.model, str(device_of(self.model)), getattr(torch, target.dtype))
-        self.dense = Accelerated(twin, twin.dense_plan())
+        self.dense = dense_twin(self.model)
 
     def evaluate(self, policy: Policy) -> Evidence:
         """Latency with quartiles, speed-up over dense with a 95 % interval, memory and FLOPs of one batch.
@@ -112,17 +191,16 @@ class SpeedEvaluator:
             PolicyError: the policy does not fit the model.
         """
         started = time.perf_counter()
+        batch_size, n = self.protocol.target.batch_size, self.protocol.repeats
         with apply(self.model, policy) as applied:
-            exact = memory_and_flops(record(applied, self.protocol.target.batch_size))
+            exact = memory_and_flops(record(applied, batch_size))
             if device_of(self.model).type == "cuda":
-                exact["peak_bytes"] = exact["weight_bytes"] + self._cuda_peak(applied)
-            dense_s, policy_s = self._interleaved(applied)
-        ratios = [d / p for d, p in zip(dense_s, policy_s, strict=True)]
-        low, middle, high = (1e3 * float(t) for t in np.quantile(policy_s, (0.25, 0.5, 0.75)))
-        n = self.protocol.repeats
+                exact["peak_bytes"] = exact["weight_bytes"] + cuda_peak(applied, batch_size)
+            timing = interleaved(self.dense, applied, batch_size, n)
+        low, middle, high = timing.quartiles_ms
         timed = (
             Measurement(metric="latency_ms", value=middle, low=low, high=high, n=n, note="interval: quartiles"),
-            Measurement(metric="speedup", value=statistics.median(ratios), **median_interval(ratios), n=n),
+            Measurement(metric="speedup", value=timing.speedup, low=timing.low, high=timing.high, n=n),
         )
         return Evidence(
             kind="speed",
@@ -134,36 +212,18 @@ class SpeedEvaluator:
             environment={"torch": torch.__version__, "device": self.protocol.machine},
         )
 
-    def _interleaved(self, applied: Accelerated) -> tuple[list[float], list[float]]:
-        """Seconds of dense and of the policy per round; who goes first alternates, so drift hits both alike."""
-        seconds: tuple[list[float], list[float]] = ([], [])
-        runs = (self.dense, applied)
-        for one in runs:
-            self._seconds(one)
-        for i in range(self.protocol.repeats):
-            for which in (0, 1) if i % 2 else (1, 0):
-                seconds[which].append(self._seconds(runs[which]))
-        return seconds
 
-    def _seconds(self, applied: Accelerated) -> float:
-        sampler = default_sampler(applied.model)
-        _synchronize(applied.model)
-        start = time.perf_counter()
-        run_batch(applied, self.protocol.target.batch_size, sampler)
-        _synchronize(applied.model)
-        return time.perf_counter() - start
-
-    def _cuda_peak(self, applied: Accelerated) -> int:
-        """Most bytes above the resident weights, by the allocator's own statistics."""
-        device = device_of(applied.model)
-        _synchronize(applied.model)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run_batch(applied, self.protocol.target.batch_size, default_sampler(applied.model))
-        return int(torch.cuda.max_memory_allocated(device) - before)
+def cuda_peak(applied: Accelerated, batch_size: int) -> int:
+    """Most bytes above what is resident before the batch, by the CUDA allocator's own statistics."""
+    device = device_of(applied.model)
+    _synchronize(applied.model)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run_batch(applied, batch_size, default_sampler(applied.model))
+    return int(torch.cuda.max_memory_allocated(device) - before)
 
 
-def median_interval(values: Sequence[float]) -> dict[str, float]:
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """Distribution-free 95 % interval of the median: the narrowest symmetric pair of order statistics that covers it.
 
     With fewer than six values no pair does, and the range is given.
@@ -173,11 +233,12 @@ def median_interval(values: Sequence[float]) -> dict[str, float]:
     while outside + 2 * math.comb(n, k + 1) / 2**n <= 0.05:
         k += 1
         outside += 2 * math.comb(n, k) / 2**n
-    return {"low": ordered[k], "high": ordered[n - 1 - k]}
+    return ordered[k], ordered[n - 1 - k]
 
 
-def _default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def here_is() -> str:
+    """This machine, by its GPU if it has one."""
+    return machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _synchronize(model: ImageModel) -> None:

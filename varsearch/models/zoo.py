@@ -7,12 +7,13 @@ Names are folders of the package's own `weights`; anything with a path separator
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -44,7 +45,14 @@ class Manifest(Frozen):
     tokenizer: TokenizerConfig
     sampling: SamplingDefaults
     classifier: dict[str, int]
-    files: dict[Part, tuple[FileName, str]] = Field(min_length=1)
+    files: dict[Part, tuple[FileName, str]]
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> Self:
+        missing = {"transformer", "tokenizer"} - self.files.keys()
+        if missing:
+            raise ValueError(f"files name no {' and no '.join(sorted(missing))}")
+        return self
 
     def fingerprint(self) -> str:
         """Sha256 over the configuration and weights that images depend on."""
@@ -153,6 +161,16 @@ def held_out(model: str) -> tuple[list[Tensor], Tensor]:
     state = tensors(model, "held_out")
     sizes = [h * w for h, w in manifest(model).transformer.scales]
     return list(state["tokens"].long().split(sizes, dim=1)), state["labels"].long()
+
+
+def card(model: str) -> dict[str, Any]:
+    """The figures that the recipe measured: `numbers`, the guidance `scan`, and training `minutes` per stage."""
+    path = folder(model) / "card.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {model} has no readable card {path}: {error}") from None
+    return found
 
 
 def random_model(

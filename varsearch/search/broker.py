@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -69,11 +70,7 @@ class Broker:
         self._seeds = {f"seed:{seed}": policy for seed, policy in seeds.items()}
         for policy in seeds.values():
             space.encode(policy)
-        self._store = Store(storage)
-        self._run = self._store.claim(self._same_run(name or settings.default_name))
         self._proposer = Proposer(settings, space)
-        with study_errors(self._store.url):
-            self._study = StudyView(self._run.name, open_storage(self._store.url), settings, space)
         self._trials: list[TrialRecord] = []
         self._tried: set[str] = set()
         self._workers: set[str] = set()
@@ -82,7 +79,14 @@ class Broker:
         self._durations: deque[float] = deque(maxlen=RECENT)
         self._events: list[Progress] = []
         self._exhausted = False
-        self._resume()
+        with ExitStack() as connections:
+            self._store = connections.enter_context(Store(storage))
+            self._run = self._store.claim(self._same_run(name or settings.default_name))
+            optuna = connections.enter_context(open_storage(self._store.url))
+            with study_errors(self._store.url):
+                self._study = StudyView(self._run.name, optuna, settings, space)
+            self._resume()
+            self._connections = connections.pop_all()
 
     def _same_run(self, name: str) -> RunRecord:
         """The record to claim; refuses a known name whose settings differ."""
@@ -157,13 +161,11 @@ class Broker:
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
         """Puts back what is still leased, without counting it as an attempt, and gives the run up."""
-        for number, _ in self._leases.values():
-            trial = self._trials[number]
-            self._record(replace(trial, state=State.WAITING, attempts=trial.attempts - 1))
-            self._waiting.append(number)
-        self._leases.clear()
-        self._store.leave(self._run, status)
-        self._store.close()
+        with self._connections:
+            for number, _ in self._leases.values():
+                trial = self._trials[number]
+                self._record(replace(trial, state=State.WAITING, attempts=trial.attempts - 1))
+            self._store.leave(self._run, status)
 
     def events(self) -> list[Progress]:
         """What happened since the last call."""

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from varsearch.db import Store
 from varsearch.errors import EvaluationError
 from varsearch.evaluators.worker import PolicyWorker
+from varsearch.library import load_policy
 from varsearch.measurement import Job, Measurement
 from varsearch.policy import Policy
 from varsearch.search.settings import RunSettings
 
 Row = dict[str, Measurement]
+
+
+def named_policies(names: Sequence[str] | None, seeds: Mapping[str, Policy], folder: Path | None) -> dict[str, Policy]:
+    """Policies by name: of a seed, a policy file, or a library reference; all seeds without names.
+
+    Raises:
+        PolicyError: neither a seed, nor a file, nor in the library.
+    """
+    if not names:
+        return dict(seeds)
+    return {name: seeds[name] if name in seeds else load_policy(name, folder).policy for name in names}
 
 
 def compare(

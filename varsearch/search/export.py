@@ -13,7 +13,7 @@ import torch
 import varsearch
 from varsearch.accel import labels_for
 from varsearch.errors import EvaluationError
-from varsearch.evaluators.quality import BATCH, SAMPLE, THREADS
+from varsearch.evaluators.quality import BATCH, DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.evaluators.worker import WorkerConfig
 from varsearch.measurement import METRICS, Job, Origin
 from varsearch.models import zoo
@@ -47,6 +47,7 @@ def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
             labels=tuple(labels_for(min(BATCH, quality.n_images), spec.classes).tolist()),
             sha256=environment[SAMPLE],
             device=environment["device"],
+            device_type="cuda" if environment[DEVICE_TYPE] == "cuda" else "cpu",
             threads=int(environment[THREADS]),
             torch=environment["torch"],
         ),
@@ -85,7 +86,9 @@ def verify(file: PolicyFile, worker: WorkerConfig) -> list[Check]:
         reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
         raise EvaluationError(f"verification failed in its fresh process: {reason}")
     found = json.loads(answer.stdout)
-    checks = [_check(m.metric, m.value, found["values"].get(m.metric, float("nan")), m.origin) for m in file.measurements]
+    checks = [
+        _check(m.metric, m.value, found["values"].get(m.metric, float("nan")), m.origin) for m in file.measurements
+    ]
     same = found["sample"] == file.sample.sha256
     return [*checks, Check("images", 1.0, float(same), same)]
 

@@ -99,8 +99,8 @@ def read_front(store: Store, run: RunRecord) -> Front:
     dense = dense_trial(trials)
     return Front(
         settings=settings,
-        entries=tuple(map(_entry, best)),
-        dense=_entry(dense) if dense else None,
+        entries=tuple(map(entry_of, best)),
+        dense=entry_of(dense) if dense else None,
         hypervolume=front_volume(settings, [t.values for t in best], dense.values) if dense else None,
     )
 
@@ -147,7 +147,7 @@ def _best_within(entries: Sequence[FrontEntry], how: str) -> FrontEntry:
     return min(within, key=lambda entry: entry.value("delta_fid"))
 
 
-def _entry(trial: TrialRecord) -> FrontEntry:
+def entry_of(trial: TrialRecord) -> FrontEntry:
     quality, speed = trial.quality, trial.speed
     return FrontEntry(
         number=trial.number,

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import optuna_dashboard
@@ -11,10 +16,15 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.storages import BaseStorage
 from sqlalchemy import URL
 
+from varsearch.accel import apply, labels_for
 from varsearch.db import RunRecord, Store
-from varsearch.evaluators.worker import WorkerConfig
+from varsearch.errors import UsageError
+from varsearch.models import zoo
+from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.pictures import grid_png
 from varsearch.search.front import Front, FrontEntry, read_front
+from varsearch.search.overview import find_run
+from varsearch.search.study import open_storage
 
 COLUMNS, ROWS = 10, 4
 NAME = "samples.png"
@@ -27,22 +37,33 @@ def artifact_folder(url: URL) -> Path:
     return Path(f"{url.database or 'varsearch'}.artifacts")
 
 
-def attach(store: Store, run: RunRecord, storage: BaseStorage, worker: WorkerConfig) -> int:
+def attach(store: Store, run: RunRecord) -> int:
     """Gives every trial of the front, and the dense one, a grid and a note; returns how many were new.
 
     All grids show the same labels on the same noise, so that they can be compared picture by picture.
     """
     folder = artifact_folder(store.url)
     folder.mkdir(parents=True, exist_ok=True)
-    front, artifacts = read_front(store, run), FileSystemArtifactStore(folder)
+    with open_storage(store.url) as storage:
+        return _attach(store, run, storage, folder)
+
+
+def _attach(store: Store, run: RunRecord, storage: BaseStorage, folder: Path) -> int:
+    front, artifacts = read_front(store, run), FileSystemArtifactStore(str(folder))
     study_id = storage.get_study_id_from_name(run.name)
     missing = [entry for entry in _finalists(front) if not _has_grid(storage, study_id, entry)]
-    evaluator = worker.make().quality if missing else None
-    for entry in missing:
-        assert evaluator is not None
-        png = grid_png(evaluator.sample(entry.policy, COLUMNS * ROWS), COLUMNS, zoom=3)
-        _show(run, storage, study_id, front, entry, png, artifacts)
+    if missing:
+        quality = front.settings.quality
+        sampling = SamplingDefaults(quality.guidance, quality.top_k, quality.top_p)
+        model = replace(zoo.load(front.settings.model), sampling=sampling)
+        for entry in missing:
+            _show(run, storage, study_id, front, entry, _picture(model, entry, quality.seed), artifacts)
     return len(missing)
+
+
+def _picture(model: ImageModel, entry: FrontEntry, seed: int) -> bytes:
+    with apply(model, entry.policy) as accelerated:
+        return grid_png(accelerated.images(labels_for(COLUMNS * ROWS, model.spec.classes), seed), COLUMNS, zoom=3)
 
 
 def _finalists(front: Front) -> list[FrontEntry]:
@@ -83,3 +104,51 @@ def _show(
 
 def _interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+
+
+def attach_to_all(storage: str) -> int:
+    """`attach` for every run of a storage."""
+    store = Store(storage, create=False)
+    return sum(attach(store, run) for run in store.runs())
+
+
+def serve(storage: str, host: str, port: int, on_start: Callable[[str], None]) -> None:
+    """Serves the Optuna dashboard until interrupted; `on_start` gets its address.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+    """
+    url = Store(storage, create=False).url
+    with open_storage(url) as database:
+        app = optuna_dashboard.wsgi(database, artifact_store=FileSystemArtifactStore(str(artifact_folder(url))))
+        try:
+            server = make_server(host, port, app, ThreadingServer, QuietHandler)
+        except OSError as error:
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        _serve(server, on_start)
+
+
+def _serve(server: WSGIServer, on_start: Callable[[str], None]) -> None:
+    with server:
+        on_start(f"http://{server.server_name}:{server.server_port}/dashboard")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+class ThreadingServer(ThreadingMixIn, WSGIServer):
+    """Answers a browser's parallel requests in parallel."""
+
+    daemon_threads = True
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Does not print every request."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Prints nothing."""
+
+
+def attach_to_run(storage: str, name: str) -> int:
+    """`attach` for a run by its name."""
+    store = Store(storage, create=False)
+    return attach(store, find_run(store, name))

@@ -34,8 +34,10 @@ def hypervolume(points: Iterable[Point], reference: Point) -> float:
         (tuple(point) for point in points if all(x < r for x, r in zip(point, reference, strict=True))),
         key=lambda point: point[-1],
     )
+    if not inside:
+        return 0.0
     if len(reference) == 1:
-        return reference[0] - inside[0][0] if inside else 0.0
+        return reference[0] - inside[0][0]
     ends = [point[-1] for point in inside[1:]] + [reference[-1]]
     reached: list[tuple[float, ...]] = []
     volume = 0.0

@@ -131,7 +131,8 @@ def _cluster(workers: int, resources: Resources, address: str | None) -> Iterato
 
     Without an address Ray starts on this machine, with as many logical cores as the workers ask for.
     """
-    folder = tempfile.mkdtemp(prefix="varsearch-")
+    # Not TMPDIR: paths of Ray's sockets must fit into 107 characters.
+    folder = tempfile.mkdtemp(prefix=f"varsearch-{os.getpid()}-", dir="/tmp")
     threads = str(max(1, math.floor(resources.cpus)))
     # Threads that spin while they wait take the cores from the other workers.
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}

@@ -76,6 +76,14 @@ class Plan:
     resources: Resources
 
 
+def check_budget(budget: int, minutes: float | None) -> None:
+    """Refuses a budget that evaluates nothing, before anything is loaded."""
+    if budget < 1:
+        raise UsageError(f"the budget must be at least 1 trial, got {budget}")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise UsageError(f"the time must be a positive number of minutes, got {minutes}")
+
+
 def prepare(request: Request) -> Plan:
     """Loads what is needed to know what the run is about, and refuses what cannot work before anything is evaluated.
 
@@ -207,4 +215,6 @@ class Costs:
         measured_latency = metric == "latency_ms" and self.speed.origin is Origin.MEASURED
         if limit < least * (0.5 if measured_latency else 1.0):
             unit = METRICS[metric].unit
-            raise UsageError(f"{option}: no policy has {metric} of {limit:.4g} {unit}; the least reachable is {least:.4g} {unit}")
+            raise UsageError(
+                f"{option}: no policy has {metric} of {limit:.4g} {unit}; the least reachable is {least:.4g} {unit}"
+            )

@@ -51,13 +51,19 @@ class Space(Protocol):
         ...
 
 
-def open_storage(url: URL) -> RDBStorage:
-    """Optuna's tables in the database at `url`, created if missing."""
+@contextmanager
+def open_storage(url: URL) -> Iterator[RDBStorage]:
+    """Optuna's tables in the database at `url`, created if missing; its connections are closed at the end."""
     with study_errors(url):
         try:
-            return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine_options(url))
+            storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine_options(url))
         except RuntimeError as error:  # Optuna's word for tables of another version
             raise StoreError(f"database {label(url)}: {reason(error, url)}") from None
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @contextmanager
@@ -94,10 +100,9 @@ class StudyView:
         }
         self._storage, self._settings, self._space = storage, settings, space
         self._study_id = storage.get_study_id_from_name(name)
-        self._trial_ids = {
-            number: storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-            for number in range(storage.get_n_trials(self._study_id))
-        }
+        shown = storage.get_all_trials(self._study_id, deepcopy=False)
+        self._trial_ids = {trial.number: trial._trial_id for trial in shown}
+        self._finished = {trial.number for trial in shown if trial.state.is_finished()}
 
     @property
     def size(self) -> int:
@@ -106,20 +111,25 @@ class StudyView:
 
     def show(self, trial: TrialRecord) -> None:
         """Brings the study's trial to the state of ours. A new one takes one transaction; finished ones stay."""
-        shown = self._frozen(trial)
-        if trial.number not in self._trial_ids:
-            self._trial_ids[trial.number] = self._storage.create_new_trial(self._study_id, shown)
+        if trial.number in self._finished:
             return
-        trial_id = self._trial_ids[trial.number]
+        frozen = self._frozen(trial)
+        if trial.number in self._trial_ids:
+            self._update(self._trial_ids[trial.number], frozen)
+        else:
+            self._trial_ids[trial.number] = self._storage.create_new_trial(self._study_id, frozen)
+        if trial.state.is_final:
+            self._finished.add(trial.number)
+
+    def _update(self, trial_id: int, frozen: FrozenTrial) -> None:
         known = self._storage.get_trial(trial_id)
-        if known.state.is_finished():
-            return
-        for key, value in _news(shown.user_attrs, known.user_attrs):
+        for key, value in _news(frozen.user_attrs, known.user_attrs):
             self._storage.set_trial_user_attr(trial_id, key, value)
-        for key, value in _news(shown.system_attrs, known.system_attrs):
+        for key, value in _news(frozen.system_attrs, known.system_attrs):
             self._storage.set_trial_system_attr(trial_id, key, value)
-        if known.state is not shown.state:
-            self._storage.set_trial_state_values(trial_id, shown.state, shown.values)
+        # The state comes last: a finished trial takes no more attributes.
+        if known.state is not frozen.state:
+            self._storage.set_trial_state_values(trial_id, frozen.state, frozen.values)
 
     def _frozen(self, trial: TrialRecord) -> FrozenTrial:
         complete = trial.state is State.COMPLETE

@@ -1,0 +1,31 @@
+# The two commands of the README are `make run` and `make test`; both install into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+# Threads that spin while they wait take the cores from other processes.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: install run test check clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[search,postgres,triton,dev]'
+	touch $@
+
+run: install
+	mkdir -p runs
+	$(BIN)/varsearch run --budget 24 --target 4090 --storage runs/quickstart.db
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

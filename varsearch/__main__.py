@@ -1,0 +1,5 @@
+"""`python -m varsearch` is the `varsearch` command."""
+
+from varsearch.cli.main import entry
+
+entry()

@@ -1,0 +1,124 @@
+"""`varsearch apply`: a policy at work. Needs nothing but the deployment install."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from varsearch import library
+from varsearch.cli import options as o
+from varsearch.cli.render import console, print_json
+from varsearch.errors import UsageError
+from varsearch.files import write_atomically
+
+if TYPE_CHECKING:
+    from varsearch.models.image_model import ImageModel
+    from varsearch.policy_file import PolicyFile
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this file's commands."""
+    app.command()(apply)
+
+
+def apply(
+    policy: Annotated[str, typer.Argument(help="Policy file, or its name in the library: model/target/name.")],
+    model: Annotated[str | None, typer.Option(help="Model name or folder; default: the one the policy names.")] = None,
+    output: Annotated[Path, typer.Option(help="PNG to write.")] = Path("samples.png"),
+    labels: Annotated[str | None, typer.Option(help="Classes, such as 3,1,4; default: each in turn.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=10000, help="Images to draw if no labels are given.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: as the policy was searched.")
+    ] = None,
+    library_folder: o.LibraryFolder = None,
+    json: o.Json = False,
+) -> None:
+    """Draw images with a policy, check them against the search worker's, and time it next to dense."""
+    import torch
+
+    from varsearch.models import zoo
+
+    file = library.load_policy(policy, library_folder)
+    torch.set_num_threads(threads or file.sample.threads)
+    loaded = zoo.load(model or file.model.name)
+    file.check_model(loaded.spec)
+    chosen = _labels(labels, count, loaded.spec.classes)
+    write_atomically(output, _picture(loaded, file, chosen, seed))
+    found = (
+        {"policy": policy, "output": str(output), "images": len(chosen)} | _sample(loaded, file) | _speed(loaded, file)
+    )
+    if json:
+        print_json(found)
+        return
+    console.print(f"{output}: {len(chosen)} images by {policy} ({file.provenance.run}, trial {file.provenance.trial})")
+    console.print(str(found["check"]))
+    console.print(
+        f"measured here ({found['machine']}), batch {file.target.batch_size}: {found['latency_ms']:.1f} ms, dense "
+        f"{found['dense_latency_ms']:.1f} ms: {found['speedup']:.2f}x [{found['low']:.2f}, {found['high']:.2f}]"
+    )
+    searched = file.values
+    console.print(f"the file says {searched['speedup']:.2f}x, {file.origin.value} for {file.target}")
+
+
+def _labels(text: str | None, count: int, classes: int) -> list[int]:
+    if text is None:
+        return [i % classes for i in range(count)]
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--labels {text!r}: expected whole numbers separated by commas") from None
+    wrong = [label for label in found if not 0 <= label < classes]
+    if wrong:
+        raise UsageError(f"--labels: {wrong[0]} is not a class of this model, which has 0 to {classes - 1}")
+    return found
+
+
+def _picture(model: ImageModel, file: PolicyFile, labels: list[int], seed: int) -> bytes:
+    import torch
+
+    from varsearch.accel import apply as applied
+    from varsearch.models.pictures import grid_png
+
+    with applied(model, file) as fast:
+        parts = torch.tensor(labels).split(64)
+        firsts = range(0, len(labels), 64)
+        images = torch.cat([fast.images(part, seed, first) for part, first in zip(parts, firsts, strict=True)])
+    return grid_png(images, columns=10, zoom=max(1, 96 // model.spec.image_size[0]))
+
+
+def _sample(model: ImageModel, file: PolicyFile) -> dict[str, object]:
+    """Draws the search worker's sample again and says whether every pixel is the same."""
+    import torch
+
+    from varsearch.accel import apply as applied
+    from varsearch.models.pictures import to_bytes
+
+    with applied(model, file) as fast:
+        images = to_bytes(fast.images(torch.tensor(file.sample.labels), file.sample.seed))
+    same = hashlib.sha256(images.numpy().tobytes()).hexdigest() == file.sample.sha256
+    told = f"{len(images)} images equal the search worker's, bit for bit"
+    if not same:
+        told = (
+            f"WARNING: images differ from the search worker's ({file.sample.device}, {file.sample.threads} threads, "
+            f"torch {file.sample.torch}); other hardware or versions round differently"
+        )
+    return {"same_images": same, "check": told}
+
+
+def _speed(model: ImageModel, file: PolicyFile) -> dict[str, object]:
+    """The policy timed next to dense on this machine."""
+    from varsearch.evaluators.speed import time_against_dense
+
+    timed = time_against_dense(model, file.policy, file.target.batch_size)
+    return {
+        "machine": timed.machine,
+        "latency_ms": timed.latency_ms,
+        "dense_latency_ms": timed.dense_latency_ms,
+        "speedup": timed.speedup,
+        "low": timed.low,
+        "high": timed.high,
+    }

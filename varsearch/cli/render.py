@@ -1,0 +1,71 @@
+"""Tables, JSON and units on the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from varsearch.measurement import METRICS, Measurement
+
+console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+
+
+def print_json(value: object) -> None:
+    """Pretty JSON on stdout."""
+    print(json.dumps(value, indent=1))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table with numbers to the right; columns whose name starts with "<" stay to the left."""
+    grid = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in columns:
+        left = column.startswith("<")
+        grid.add_column(column.removeprefix("<"), justify="left" if left else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def quantity(metric: str, value: float) -> str:
+    """A value in a unit that people read: kB and MB for bytes, GFLOP for operations."""
+    unit = METRICS[metric].unit
+    if unit == "B":
+        return scaled(value, ("B", "kB", "MB", "GB"))
+    if unit == "FLOP":
+        return scaled(value, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"))
+    return f"{value:.4g}{' ' if unit not in ('', 'x') else ''}{unit}"
+
+
+def scaled(value: float, units: Sequence[str]) -> str:
+    """`value` in the largest unit that leaves at least one digit before the point."""
+    step = 0
+    while abs(value) >= 1000 and step < len(units) - 1:
+        value, step = value / 1000, step + 1
+    return f"{value:.3g} {units[step]}"
+
+
+def interval(m: Measurement) -> str:
+    """Value with its interval, if it has one."""
+    return f"{m.value:+.2f}" + (f" [{m.low:+.2f}, {m.high:+.2f}]" if m.low is not None and m.high is not None else "")
+
+
+def ratio(metrics: Mapping[str, Measurement], dense: Mapping[str, Measurement] | None, metric: str) -> str:
+    """A metric relative to dense, such as "0.53x"; empty where one of them is missing."""
+    if dense is None or metric not in metrics or metric not in dense or not dense[metric].value:
+        return ""
+    return f"{metrics[metric].value / dense[metric].value:.2f}x"
+
+
+def duration(seconds: float | None) -> str:
+    """Minutes and seconds; a question mark while nobody knows."""
+    return "?" if seconds is None else f"{int(seconds) // 60}m{int(seconds) % 60:02d}s"
+
+
+def measurements_json(metrics: Mapping[str, Measurement]) -> dict[str, object]:
+    """Metric name to everything known about its value."""
+    return {name: m.model_dump(mode="json", exclude={"metric"}) for name, m in metrics.items()}

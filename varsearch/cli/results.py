@@ -1,0 +1,164 @@
+"""`varsearch front` and `varsearch export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from varsearch import library
+from varsearch.cli import options as o
+from varsearch.cli.render import console, interval, measurements_json, print_json, quantity, ratio, table
+from varsearch.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from varsearch.policy_file import PolicyFile
+    from varsearch.search.front import Front, FrontEntry
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this file's commands."""
+    app.command()(front)
+    app.command()(export)
+
+
+def front(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: o.Json = False) -> None:
+    """Show the best trade-offs of a run."""
+    from varsearch.db import Store
+    from varsearch.search.front import read_front
+    from varsearch.search.overview import find_run
+
+    store = Store(storage, create=False)
+    record = find_run(store, run)
+    if json:
+        print_json(front_json(record.name, read_front(store, record)))
+    else:
+        print_front(storage, record.name)
+
+
+def front_json(name: str, found: Front) -> dict[str, object]:
+    """Everything known about a front."""
+    return {
+        "run": name,
+        "model": found.settings.model,
+        "target": found.settings.target.model_dump(mode="json"),
+        "origin": found.settings.origin.value,
+        "objectives": list(found.settings.objectives),
+        "hypervolume": found.hypervolume,
+        "entries": [
+            {
+                "trial": entry.number,
+                "origin": entry.origin,
+                "digest": entry.policy.digest,
+                "metrics": measurements_json(entry.metrics),
+                "policy": entry.policy.model_dump(mode="json", exclude_defaults=True),
+            }
+            for entry in found.entries
+        ],
+    }
+
+
+def print_front(storage: str, name: str) -> None:
+    """The front as a table, best quality first, relative to dense."""
+    from varsearch.db import Store
+    from varsearch.search.front import read_front
+    from varsearch.search.overview import find_run
+    from varsearch.search.summary import summarize
+
+    store = Store(storage, create=False)
+    found = read_front(store, find_run(store, name))
+    settings = found.settings
+    volume = "" if found.hypervolume is None else f", hypervolume {found.hypervolume:.3f}"
+    title = (
+        f"{name}: {len(found.entries)} on the front{volume}\n"
+        f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; "
+        f"quality of {settings.quality.n_images} images in features {settings.quality.extractor}"
+    )
+    columns = ("trial", "<origin", "ΔFID [95 %]", "latency", "speed-up", "peak", "KV", "NLL", "<policy")
+    dense = found.dense.metrics if found.dense else None
+    table(title, columns, ((*_cells(entry, found), summarize(entry.policy)) for entry in found.entries))
+    if dense and found.dense and found.dense.number not in {entry.number for entry in found.entries}:
+        latency = quantity("latency_ms", dense["latency_ms"].value)
+        console.print(f"dense is trial {found.dense.number}, not on the front: {latency}")
+
+
+def _cells(entry: FrontEntry, found: Front) -> list[str]:
+    m, dense = entry.metrics, found.dense.metrics if found.dense else None
+
+    def shown(metric: str) -> str:
+        return quantity(metric, m[metric].value) if metric in m else ""
+
+    return [
+        str(entry.number),
+        entry.origin,
+        interval(m["delta_fid"]) if "delta_fid" in m else "",
+        shown("latency_ms"),
+        f"{m['speedup'].value:.2f}x" if "speedup" in m else "",
+        ratio(m, dense, "peak_bytes"),
+        ratio(m, dense, "kv_bytes"),
+        f"{m['nll'].value:.3f}" if "nll" in m else "",
+    ]
+
+
+def export(
+    run: o.RunName = None,
+    select: Annotated[
+        str, typer.Option(help="knee, fastest, smallest, best-quality, max-latency=12ms, max-memory=40MB or trial=7.")
+    ] = "knee",
+    output: Annotated[Path | None, typer.Option(help="File to write; default: MODEL-TARGET-SELECT.json.")] = None,
+    to_library: Annotated[bool, typer.Option("--library", help="File it in the policy library.")] = False,
+    name: Annotated[str | None, typer.Option(help="Its name in the library; default: the selection.")] = None,
+    library_folder: o.LibraryFolder = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Evaluate it again in a fresh process and compare.")] = False,
+    reference: o.Reference = None,
+    inception: o.Inception = None,
+    storage: o.Storage = o.DEFAULT_STORAGE,
+) -> None:
+    """Write a policy of the front as a file that 'varsearch apply' and load_policy read."""
+    from varsearch.db import Store
+    from varsearch.search.export import export as to_file
+    from varsearch.search.front import read_front
+    from varsearch.search.overview import find_run, pick
+
+    store = Store(storage, create=False)
+    record = find_run(store, run)
+    found = read_front(store, record)
+    entry = pick(store, record, found, select)
+    file = to_file(entry, found.settings, record.name)
+    if verify:
+        _verify(file, found, reference, inception)
+    label = select.replace("=", "-")
+    if to_library:
+        where = library.add(file, name or label, library_folder)
+    else:
+        where = str(output or Path(f"{file.model.name}-{file.target.device}-{label}.json"))
+        file.write(Path(where))
+    m = entry.metrics
+    console.print(
+        f"{where}: trial {entry.number} ({entry.origin}), ΔFID {interval(m['delta_fid'])}, "
+        f"{m['speedup'].value:.2f}x dense, peak {quantity('peak_bytes', m['peak_bytes'].value)}; "
+        f"latency and memory {file.origin.value} for {file.target}"
+    )
+
+
+def _verify(file: PolicyFile, found: Front, reference: str | None, inception: str | None) -> None:
+    """Prints every number beside its repetition; `EvaluationError` if one disagrees."""
+    from varsearch.evaluators.worker import WorkerConfig
+    from varsearch.search.export import shown, verify
+
+    config = WorkerConfig(
+        model=found.settings.model,
+        device=file.sample.device_type,
+        threads=file.sample.threads,
+        quality=found.settings.quality,
+        speed=found.settings.speed,
+        reference=reference,
+        inception=inception,
+    )
+    checks = verify(file, config)
+    rows = ((c.metric, shown(c.metric, c.filed), shown(c.metric, c.found), "yes" if c.agrees else "NO") for c in checks)
+    table("verified in a fresh process", ("<metric", "filed", "found", "agrees"), rows)
+    wrong = [check.metric for check in checks if not check.agrees]
+    if wrong:
+        raise EvaluationError(f"the policy did not reproduce its {', '.join(wrong)}; nothing was exported")

@@ -1,0 +1,63 @@
+"""Runs of a storage, for listing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from varsearch.db import RunRecord, State, Store
+from varsearch.errors import UsageError
+from varsearch.search.front import Front, FrontEntry, entry_of, read_front, select
+from varsearch.search.settings import RunSettings
+
+
+def find_run(store: Store, name: str | None) -> RunRecord:
+    """The named run, or the one that was updated last.
+
+    Raises:
+        UsageError: there is none; the message lists those there are.
+    """
+    runs = store.runs()
+    if not runs:
+        raise UsageError("the storage has no runs yet: start one with 'varsearch run'")
+    if name is None:
+        return max(runs, key=lambda run: str(run.updated or run.created or ""))
+    found = next((run for run in runs if run.name == name), None)
+    if found is None:
+        raise UsageError(f"no run {name!r}: there are {', '.join(run.name for run in runs)}")
+    return found
+
+
+def pick(store: Store, run: RunRecord, front: Front, how: str) -> FrontEntry:
+    """An entry of the front by `select`, or any evaluated trial by "trial=NUMBER"."""
+    number = how.removeprefix("trial=")
+    if number == how or not number.isdecimal():
+        return select(front, how)
+    trial = next((t for t in store.trials(run) if t.number == int(number) and t.state is State.COMPLETE), None)
+    if trial is None:
+        raise UsageError(f"run {run.name!r} has no evaluated trial {number}")
+    return entry_of(trial)
+
+
+def overview(storage: str, name: str | None = None) -> list[dict[str, Any]]:
+    """One row per run: what it is about, how many trials it has in which state, and its front's size."""
+    store = Store(storage, create=False)
+    runs = [find_run(store, name)] if name else store.runs()
+    return [_row(store, run) for run in runs]
+
+
+def _row(store: Store, run: RunRecord) -> dict[str, Any]:
+    settings, trials, front = RunSettings.parse(run.settings), store.trials(run), read_front(store, run)
+    return {
+        "run": run.name,
+        "model": run.model,
+        "target": str(settings.target),
+        "origin": settings.origin.value,
+        "objectives": list(settings.objectives),
+        "status": run.status,
+        "complete": sum(t.state is State.COMPLETE for t in trials),
+        "failed": sum(t.state is State.FAIL for t in trials),
+        "open": sum(not t.state.is_final for t in trials),
+        "front": len(front.entries),
+        "hypervolume": front.hypervolume,
+        "updated": run.updated.isoformat(timespec="seconds") if run.updated else "",
+    }
