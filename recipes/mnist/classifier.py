@@ -28,8 +28,22 @@ def train(train_set: Split, held_out: Split, epochs: float, seed: int = 0) -> Cl
         schedule.step()
         if step % 100 == 0:
             print(f"classifier step {step}/{steps} loss {loss.item():.4f}", flush=True)
+    normalise(model.eval(), held_out)
     print(f"classifier held-out accuracy {accuracy(model, held_out):.4f}", flush=True)
     return model.eval()
+
+
+@torch.no_grad()
+def normalise(model: Classifier, split: Split) -> None:
+    """Scales the features to a mean variance of 1 over `split`, and the head inversely, so that labels stay the same.
+
+    Fréchet distances grow with the square of the features' scale, which training leaves arbitrary.
+    """
+    features = torch.cat([model.features(x) for x in split.images.split(500)])
+    scale = features.var(dim=0).mean().sqrt()
+    model.embed.weight /= scale
+    model.embed.bias /= scale
+    model.head.weight *= scale
 
 
 @torch.no_grad()

@@ -145,6 +145,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def gpu_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: request.param)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (8, 9))
     yield request.param
 
 

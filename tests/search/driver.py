@@ -1,6 +1,6 @@
 """Runs a search of fakes in a process of its own, so that tests can kill it.
 
-python driver.py STORAGE LOG WORKERS BUDGET SECONDS [broken|deadly|full]
+python driver.py STORAGE LOG WORKERS BUDGET SECONDS [broken|deadly|full|HOST:PORT]
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ def main() -> None:
     make_worker = {"broken": broken, "deadly": deadly}.get("".join(kind), fake)
     if kind == ["full"]:
         # Larger files cannot be written, as on a full disk. Python ignores the signal that would end the process.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
     try:
         run(
             settings(), SPACE, SEEDS, make_worker,
             storage=storage, budget=int(budget), workers=int(workers), on_event=show,
+            ray_address=kind[0] if kind and ":" in kind[0] else None,
         )  # fmt: skip
     except VarsearchError as error:
         print(f"{type(error).__name__}: {error}", flush=True)

@@ -130,14 +130,12 @@ class Reported:
 
     @staticmethod
     def nan(job: Job) -> Outcome:
-        quality, speed = evidence("quality", job.policy), evidence("speed", job.policy)
-        bad = speed.measurements[0].model_copy(update={"value": math.nan})
-        return Outcome.model_construct(
-            number=job.number,
-            quality=quality,
-            speed=speed.model_copy(update={"measurements": (bad, *speed.measurements[1:])}),
-            error="",
-        )
+        # Copies are not validated, as values that another process sends are not.
+        good = outcome(job)
+        assert good.speed is not None
+        first, *others = good.speed.measurements
+        bad = first.model_copy(update={"value": math.nan})
+        return good.model_copy(update={"speed": good.speed.model_copy(update={"measurements": (bad, *others)})})
 
     @staticmethod
     def missing(job: Job) -> Outcome:
@@ -162,6 +160,7 @@ class Reported:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
+        (Reported.nan, "the evaluation gave latency_ms = nan"),
         (Reported.missing, "the evaluation gave no peak_bytes"),
         (Reported.half, "the evaluation gave no latency_ms"),
         (Reported.error, "out of memory"),
@@ -223,6 +222,19 @@ def test_a_trial_that_kills_three_workers_fails(start: Open, tmp_path: Path) -> 
     assert (first.state, first.attempts) == (State.FAIL, 3)
     assert first.error == "the worker was lost 3 times during the evaluation"
     assert broker.status().evaluated == 1
+
+
+def test_evidence_of_the_last_attempt_counts_even_if_nobody_heard_of_it(start: Open, tmp_path: Path) -> None:
+    for _ in range(3):
+        assert taken(start(budget=1).lease("a")).number == 0
+    with Store(tmp_path / "runs.db") as store:
+        store.save(evidence("quality", DENSE))
+        store.save(evidence("speed", DENSE))
+    broker = start(budget=1)
+    assert broker.lease("a") is None
+    broker.close("finished")
+    check_consistent(tmp_path / "runs.db", 1)
+    assert [(t.state, t.attempts) for t in stored(tmp_path / "runs.db")] == [(State.COMPLETE, 3)]
 
 
 @pytest.mark.parametrize("leased_again", [False, True])

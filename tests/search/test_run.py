@@ -73,6 +73,8 @@ def test_ctrl_c_keeps_what_is_measured_and_the_same_call_continues(tmp_path: Pat
         search(tmp_path, answer)
     assert caught.value.exit_code == 130
     assert states(tmp_path) == [State.COMPLETE, State.COMPLETE, State.WAITING]
+    with Store(tmp_path / "runs.db") as store:
+        assert store.runs()[0].status == "interrupted"
     assert search(tmp_path).evaluated == 4
     assert states(tmp_path) == [State.COMPLETE] * 4
 

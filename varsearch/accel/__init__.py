@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from varsearch.accel.lower import lower
 from varsearch.accel.quantization import quantized
+from varsearch.errors import UsageError
+from varsearch.kernels.quantized_linear import Backend, require_supported, supported
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import Plan
@@ -20,10 +24,11 @@ from varsearch.policy_file import PolicyFile
 
 @dataclass(frozen=True, slots=True)
 class Accelerated:
-    """A model with a policy applied."""
+    """A model with a policy applied; `backend` computes its quantized linears."""
 
     model: ImageModel
     plan: Plan
+    backend: Backend = "torch"
 
     def images(self, labels_N: Tensor, seed: int, first: int = 0) -> Tensor:
         """Images (N, channels, height, width) in [0, 1].
@@ -40,19 +45,42 @@ class Accelerated:
 
 
 @contextmanager
-def apply(model: ImageModel, policy: Policy | PolicyFile) -> Iterator[Accelerated]:
+def apply(model: ImageModel, policy: Policy | PolicyFile, backend: Backend | None = None) -> Iterator[Accelerated]:
     """The model with `policy` applied; on exit the model is as it was, bit for bit.
+
+    Args:
+        model: it may run on any device.
+        policy: what to make cheaper.
+        backend: the kernels of quantized linears; None takes "triton" on a CUDA device that it supports, else "torch".
 
     Raises:
         PolicyError: the policy does not fit the model, or a policy file was made for other weights.
+        TargetError: `backend` was named and cannot run on the model's device or in its dtype.
     """
+    backend = _choose(backend, model.transformer.pos_start)
     if isinstance(policy, PolicyFile):
         policy.check_model(model.spec)
         sampling = SamplingDefaults(policy.envelope.guidance, policy.envelope.top_k, policy.envelope.top_p)
         model, policy = replace(model, sampling=sampling), policy.policy
     plan = lower(policy, model.spec)
-    with quantized(model.transformer, policy):
-        yield Accelerated(model, plan)
+    with quantized(model.transformer, policy, backend):
+        yield Accelerated(model, plan, backend)
+
+
+def default_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend that `apply` takes if none is named."""
+    return "triton" if device.type == "cuda" and supported(device, dtype) is None else "torch"
+
+
+def _choose(backend: Backend | None, weight: Tensor) -> Backend:
+    if backend is None:
+        return default_backend(weight.device, weight.dtype)
+    if backend not in get_args(Backend):
+        raise UsageError(f"unknown backend {backend!r}: expected one of {', '.join(get_args(Backend))}")
+    # Tensors without content only trace what would run elsewhere.
+    if backend == "triton" and not isinstance(weight, FakeTensor):
+        require_supported(weight.device, weight.dtype)
+    return backend
 
 
 def labels_for(n: int, classes: int, device: torch.device | str = "cpu") -> Tensor:

@@ -1,8 +1,9 @@
 """Weight quantization: linears whose weights stay packed in memory and are expanded for each product.
 
 Round-to-nearest, symmetric, one scale per output channel or group of input channels; optional 8-bit activations
-with a dynamic scale per token, as LiteVAR does (arXiv 2411.17178). A CPU has no fast low-bit product: it expands
-the weights to the activations' dtype first, so bytes fall and time does not.
+with a dynamic scale per token, as LiteVAR does (arXiv 2411.17178). Products are taken in the activations' dtype: 8-bit
+activations are rounded and multiplied as floating-point numbers (simulated), and on a CPU, which has no fast product
+with packed weights, bytes fall and time does not.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varsearch.kernels.packing import pack, quantize, unpack
+from varsearch.kernels.packing import pack, quantize
+from varsearch.kernels.quantized_linear import Backend, quantized_linear
 from varsearch.models.var import VAR, Block
 from varsearch.policy import LINEARS, Policy, Quantization
 
@@ -25,29 +25,24 @@ class QuantizedLinear(nn.Module):
     packed: Tensor
     scale: Tensor
 
-    def __init__(self, linear: nn.Linear, how: Quantization) -> None:
+    def __init__(self, linear: nn.Linear, how: Quantization, backend: Backend = "torch") -> None:
         super().__init__()
-        self.how, self.in_features = how, linear.in_features
+        self.how, self.in_features, self.backend = how, linear.in_features, backend
         self.bias = linear.bias
         groups = linear.weight.unflatten(1, (-1, how.group or linear.in_features))
         q, scale = quantize(groups, how.bits)
         self.register_buffer("packed", pack(q.flatten(1), how.bits))
-        self.register_buffer("scale", scale)
-
-    def weight(self, dtype: torch.dtype) -> Tensor:
-        """The expanded weight, (out, in)."""
-        q = unpack(self.packed, self.how.bits, self.in_features, dtype)
-        return q.view(len(q), self.scale.shape[1], -1).mul_(self.scale).flatten(1)
+        self.register_buffer("scale", scale.flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.how.activation_bits:
             q, scale = quantize(x, self.how.activation_bits)
             x = q.mul_(scale)
-        return F.linear(x, self.weight(x.dtype), self.bias)
+        return quantized_linear(x, self.packed, self.scale, self.bias, self.how.bits, self.in_features, self.backend)
 
 
 @contextmanager
-def quantized(model: VAR, policy: Policy) -> Iterator[None]:
+def quantized(model: VAR, policy: Policy, backend: Backend) -> Iterator[None]:
     """Swaps the linears that `policy` quantizes; on exit the original modules are back, untouched."""
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
     try:
@@ -58,7 +53,7 @@ def quantized(model: VAR, policy: Policy) -> Iterator[None]:
                     parent, attribute = _place(block, name)
                     linear = getattr(parent, attribute)
                     swapped.append((parent, attribute, linear))
-                    setattr(parent, attribute, QuantizedLinear(linear, how))
+                    setattr(parent, attribute, QuantizedLinear(linear, how, backend))
         yield
     finally:
         for parent, attribute, linear in swapped:

@@ -13,6 +13,7 @@ from varsearch.cli import options as o
 from varsearch.cli.render import console, print_json
 from varsearch.errors import UsageError
 from varsearch.files import write_atomically
+from varsearch.target import default_target
 
 if TYPE_CHECKING:
     from varsearch.models.image_model import ImageModel
@@ -34,6 +35,7 @@ def apply(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: as the policy was searched.")
     ] = None,
+    batch_size: o.BatchSize = None,
     library_folder: o.LibraryFolder = None,
     json: o.Json = False,
 ) -> None:
@@ -49,7 +51,9 @@ def apply(
     chosen = _labels(labels, count, loaded.spec.classes)
     write_atomically(output, _picture(loaded, file, chosen, seed))
     found = (
-        {"policy": policy, "output": str(output), "images": len(chosen)} | _sample(loaded, file) | _speed(loaded, file)
+        {"policy": policy, "output": str(output), "images": len(chosen)}
+        | _sample(loaded, file)
+        | _speed(loaded, file, batch_size)
     )
     if json:
         print_json(found)
@@ -57,7 +61,7 @@ def apply(
     console.print(f"{output}: {len(chosen)} images by {policy} ({file.provenance.run}, trial {file.provenance.trial})")
     console.print(str(found["check"]))
     console.print(
-        f"measured here ({found['machine']}), batch {file.target.batch_size}: {found['latency_ms']:.1f} ms, dense "
+        f"measured here ({found['machine']}), batch {found['batch_size']}: {found['latency_ms']:.1f} ms, dense "
         f"{found['dense_latency_ms']:.1f} ms: {found['speedup']:.2f}x [{found['low']:.2f}, {found['high']:.2f}]"
     )
     searched = file.values
@@ -109,12 +113,16 @@ def _sample(model: ImageModel, file: PolicyFile) -> dict[str, object]:
     return {"same_images": same, "check": told}
 
 
-def _speed(model: ImageModel, file: PolicyFile) -> dict[str, object]:
-    """The policy timed next to dense on this machine."""
-    from varsearch.evaluators.speed import time_against_dense
+def _speed(model: ImageModel, file: PolicyFile, batch_size: int | None) -> dict[str, object]:
+    """The policy timed next to dense on this machine, in the file's batches if they were meant for this device."""
+    from varsearch.evaluators.speed import local_device, time_against_dense
 
-    timed = time_against_dense(model, file.policy, file.target.batch_size)
+    here = local_device()
+    elsewhere = here is not None and here.name != file.target.device
+    batch_size = batch_size or (default_target(here).batch_size if here and elsewhere else file.target.batch_size)
+    timed = time_against_dense(model, file.policy, batch_size)
     return {
+        "batch_size": batch_size,
         "machine": timed.machine,
         "latency_ms": timed.latency_ms,
         "dense_latency_ms": timed.dense_latency_ms,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import sys
 
-import click
 import typer
 
 import varsearch
@@ -37,10 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
         return int(code or 0)
     except VarsearchError as error:
         return _fail(error)
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        if error.format_message():  # without arguments the help was printed, and that says enough
+            print(f"error: {error.format_message()} (see 'varsearch --help')", file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail(Interrupted("interrupted"))
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 
 from varsearch.errors import EvaluationError
-from varsearch.evaluators.trace import Op, Trace, trace
+from varsearch.evaluators.trace import Op, Trace, backend_on, trace
 from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
@@ -65,7 +65,7 @@ def predicted_protocol(target: Target) -> SpeedProtocol:
         target=target,
         origin=Origin.PREDICTED,
         machine=f"{device.label}, figures {device.digest[:12]}",
-        backend=f"eager torch {torch.__version__.split('+')[0]}",
+        backend=f"eager torch {torch.__version__.split('+')[0]}, {backend_on(target)} for quantized linears",
         repeats=0,
     )
 
@@ -111,7 +111,11 @@ class CostModel:
                 Measurement(metric=metric, value=value, origin=Origin.PREDICTED) for metric, value in values.items()
             ),
             seconds=time.perf_counter() - started,
-            environment={"torch": torch.__version__, "device": self.device.label},
+            environment={
+                "torch": torch.__version__,
+                "device": self.device.label,
+                "backend": backend_on(self.protocol.target),
+            },
         )
 
     @cached_property

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from varsearch.accel import Accelerated, apply
+from varsearch.accel import Accelerated, apply, default_backend
 from varsearch.errors import TargetError
 from varsearch.evaluators.cost_model import memory_and_flops, predicted_protocol
 from varsearch.evaluators.trace import record
@@ -69,11 +69,12 @@ def protocol_for(target: Target) -> SpeedProtocol:
     device = find_device(target.device)
     if not is_local(device):
         return predicted_protocol(target)
+    here, dtype = torch.device(device.kind), getattr(torch, target.dtype)
     return SpeedProtocol(
         target=target,
         origin=Origin.MEASURED,
-        machine=machine(torch.device(device.kind)),
-        backend="eager",
+        machine=machine(here),
+        backend=f"eager, {default_backend(here, dtype)} for quantized linears",
         repeats=REPEATS[device.kind],
     )
 
@@ -170,7 +171,7 @@ class SpeedEvaluator:
         protocol: made by `protocol_for` on this machine.
 
     Raises:
-        TargetError: the protocol's target, or the machine it names, is not this one.
+        TargetError: the protocol's target, or the machine or the kernels it names, are not those here.
     """
 
     def __init__(self, model: ImageModel, protocol: SpeedProtocol) -> None:
@@ -178,8 +179,9 @@ class SpeedEvaluator:
         here = protocol_for(target)
         if protocol.origin is not Origin.MEASURED or here.origin is not Origin.MEASURED:
             raise TargetError(f"{target.device} cannot be measured here, on {here_is()}: predict it instead")
-        if protocol.machine != here.machine:
-            raise TargetError(f"the protocol asks for {protocol.machine}, but this is {here.machine}: measure there")
+        asked, found = (f"{p.machine}, {p.backend}" for p in (protocol, here))
+        if asked != found:
+            raise TargetError(f"the protocol asks for {asked}, but this is {found}: measure there")
         self.protocol = protocol
         self.model = cast(model, find_device(target.device).kind, getattr(torch, target.dtype))
         self.dense = dense_twin(self.model)
@@ -209,7 +211,11 @@ class SpeedEvaluator:
             protocol=self.protocol.digest,
             measurements=(*timed, *(Measurement(metric=metric, value=value) for metric, value in exact.items())),
             seconds=time.perf_counter() - started,
-            environment={"torch": torch.__version__, "device": self.protocol.machine},
+            environment={
+                "torch": torch.__version__,
+                "device": self.protocol.machine,
+                "backend": applied.backend,
+            },
         )
 
 

@@ -21,11 +21,12 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from varsearch.accel import Accelerated, apply
 from varsearch.evaluators.memory import StorageTracker, tensors
 from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors
+from varsearch.kernels.quantized_linear import Backend
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import Sampler
 from varsearch.models.seams import KVCache
 from varsearch.policy import Policy
-from varsearch.target import Target
+from varsearch.target import Target, find_device
 
 aten = torch.ops.aten
 _ATTENTION = aten.scaled_dot_product_attention.default
@@ -90,8 +91,13 @@ def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
         fake = with_tensors(
             model, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=dtype if t.is_floating_point() else t.dtype)
         )
-        with apply(fake, policy) as applied:
+        with apply(fake, policy, backend_on(target)) as applied:
             return record(applied, target.batch_size)
+
+
+def backend_on(target: Target) -> Backend:
+    """The backend of quantized linears that a well-equipped machine of the target's kind uses."""
+    return "triton" if find_device(target.device).kind == "cuda" else "torch"
 
 
 def record(applied: Accelerated, batch_size: int) -> Trace:

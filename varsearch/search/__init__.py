@@ -1,0 +1,1 @@
+"""Finds policies: `run` searches, `broker` owns a run, `front` reads what came out."""

@@ -146,10 +146,10 @@ class Broker:
         for evidence in (outcome.quality, outcome.speed):
             if evidence is None:
                 continue
-            if self._answers(evidence, trial):
+            objection = self._objection(evidence, trial)
+            error = error or objection
+            if not objection:
                 trial = trial.with_evidence(self._store.save(evidence))
-            else:
-                error = error or f"the worker's {evidence.kind} evidence is for another policy, model or protocol"
         self._finish(trial, error)
         return True
 
@@ -232,10 +232,14 @@ class Broker:
         self._leases[worker] = trial.number, time.monotonic()
         return Job(number=trial.number, policy=trial.policy, quality=quality, speed=speed)
 
-    def _answers(self, evidence: Evidence, trial: TrialRecord) -> bool:
+    def _objection(self, evidence: Evidence, trial: TrialRecord) -> str:
+        """Why evidence cannot be stored for `trial`; empty if it can."""
         protocol = self._run.quality_protocol if evidence.kind == "quality" else self._run.speed_protocol
         expected = trial.policy.digest, self._run.fingerprint, protocol
-        return (evidence.policy, evidence.model, evidence.protocol) == expected
+        if (evidence.policy, evidence.model, evidence.protocol) != expected:
+            return f"the worker's {evidence.kind} evidence is for another policy, model or protocol"
+        odd = (f"{name} = {value}" for name, value in evidence.values.items() if not math.isfinite(value))
+        return next((f"the evaluation gave {text}" for text in odd), "")
 
     def _finish(self, trial: TrialRecord, error: str = "") -> None:
         error = error or self._settings.missing(trial.values)
@@ -243,7 +247,8 @@ class Broker:
         self._events.append(Progress(self._trials[trial.number], self.status()))
 
     def _put_back(self, trial: TrialRecord) -> None:
-        if trial.attempts >= ATTEMPTS:
+        answered = trial.quality and trial.speed
+        if trial.attempts >= ATTEMPTS and not answered:
             self._finish(trial, f"the worker was lost {trial.attempts} times during the evaluation")
             return
         self._record(replace(trial, state=State.WAITING))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
+import json
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import optuna_dashboard
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
 from sqlalchemy import URL
 
@@ -71,9 +73,16 @@ def _finalists(front: Front) -> list[FrontEntry]:
     return [*dense, *front.entries]
 
 
+def _artifact_prefix(trial_id: int) -> str:
+    # Attributes of a finished trial are frozen, and only then is it known who is on the front. The dashboard also
+    # looks for a trial's artifacts among the study's attributes, under this key.
+    return f"dashboard:artifacts:{trial_id}:"
+
+
 def _has_grid(storage: BaseStorage, study_id: int, entry: FrontEntry) -> bool:
-    trial = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, entry.number))
-    return any(meta.filename == NAME for meta in get_all_artifact_meta(trial, storage=storage))
+    prefix = _artifact_prefix(storage.get_trial_id_from_study_id_trial_number(study_id, entry.number))
+    attributes = storage.get_study_system_attrs(study_id)
+    return any(NAME in str(value) for key, value in attributes.items() if key.startswith(prefix))
 
 
 def _show(
@@ -86,12 +95,10 @@ def _show(
     artifacts: FileSystemArtifactStore,
 ) -> None:
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, entry.number)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / NAME
-        path.write_bytes(png)
-        identity = upload_artifact(
-            artifact_store=artifacts, file_path=str(path), study_or_trial=storage.get_trial(trial_id), storage=storage
-        )
+    identity = str(uuid.uuid4())
+    artifacts.write(identity, io.BytesIO(png))
+    meta = {"artifact_id": identity, "filename": NAME, "mimetype": "image/png", "encoding": None}
+    storage.set_study_system_attr(study_id, _artifact_prefix(trial_id) + identity, json.dumps(meta))
     rows = "\n".join(f"| {name} | {m.value:.6g} | {_interval(m.low, m.high)} |" for name, m in entry.metrics.items())
     note = (
         f"### {entry.origin}\n\n![samples](/artifacts/{study_id}/{trial_id}/{identity})\n\n"

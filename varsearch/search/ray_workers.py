@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +27,6 @@ T = TypeVar("T")
 
 SILENCE = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_DEDUP_LOGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Tune would wait for running evaluations to end; ours are put back instead.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -117,9 +117,9 @@ def run_on_ray(
 def ask(address: str | None, resources: Resources, function: Callable[..., T], *args: Any) -> T:
     """What `function` answers where a worker would run, such as which device it finds there."""
     with _cluster(1, resources, address):
-        task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(function)
+        task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(lambda: function(*args))
         try:
-            answer: T = ray.get(task.remote(*args))
+            answer: T = ray.get(task.remote())
         except RayTaskError as error:
             raise error.cause from None
         return answer
@@ -133,28 +133,59 @@ def _cluster(workers: int, resources: Resources, address: str | None) -> Iterato
     """
     # Not TMPDIR: paths of Ray's sockets must fit into 107 characters.
     folder = tempfile.mkdtemp(prefix=f"varsearch-{os.getpid()}-", dir="/tmp")
+    local = {"num_cpus": math.ceil(workers * resources.cpus), "include_dashboard": False, "_temp_dir": folder}
     threads = str(max(1, math.floor(resources.cpus)))
     # Threads that spin while they wait take the cores from the other workers.
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-    local = {"num_cpus": math.ceil(workers * resources.cpus), "include_dashboard": False, "_temp_dir": folder}
-    replaced = {name: os.environ.get(name) for name in SILENCE}
-    os.environ.update(SILENCE)
+    options = {"runtime_env": {"env_vars": environment}, "log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
-        ray.init(
-            **({"address": address} if address else local),
-            runtime_env={"env_vars": environment},
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
-        gpus = ray.cluster_resources().get("GPU", 0)
-        if not address and workers * resources.gpus > gpus:
-            raise TargetError(f"{workers} workers with {resources.gpus:g} GPUs each need more than the {gpus:g} here")
-        yield folder
+        with _silence():
+            if address:
+                _join(address, options)
+            else:
+                ray.init(**local, **options)
+            _check_resources(1 if address else workers, resources)
+            yield folder
     finally:
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Leaves the terminal to the search."""
+    replaced = {name: os.environ.get(name) for name in SILENCE}
+    os.environ.update(SILENCE)
+    # Ray prints what happens to workers past all its settings; this is what it sets itself while a debugger runs.
+    ray._private.worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        ray._private.worker._worker_logs_enabled = True
         for name, value in replaced.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    """Joins a running cluster. Asks for its head node before Ray does, which would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        if address != "auto":
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, **options)
+    except (OSError, ValueError):
+        raise TargetError(
+            f"cannot join a Ray cluster at {address!r}: expected HOST:PORT of a running head node, or 'auto' on one of "
+            "its nodes; a cluster that asks for a token needs RAY_AUTH_MODE=token"
+        ) from None
+
+
+def _check_resources(workers: int, resources: Resources) -> None:
+    """Ray would wait for ever for what it does not have."""
+    there = ray.cluster_resources()
+    for kind, each in (("CPU", resources.cpus), ("GPU", resources.gpus)):
+        if workers * each > there.get(kind, 0):
+            raise TargetError(f"{workers} x {each:g} {kind} per worker is more than the {there.get(kind, 0):g} of Ray")
 
 
 def _start_broker(make_broker: Callable[[], Broker]) -> Any:
@@ -192,15 +223,15 @@ def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
     """The life of a worker, in its own process. Should it die, Tune starts another of the same name."""
     name = f"worker-{config['worker']}"
     ray.get(broker.starting.remote(name))
+    jobs = 0
     try:
         worker = make_worker()
     except Exception as error:
         ray.get(broker.abort.remote(startup_error(error)))
-        return
-    jobs = 0
-    while (job := ray.get(broker.lease.remote(name))) is not None:
-        ray.get(broker.report.remote(evaluate(worker, job)))
-        jobs += 1
+    else:
+        while (job := ray.get(broker.lease.remote(name))) is not None:
+            ray.get(broker.report.remote(evaluate(worker, job)))
+            jobs += 1
     # Tune prints a line for trials that end without any result.
     tune.report({"jobs": jobs})
 

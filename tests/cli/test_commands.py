@@ -1,0 +1,175 @@
+"""Every command on the shipped model, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from varsearch.cli.main import main
+from varsearch.library import load_policy
+
+FAST = ["--images", "16", "--target", "4090"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the first seeds."""
+    path = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        assert main(["run", *FAST, "--budget", "3", "--name", "first"]) == 0
+    return path
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("VARSEARCH_LIBRARY", str(folder / "library"))
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> object:
+    return json.loads(output(capsys, *arguments, "--json"))
+
+
+def test_run_prints_progress_and_the_front(capsys: pytest.CaptureFixture[str]) -> None:
+    out = output(capsys, "run", *FAST, "--budget", "4", "--name", "second", "--storage", "other.db")
+    assert "mnist on 4090, float16, batch 256, latency and memory predicted" in out
+    for word in (
+        "4/4",
+        "seed:dense",
+        "ETA",
+        "hypervolume",
+        "front",
+        "PREDICTED",
+        "sample grids drawn",
+        "varsearch export",
+    ):
+        assert word in out, word
+
+
+def test_the_same_command_again_evaluates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    out = output(capsys, "run", *FAST, "--budget", "3", "--name", "first")
+    assert "3 evaluated" in out and "trial 0" not in out.split("on the front")[0]
+
+
+def test_another_run_reuses_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    out = output(capsys, "run", *FAST, "--budget", "1", "--name", "third", "--max-memory", "0.99x")
+    assert "3 known already" in out
+
+
+def test_status_lists_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = [row for row in as_json(capsys, "status") if row["run"] == "first"]
+    assert row["complete"] == 3 and row["open"] == 0 and row["origin"] == "predicted" and row["status"] == "finished"
+    assert "first" in output(capsys, "status")
+
+
+def test_front_is_marked_predicted_and_not_dominated(capsys: pytest.CaptureFixture[str]) -> None:
+    front = as_json(capsys, "front", "--run", "first")
+    assert front["origin"] == "predicted" and front["entries"]
+    for entry in front["entries"]:
+        assert entry["metrics"]["latency_ms"]["origin"] == "predicted"
+        assert entry["metrics"]["delta_fid"]["low"] <= entry["metrics"]["delta_fid"]["value"]
+    points = [[e["metrics"][m]["value"] for m in front["objectives"]] for e in front["entries"]]
+    for a in points:
+        assert not any(b != a and all(x <= y for x, y in zip(b, a, strict=True)) for b in points)
+    assert "PREDICTED" in output(capsys, "front", "--run", "first")
+
+
+@pytest.mark.parametrize("select", ["knee", "fastest", "smallest", "best-quality", "max-latency=1000ms", "trial=1"])
+def test_export_every_selection(select: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "predicted for 4090" in output(capsys, "export", "--run", "first", "--select", select, "--output", "p.json")
+    assert load_policy("p.json").provenance.run == "first"
+
+
+def test_export_to_the_library_and_apply_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    output(capsys, "export", "--run", "first", "--select", "trial=1", "--library", "--name", "w8")
+    assert load_policy("mnist/4090/w8").policy.layers[0].weights.qkv.bits == 8
+    applied = as_json(
+        capsys, "apply", "mnist/4090/w8", "--output", "grid.png", "--labels", "3,1,4", "--batch-size", "2"
+    )
+    assert applied["images"] == 3 and applied["same_images"] is True and applied["speedup"] > 0
+    with Image.open("grid.png") as picture:
+        assert picture.width > 300 and picture.getextrema()[1] == 255
+
+
+def test_export_verify_repeats_everything_in_a_fresh_process(capsys: pytest.CaptureFixture[str]) -> None:
+    out = output(capsys, "export", "--run", "first", "--select", "trial=2", "--verify", "--output", "v.json")
+    assert "verified in a fresh process" in out and "images" in out and "NO" not in out
+
+
+def test_export_verify_notices_a_forged_number(capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+    import sqlite3
+
+    shutil.copy("varsearch.db", "forged.db")
+    with sqlite3.connect("forged.db") as connection:
+        changed = connection.execute("update measurement set value = value - 0.5 where metric = 'delta_fid'").rowcount
+    assert changed
+    capsys.readouterr()
+    arguments = [
+        "export",
+        "--run",
+        "first",
+        "--select",
+        "trial=1",
+        "--verify",
+        "--storage",
+        "forged.db",
+        "--output",
+        "f.json",
+    ]
+    assert main(arguments) == 7
+    assert "did not reproduce its delta_fid" in capsys.readouterr().err
+    assert not Path("f.json").exists()
+
+
+def test_compare_shows_policies_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = as_json(capsys, "compare", "dense", "kv-none", *FAST)
+    assert rows["dense"]["delta_fid"]["value"] == 0 and rows["kv-none"]["kv_bytes"]["value"] == 0
+    table = output(capsys, "compare", "dense", "kv-none", *FAST)
+    assert "kv-none" in table and "0.00x" in table
+
+
+def test_targets_and_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = as_json(capsys, "targets")
+    assert {"4090", "3090", "l40s", "a100", "h100", "h200", "cpu"} <= {row["name"] for row in rows}
+    assert "http" in output(capsys, "targets", "--sources")
+
+
+def test_models_and_the_card(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = [row for row in as_json(capsys, "models") if row["name"] == "mnist"]
+    assert row["n_layers"] == 6 and "MNIST" in row["data"]
+    card = output(capsys, "models", "mnist")
+    for word in ("nll_held_out", "label_agreement_samples", "fid_real_held_out", "nearest_train", "guidance scan"):
+        assert word in card
+
+
+def test_apply_needs_only_the_deployment_install(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the search packages made unimportable, as on a machine that never installed them."""
+    output(capsys, "export", "--run", "first", "--select", "trial=1", "--output", "p.json")
+    absent = ("ray", "optuna", "sqlalchemy", "alembic", "torchmetrics", "optuna_dashboard", "plotly", "scipy")
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({absent!r}))\n"
+        "from varsearch.cli.main import main\n"
+        "sys.exit(main(['apply', 'p.json', '--count', '10', '--batch-size', '2', '--output', 'd.png']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "equal the search worker's, bit for bit" in done.stdout
+    searching = code.replace(
+        "['apply', 'p.json', '--count', '10', '--batch-size', '2', '--output', 'd.png']", "['front']"
+    )
+    done = subprocess.run([sys.executable, "-c", searching], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "pip install 'varsearch[search]'" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,107 @@
+"""The kernels compiled for GPUs that are not here, with the very arguments of a launch.
+
+Shows that they compile, use the tensor cores, load in wide pieces and fit a GPU's shared memory; not what they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from varsearch.kernels.packing import LAYOUT
+
+triton = pytest.importorskip("triton")
+from varsearch.kernels import quantized_linear_triton as kernels  # noqa: E402
+
+SHARED_BYTES = {89: 99 * 1024, 90: 227 * 1024}
+"""Shared memory of one block by compute capability: CUDA programming guide, table of technical specifications."""
+
+Compile = Callable[..., Any]
+each_capability = pytest.mark.parametrize("capability", SHARED_BYTES)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compile:
+    """Calls a function that launches one kernel and returns what would have been launched."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    found: list[Any] = []
+
+    def compile_only(kernel: Any) -> Callable[..., None]:
+        def run(*args: Any, warmup: bool, **options: Any) -> None:
+            found.append(triton.JITFunction.run(kernel, *args, warmup=True, **options))
+
+        return run
+
+    for kernel in (kernels.linear_kernel, kernels.expand_kernel):
+        monkeypatch.setattr(kernel, "run", compile_only(kernel))
+
+    def call(capability: int, launch: Callable[..., None], *args: object) -> Any:
+        driver = SimpleNamespace(
+            get_current_device=lambda: capability,  # one cache of compiled kernels for each
+            get_current_stream=lambda _: 0,
+            get_current_target=lambda: triton.backends.compiler.GPUTarget("cuda", capability, 32),
+        )
+        monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+        launch(*args)
+        assert len(found) == 1
+        return found[0]
+
+    return call
+
+
+def operands(
+    bits: int, dtype: torch.dtype, rows: int, inputs: int = 1024, outputs: int = 3072, groups: int = 1
+) -> tuple[torch.Tensor, ...]:
+    n_bytes, n_values = LAYOUT[bits]
+    packed = torch.empty(outputs, -(-inputs // n_values) * n_bytes, dtype=torch.uint8)
+    shapes = (rows, inputs), (outputs, groups), (outputs,), (rows, outputs)
+    x, scale, bias, out = (torch.empty(shape, dtype=dtype) for shape in shapes)
+    return x, packed, scale, bias, out
+
+
+@each_capability
+@pytest.mark.parametrize("rows", [1, 256])
+@pytest.mark.parametrize("bits", LAYOUT)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_products_use_tensor_cores(
+    capability: int, dtype: torch.dtype, bits: int, rows: int, compiled: Compile
+) -> None:
+    groups = 1 if dtype == torch.float16 else 8
+    x, packed, scale, bias, out = operands(bits, dtype, rows, groups=groups)
+    kernel = compiled(capability, kernels.linear, x, packed, scale, bias, bits, out)
+    assert kernel.metadata.shared <= SHARED_BYTES[capability]
+    code = kernel.asm["ptx"]
+    product = "wgmma.mma_async.sync" if capability == 90 and rows == 256 else "mma.sync"
+    operand = {torch.float16: "f16", torch.bfloat16: "bf16"}[dtype]
+    assert f"f32.{operand}.{operand}" in code and product in code
+    # Activations travel 16 bytes at a time and ahead of their use; the code has a piece for each of the first stages.
+    assert code.count("cp.async.cg.shared.global") >= 3
+
+
+@each_capability
+def test_single_precision_is_not_rounded_for_tensor_cores(capability: int, compiled: Compile) -> None:
+    x, packed, scale, _, out = operands(8, torch.float32, 64)
+    kernel = compiled(capability, kernels.linear, x, packed, scale, None, 8, out)
+    assert kernel.metadata.shared <= SHARED_BYTES[capability]
+    assert "fma.rn.f32" in kernel.asm["ptx"]
+    assert "mma.sync" not in kernel.asm["ptx"] and "wgmma" not in kernel.asm["ptx"]
+
+
+@each_capability
+@pytest.mark.parametrize("bits", LAYOUT)
+def test_expansion_writes_wide(capability: int, bits: int, compiled: Compile) -> None:
+    _, packed, scale, *_ = operands(bits, torch.float16, 1)
+    kernel = compiled(capability, kernels.expand, packed, scale, bits, torch.empty(3072, 1024, dtype=torch.float16))
+    assert kernel.metadata.shared <= SHARED_BYTES[capability]
+    assert "st.global.v4.b32" in kernel.asm["ptx"]
+
+
+@pytest.mark.parametrize("bits", LAYOUT)
+def test_odd_sizes_compile(bits: int, compiled: Compile) -> None:
+    x, packed, scale, bias, out = operands(bits, torch.float16, 17, inputs=131, outputs=67)
+    assert "mma.sync" in compiled(89, kernels.linear, x, packed, scale, bias, bits, out).asm["ptx"]
