@@ -7,10 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tests.conftest import build_tiny
+from varsearch.accel import apply, labels_for
 from varsearch.accel.quantization import QuantizedLinear
 from varsearch.kernels.packing import pack, quantize
 from varsearch.kernels.quantized_linear import Backend, expand, expand_weight, fused_linear, quantized_linear
-from varsearch.policy import Quantization
+from varsearch.policy import Policy, Quantization
 
 
 class Case(NamedTuple):
@@ -174,3 +176,10 @@ def odd_strides() -> list[bool]:
     views = (x.T.contiguous().T, torch.stack((x, -x), dim=-1)[..., 0], x[:1].expand(9, -1))
     weight = expand(o.packed, o.scale, 6, 18, torch.float32)
     return [torch.equal(fused_linear(v, o.packed, o.scale, None, 6), v @ weight.T) for v in views]
+
+
+def likelihood(backend: Backend, policy: Policy) -> Tensor:
+    model, rng = build_tiny(), torch.Generator().manual_seed(0)
+    tokens = [torch.randint(32, (1, n), generator=rng) for n in model.spec.tokens]
+    with apply(model, policy, backend) as applied:
+        return applied.likelihood(labels_for(1, 10), tokens)

@@ -65,13 +65,13 @@ def operands(
 
 
 @each_capability
-@pytest.mark.parametrize("rows", [1, 256])
 @pytest.mark.parametrize("bits", LAYOUT)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "rows", "groups"), [(torch.float16, 1, 1), (torch.float16, 256, 1), (torch.bfloat16, 256, 8)], ids=str
+)
 def test_products_use_tensor_cores(
-    capability: int, dtype: torch.dtype, bits: int, rows: int, compiled: Compile
+    capability: int, bits: int, dtype: torch.dtype, rows: int, groups: int, compiled: Compile
 ) -> None:
-    groups = 1 if dtype == torch.float16 else 8
     x, packed, scale, bias, out = operands(bits, dtype, rows, groups=groups)
     kernel = compiled(capability, kernels.linear, x, packed, scale, bias, bits, out)
     assert kernel.metadata.shared <= SHARED_BYTES[capability]

@@ -60,7 +60,7 @@ def _fail(error: VarsearchError) -> int:
 
 def _missing(error: ModuleNotFoundError) -> VarsearchError:
     package = (error.name or "").partition(".")[0]
-    if package in {"optuna", "optuna_dashboard", "ray", "sqlalchemy", "alembic", "torchmetrics", "scipy"}:
+    if package in {"optuna", "optuna_dashboard", "ray", "sqlalchemy", "alembic", "torchmetrics", "scipy", "matplotlib"}:
         return UsageError(f"this command needs {package}: pip install 'varsearch[search]'")
     raise error
 

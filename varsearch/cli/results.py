@@ -10,9 +10,11 @@ import typer
 from varsearch import library
 from varsearch.cli import options as o
 from varsearch.cli.render import console, interval, measurements_json, print_json, quantity, ratio, table
-from varsearch.errors import EvaluationError
+from varsearch.errors import EvaluationError, UsageError
+from varsearch.files import write_atomically
 
 if TYPE_CHECKING:
+    from varsearch.db import RunRecord, Store
     from varsearch.policy_file import PolicyFile
     from varsearch.search.front import Front, FrontEntry
 
@@ -23,7 +25,12 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
 
 
-def front(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: o.Json = False) -> None:
+def front(
+    run: o.RunName = None,
+    storage: o.Storage = o.DEFAULT_STORAGE,
+    picture: Annotated[Path | None, typer.Option(help="Also draw it to this PNG or SVG file.")] = None,
+    json: o.Json = False,
+) -> None:
     """Show the best trade-offs of a run."""
     from varsearch.db import Store
     from varsearch.search.front import read_front
@@ -31,10 +38,21 @@ def front(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: o
 
     store = Store(storage, create=False)
     record = find_run(store, run)
+    if picture:
+        _draw(store, record, picture)
     if json:
         print_json(front_json(record.name, read_front(store, record)))
     else:
         print_front(storage, record.name)
+
+
+def _draw(store: Store, record: RunRecord, path: Path) -> None:
+    from varsearch.search.picture import picture
+
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in ("png", "svg"):
+        raise UsageError(f"--picture {path}: expected a file that ends in .png or .svg")
+    write_atomically(path, picture(store, record, kind))
 
 
 def front_json(name: str, found: Front) -> dict[str, object]:

@@ -148,6 +148,7 @@ def _best_within(entries: Sequence[FrontEntry], how: str) -> FrontEntry:
 
 
 def entry_of(trial: TrialRecord) -> FrontEntry:
+    """An evaluated trial as an entry, on the front or not."""
     quality, speed = trial.quality, trial.speed
     return FrontEntry(
         number=trial.number,

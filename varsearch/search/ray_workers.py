@@ -99,19 +99,24 @@ def run_on_ray(
     with _cluster(workers, resources, address) as folder:
         broker = _start_broker(make_broker)
         watch = _Watch(broker, on_event)
-        status: Literal["finished", "interrupted"] = "interrupted"
         try:
             _supervise(broker, make_worker, workers, resources, watch, folder)
             watch.on_step_end()
-            status = "finished"
-        except KeyboardInterrupt:
-            raise Interrupted(INTERRUPTED) from None
-        except RayActorError:
-            raise StoreError("the process that owns the run died: run the same command again to continue") from None
-        finally:
+            status: Status = ray.get(broker.close.remote("finished"))
+        except BaseException as error:
             with suppress(RayError, StoreError):
-                final: Status = ray.get(broker.close.remote(status))
-        return final
+                ray.get(broker.close.remote("interrupted"))
+            raise _explained(error) from None
+        return status
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What an error in the driver means to its user."""
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(INTERRUPTED)
+    if isinstance(error, RayActorError):
+        return StoreError("the process that owns the run died: run the same command again to continue")
+    return error.cause if isinstance(error, RayTaskError) else error
 
 
 def ask(address: str | None, resources: Resources, function: Callable[..., T], *args: Any) -> T:
@@ -138,17 +143,17 @@ def _cluster(workers: int, resources: Resources, address: str | None) -> Iterato
     # Threads that spin while they wait take the cores from the other workers.
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     options = {"runtime_env": {"env_vars": environment}, "log_to_driver": False, "logging_level": logging.CRITICAL}
-    try:
-        with _silence():
+    with _silence():
+        try:
             if address:
                 _join(address, options)
             else:
                 ray.init(**local, **options)
             _check_resources(1 if address else workers, resources)
             yield folder
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

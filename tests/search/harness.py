@@ -1,0 +1,56 @@
+"""Driving a broker, and reading what it left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+
+from tests.search.fakes import SPACE, outcome, settings
+from varsearch.db import State, Store, TrialRecord
+from varsearch.db.engine import locate
+from varsearch.measurement import Job
+from varsearch.search.broker import Broker
+from varsearch.search.study import open_storage
+
+Open = Callable[..., Broker]
+
+
+def drain(broker: Broker, worker: str = "a") -> list[int]:
+    """Evaluates until there are no more jobs; the numbers that were evaluated."""
+    numbers = []
+    while (job := broker.lease(worker)) is not None:
+        numbers.append(job.number)
+        assert broker.report(outcome(job))
+    return numbers
+
+
+def taken(job: Job | None) -> Job:
+    assert job is not None
+    return job
+
+
+def stored(storage: str | Path, name: str | None = None) -> list[TrialRecord]:
+    with Store(storage) as store:
+        return store.trials(store.run(name) if name else store.runs()[0])
+
+
+def shown(storage: str | Path) -> list[optuna.trial.FrozenTrial]:
+    with open_storage(locate(storage)) as backend:
+        (study,) = backend.get_all_studies()
+        return optuna.load_study(study_name=study.study_name, storage=backend).trials
+
+
+def check_consistent(storage: str | Path, n: int) -> None:
+    """Store and study hold the same `n` finished trials with the same numbers."""
+    ours, theirs = stored(storage), shown(storage)
+    assert [t.number for t in ours] == [t.number for t in theirs] == list(range(n))
+    assert [t.state.name for t in ours] == [t.state.name for t in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.state.is_final
+        assert other.params == SPACE.encode(mine.policy)
+        assert other.user_attrs["digest"] == mine.policy.digest
+        values = [mine.values[name] for name in settings().objectives] if mine.state is State.COMPLETE else None
+        assert other.values == values
+        assert {k: other.user_attrs[k] for k in mine.values} == mine.values

@@ -1,0 +1,71 @@
+"""A picture of a run: every trial, and the front among them."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from varsearch.db import RunRecord, State, Store
+from varsearch.errors import UsageError
+from varsearch.measurement import METRICS
+from varsearch.search.front import Front, read_front
+
+QUALITY_SPAN = 6.0
+"""Trials whose ΔFID is this many times that of the front's median or more would squeeze the rest; they are left out."""
+
+
+def picture(store: Store, run: RunRecord, kind: str = "png") -> bytes:
+    """Quality loss against speed-up and against memory relative to dense, as PNG or SVG.
+
+    Raises:
+        UsageError: the run has no front, or lacks a metric that is drawn.
+    """
+    front = read_front(store, run)
+    if not front.entries or front.dense is None:
+        raise UsageError("the run has no front yet: there is nothing to draw")
+    trials = [t.values for t in store.trials(run) if t.state is State.COMPLETE]
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("speedup", "peak_bytes"), strict=True):
+        _draw(axes, front, trials, metric)
+    settings = front.settings
+    figure.suptitle(
+        f"{settings.model} on {settings.target}: latency and memory {settings.origin.value}, "
+        f"{settings.quality.n_images} images per policy"
+    )
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, dpi=120)
+    return file.getvalue()
+
+
+def _draw(axes: Axes, front: Front, trials: list[dict[str, float]], metric: str) -> None:
+    assert front.dense is not None
+    dense = front.dense.value(metric)
+    ceiling = _ceiling(front)
+    shown = [t for t in trials if t["delta_fid"] <= ceiling]
+    axes.scatter(
+        [t[metric] / dense for t in shown], [t["delta_fid"] for t in shown], s=14, color="0.75", label="trials"
+    )
+    entries = [entry for entry in front.entries if entry.value("delta_fid") <= ceiling]
+    x, y = ([entry.value(name) / scale for entry in entries] for name, scale in ((metric, dense), ("delta_fid", 1.0)))
+    m = [entry.metrics["delta_fid"] for entry in entries]
+    spread = [
+        [max(0.0, v.value - (v.value if v.low is None else v.low)) for v in m],
+        [max(0.0, (v.value if v.high is None else v.high) - v.value) for v in m],
+    ]
+    axes.errorbar(
+        x, y, yerr=spread, fmt="o", ms=5, lw=0.8, color="tab:blue", ecolor="0.8", label="front, 95 % interval"
+    )
+    axes.scatter([1], [0], marker="*", s=160, color="tab:red", zorder=3, label="dense")
+    axes.axhline(0, color="0.6", lw=0.7)
+    better = "more" if METRICS[metric].direction == "maximize" else "less"
+    name = {"speedup": "speed-up over dense", "peak_bytes": "peak memory relative to dense"}[metric]
+    axes.set_xlabel(f"{name} ({better} is better)")
+    axes.set_ylabel("ΔFID to dense (less is better)")
+    axes.legend(fontsize=8)
+
+
+def _ceiling(front: Front) -> float:
+    losses = sorted(entry.value("delta_fid") for entry in front.entries)
+    return max(1.0, QUALITY_SPAN * losses[len(losses) // 2])
