@@ -1,6 +1,6 @@
 """Apply an exported policy in production: needs only the deployment install.
 
-    python examples/apply.py example-policy.json
+Run it with `python examples/apply.py example-policy.json`.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Search policies for the shipped model from Python, and export the knee of the front.
 
-    python examples/search.py
+Run it with `python examples/search.py`.
 """
 
 from pathlib import Path

@@ -27,7 +27,9 @@ def make(fingerprint: str = "f" * 64) -> PolicyFile:
         policy=Policy.dense(3, 3),
         measurements=(Measurement(metric="fid", value=1.5, low=1.2, high=1.8, n=512),),
         envelope=Envelope(image_size=(16, 16), batch_size=8, guidance=1.5, top_k=0, top_p=0.0),
-        sample=Sample(seed=0, labels=(0, 1), sha256="0" * 64, device="cpu", device_type="cpu", threads=2, torch="2.13.0"),
+        sample=Sample(
+            seed=0, labels=(0, 1), sha256="0" * 64, device="cpu", device_type="cpu", threads=2, torch="2.13.0"
+        ),
         provenance=Provenance(run="r", trial=3, varsearch="0.1.0", created="2026-11-21T00:00:00Z"),
     )
 

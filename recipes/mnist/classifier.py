@@ -41,9 +41,9 @@ def normalise(model: Classifier, split: Split) -> None:
     """
     features = torch.cat([model.features(x) for x in split.images.split(500)])
     scale = features.var(dim=0).mean().sqrt()
-    model.embed.weight /= scale
-    model.embed.bias /= scale
-    model.head.weight *= scale
+    model.embed.weight.div_(scale)
+    model.embed.bias.div_(scale)
+    model.head.weight.mul_(scale)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ SHARED_BYTES = {89: 99 * 1024, 90: 227 * 1024}
 
 Compile = Callable[..., Any]
 each_capability = pytest.mark.parametrize("capability", SHARED_BYTES)
+each_word = pytest.mark.parametrize("bits", [4, 3], ids=["one byte", "three bytes"])
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_single_precision_is_not_rounded_for_tensor_cores(capability: int, compi
 
 
 @each_capability
-@pytest.mark.parametrize("bits", LAYOUT)
+@each_word
 def test_expansion_writes_wide(capability: int, bits: int, compiled: Compile) -> None:
     _, packed, scale, *_ = operands(bits, torch.float16, 1)
     kernel = compiled(capability, kernels.expand, packed, scale, bits, torch.empty(3072, 1024, dtype=torch.float16))
@@ -101,7 +102,7 @@ def test_expansion_writes_wide(capability: int, bits: int, compiled: Compile) ->
     assert "st.global.v4.b32" in kernel.asm["ptx"]
 
 
-@pytest.mark.parametrize("bits", LAYOUT)
+@each_word
 def test_odd_sizes_compile(bits: int, compiled: Compile) -> None:
     x, packed, scale, bias, out = operands(bits, torch.float16, 17, inputs=131, outputs=67)
     assert "mma.sync" in compiled(89, kernels.linear, x, packed, scale, bias, bits, out).asm["ptx"]

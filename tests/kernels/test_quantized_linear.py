@@ -21,7 +21,7 @@ SHAPES = [
     *((None, *shape) for shape in ((1, 1, 1), (2, 7, 3), (17, 31, 13), (33, 131, 67), (65, 128, 129), (8, 384, 128))),
     *((32, *shape) for shape in ((3, 32, 5), (19, 160, 37))),
     *((64, *shape) for shape in ((1, 64, 1), (34, 192, 70))),
-    *((128, *shape) for shape in ((7, 128, 16), (40, 384, 128))),
+    *((128, *shape) for shape in ((7, 128, 16), (20, 384, 67))),
 ]
 """Groups, then rows, inputs and outputs: ones, primes, one more than a tile, a real layer."""
 
@@ -57,8 +57,7 @@ def any_case(draw: st.DrawFn) -> Case:
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=any_case())
 def test_any_shape_is_exact(case: Case, interpreter: Run) -> None:
-    assert interpreter(cases.product, case) == Found(0, 0)
-    assert interpreter(cases.expansion, case) == Found(0, 0)
+    assert interpreter(cases.product, case) == interpreter(cases.expansion, case) == Found(0, 0)
 
 
 @each_bits
