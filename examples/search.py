@@ -24,8 +24,8 @@ if __name__ == "__main__":
         budget=6,
         on_event=lambda event: print(event.trial.number, event.trial.origin, event.trial.values.get("delta_fid")),
     )
-    store = Store(STORAGE, create=False)
-    front = read_front(store, store.run(status.run))
+    with Store(STORAGE, create=False) as store:
+        front = read_front(store, store.run(status.run))
     for entry in front.entries:
         print(entry.number, entry.origin, {name: round(m.value, 3) for name, m in entry.metrics.items()})
     export(select(front, "knee"), front.settings, status.run).write(Path("example-policy.json"))

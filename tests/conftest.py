@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,6 +12,10 @@ from varsearch.models.image_model import ImageModel
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.models.zoo import random_model
+
+# A deadline would be a timed test: slow machines would fail it.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
 
 SCALES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6))
 SHARED = Path(__file__).parents[2] / "shared"

@@ -136,7 +136,7 @@ policies = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(policies)
 def test_json_round_trip_keeps_value_and_digest(policy: Policy) -> None:
     for text in (policy.canonical(), policy.model_dump_json(), policy.model_dump_json(indent=3)):
@@ -144,7 +144,7 @@ def test_json_round_trip_keeps_value_and_digest(policy: Policy) -> None:
         assert again == policy and again.digest == policy.digest
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(policies, policies)
 def test_digests_are_equal_exactly_for_equal_policies(a: Policy, b: Policy) -> None:
     assert (a == b) == (a.digest == b.digest)

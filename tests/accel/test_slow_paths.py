@@ -145,7 +145,7 @@ def test_low_bit_entries_take_the_bytes_they_say(bits: int, per_value: int) -> N
     assert cache.nbytes == entries * 2 * (32 * per_value // 8 + 4) + 9 * 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([3, 4, 6, 8]), st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**31))
 def test_packing_is_lossless_and_dense(bits: int, n: int, rows: int, seed: int) -> None:
     limit = 2 ** (bits - 1) - 1
@@ -155,7 +155,7 @@ def test_packing_is_lossless_and_dense(bits: int, n: int, rows: int, seed: int) 
     assert packed.dtype == torch.uint8 and packed.shape[1] <= (n * bits + 7) // 8 + 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([3, 4, 6, 8]), st.integers(0, 2**31), st.floats(1e-6, 1e6))
 def test_rounding_is_within_half_a_step(bits: int, seed: int, size: float) -> None:
     x = size * torch.randn(4, 33, generator=torch.Generator().manual_seed(seed))
@@ -181,7 +181,7 @@ def test_a_quantized_linear_is_close_and_small(bits: int, group: int | None) -> 
     assert small.scale.numel() == 96 * (128 // (group or 128))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4),
     st.integers(0, 4),

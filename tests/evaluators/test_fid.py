@@ -62,7 +62,7 @@ def test_injected_statistics_equal_torchmetrics_fed_with_both_samples() -> None:
     assert frechet_distance(fake, reference_from(real)) == pytest.approx(metric.compute().item(), rel=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(3, 60), d=st.integers(2, 24), seed=st.integers(0, 999), scale=st.floats(0.2, 5))
 def test_the_symmetric_form_equals_torchmetrics(n: int, d: int, seed: int, scale: float) -> None:
     fake, reference = gaussian(n, d, seed, scale, shift=0.3), reference_from(gaussian(200, d, seed + 1))

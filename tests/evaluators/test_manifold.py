@@ -20,7 +20,7 @@ def brute_force_share(inside: Points, around: Points) -> float:
     return sum(hits) / len(hits)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(4, 30), m=st.integers(4, 30), shift=st.floats(0, 4), seed=st.integers(0, 999))
 def test_equals_brute_force(n: int, m: int, shift: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -54,7 +54,7 @@ def any_case(draw: st.DrawFn) -> Case:
     return Case(bits, group, dtype, rows, inputs, outputs, seed)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=any_case())
 def test_any_shape_is_exact(case: Case, interpreter: Run) -> None:
     assert interpreter(cases.product, case) == interpreter(cases.expansion, case) == Found(0, 0)

@@ -39,7 +39,7 @@ def test_all_off_is_dense(spec: ModelSpec) -> None:
     assert SearchSpace(spec).decode({}) == Policy.dense(spec.n_layers, len(spec.scales))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32), st.floats(0, 1), st.sampled_from(SPECS))
 def test_every_level_gives_a_valid_policy_that_encodes_back(seed: int, density: float, spec: ModelSpec) -> None:
     space = SearchSpace(spec)

@@ -52,7 +52,8 @@ def compare(
     )
     plan = prepare(request)
     chosen = named_policies(policies, plan.seeds, library_folder)
-    rows = evaluate(chosen, plan.settings, plan.worker.make(), Store(storage), lambda name, _: _progress(name, json))
+    with Store(storage) as store:
+        rows = evaluate(chosen, plan.settings, plan.worker.make(), store, lambda name, _: _progress(name, json))
     if json:
         print_json({name: measurements_json(row) for name, row in rows.items()})
         return

@@ -36,14 +36,14 @@ def front(
     from varsearch.search.front import read_front
     from varsearch.search.overview import find_run
 
-    store = Store(storage, create=False)
-    record = find_run(store, run)
-    if picture:
-        _draw(store, record, picture)
-    if json:
-        print_json(front_json(record.name, read_front(store, record)))
-    else:
-        print_front(storage, record.name)
+    with Store(storage, create=False) as store:
+        record = find_run(store, run)
+        if picture:
+            _draw(store, record, picture)
+        if json:
+            print_json(front_json(record.name, read_front(store, record)))
+        else:
+            print_front(storage, record.name)
 
 
 def _draw(store: Store, record: RunRecord, path: Path) -> None:
@@ -84,8 +84,8 @@ def print_front(storage: str, name: str) -> None:
     from varsearch.search.overview import find_run
     from varsearch.search.summary import summarize
 
-    store = Store(storage, create=False)
-    found = read_front(store, find_run(store, name))
+    with Store(storage, create=False) as store:
+        found = read_front(store, find_run(store, name))
     settings = found.settings
     volume = "" if found.hypervolume is None else f", hypervolume {found.hypervolume:.3f}"
     title = (
@@ -139,10 +139,10 @@ def export(
     from varsearch.search.front import read_front
     from varsearch.search.overview import find_run, pick
 
-    store = Store(storage, create=False)
-    record = find_run(store, run)
-    found = read_front(store, record)
-    entry = pick(store, record, found, select)
+    with Store(storage, create=False) as store:
+        record = find_run(store, run)
+        found = read_front(store, record)
+        entry = pick(store, record, found, select)
     file = to_file(entry, found.settings, record.name)
     if verify:
         _verify(file, found, reference, inception)

@@ -115,8 +115,8 @@ def _interval(low: float | None, high: float | None) -> str:
 
 def attach_to_all(storage: str) -> int:
     """`attach` for every run of a storage."""
-    store = Store(storage, create=False)
-    return sum(attach(store, run) for run in store.runs())
+    with Store(storage, create=False) as store:
+        return sum(attach(store, run) for run in store.runs())
 
 
 def serve(storage: str, host: str, port: int, on_start: Callable[[str], None]) -> None:
@@ -125,7 +125,8 @@ def serve(storage: str, host: str, port: int, on_start: Callable[[str], None]) -
     Raises:
         UsageError: the address cannot be listened on.
     """
-    url = Store(storage, create=False).url
+    with Store(storage, create=False) as store:
+        url = store.url
     with open_storage(url) as database:
         app = optuna_dashboard.wsgi(database, artifact_store=FileSystemArtifactStore(str(artifact_folder(url))))
         try:
@@ -157,5 +158,5 @@ class QuietHandler(WSGIRequestHandler):
 
 def attach_to_run(storage: str, name: str) -> int:
     """`attach` for a run by its name."""
-    store = Store(storage, create=False)
-    return attach(store, find_run(store, name))
+    with Store(storage, create=False) as store:
+        return attach(store, find_run(store, name))

@@ -40,9 +40,9 @@ def pick(store: Store, run: RunRecord, front: Front, how: str) -> FrontEntry:
 
 def overview(storage: str, name: str | None = None) -> list[dict[str, Any]]:
     """One row per run: what it is about, how many trials it has in which state, and its front's size."""
-    store = Store(storage, create=False)
-    runs = [find_run(store, name)] if name else store.runs()
-    return [_row(store, run) for run in runs]
+    with Store(storage, create=False) as store:
+        runs = [find_run(store, name)] if name else store.runs()
+        return [_row(store, run) for run in runs]
 
 
 def _row(store: Store, run: RunRecord) -> dict[str, Any]:
