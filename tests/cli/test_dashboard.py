@@ -30,7 +30,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     line = process.stdout.readline()
     yield line.split()[3].removesuffix("/dashboard")
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 def get(url: str) -> bytes:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from varsearch.errors import Interrupted, StoreError
 from varsearch.search.broker import Broker
+from varsearch.search.interrupt import kept_interrupts
 from varsearch.search.progress import INTERRUPTED, OnEvent, Status
 from varsearch.search.worker import MakeWorker, evaluate, startup_error
 
@@ -15,7 +16,11 @@ NAME = "in-process"
 
 def run_inline(make_broker: Callable[[], Broker], make_worker: MakeWorker, on_event: OnEvent) -> Status:
     """Evaluates one job after the other; see `run`."""
-    broker = make_broker()
+    with kept_interrupts() as check:
+        return _run(make_broker(), make_worker, on_event, check)
+
+
+def _run(broker: Broker, make_worker: MakeWorker, on_event: OnEvent, check: Callable[[], None]) -> Status:
     try:
         try:
             worker = make_worker()
@@ -24,6 +29,7 @@ def run_inline(make_broker: Callable[[], Broker], make_worker: MakeWorker, on_ev
         while (job := broker.lease(NAME)) is not None:
             broker.report(evaluate(worker, job))
             _pass_on(broker, on_event)
+            check()
         _pass_on(broker, on_event)
     except KeyboardInterrupt:
         broker.close("interrupted")

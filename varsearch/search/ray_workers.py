@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from varsearch.errors import EvaluationError, Interrupted, StoreError, TargetError
 from varsearch.measurement import Job, Outcome
 from varsearch.search.broker import ATTEMPTS, Broker
+from varsearch.search.interrupt import kept_interrupts
 from varsearch.search.progress import INTERRUPTED, OnEvent, Progress, Resources, Status
 from varsearch.search.worker import MakeWorker, evaluate, one_line, startup_error
 
@@ -98,10 +99,11 @@ def run_on_ray(
     """Runs `workers` processes until the broker has no more jobs; see `run`."""
     with _cluster(workers, resources, address) as folder:
         broker = _start_broker(make_broker)
-        watch = _Watch(broker, on_event)
         try:
-            _supervise(broker, make_worker, workers, resources, watch, folder)
-            watch.on_step_end()
+            with kept_interrupts() as check:
+                watch = _Watch(broker, on_event, check)
+                _supervise(broker, make_worker, workers, resources, watch, folder)
+                watch.on_step_end()
             status: Status = ray.get(broker.close.remote("finished"))
         except BaseException as error:
             with suppress(RayError, StoreError):
@@ -244,8 +246,8 @@ def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
 class _Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped, and Tune insists on its own base class.
     """Passes the broker's events on, in the driver's process, and ends the run when the broker has an error."""
 
-    def __init__(self, broker: Any, on_event: OnEvent) -> None:
-        self._broker, self._on_event = broker, on_event
+    def __init__(self, broker: Any, on_event: OnEvent, check: Callable[[], None]) -> None:
+        self._broker, self._on_event, self._check = broker, on_event, check
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Called by Tune several times per second."""
@@ -254,3 +256,4 @@ class _Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped, and Tune i
             self._on_event(event)
         if error:
             raise error
+        self._check()
