@@ -45,6 +45,27 @@ def test_evidence_of_the_last_attempt_counts_even_if_nobody_heard_of_it(start: O
     assert [(t.state, t.attempts) for t in stored(tmp_path / "runs.db")] == [(State.COMPLETE, 3)]
 
 
+def test_deaths_of_the_run_fail_no_trial(start: Open, tmp_path: Path) -> None:
+    for _ in range(5):
+        assert taken(start(budget=1).lease("a")).number == 0
+    broker = start(budget=1)
+    assert drain(broker) == [0]
+    broker.close("finished")
+    check_consistent(tmp_path / "runs.db", 1)
+    assert stored(tmp_path / "runs.db")[0].state is State.COMPLETE
+
+
+def test_a_lowered_budget_holds_for_interrupted_trials_too(start: Open, tmp_path: Path) -> None:
+    first = start(budget=4)
+    first.report(outcome(taken(first.lease("a"))))
+    taken(first.lease("a"))
+    first.close("interrupted")
+    broker = start(budget=1)
+    assert broker.lease("a") is None
+    broker.close("finished")
+    assert [t.state for t in stored(tmp_path / "runs.db")] == [State.COMPLETE, State.WAITING]
+
+
 def test_ctrl_c_puts_back_without_counting_an_attempt(start: Open, tmp_path: Path) -> None:
     broker = start(budget=3)
     drain_one = taken(broker.lease("a"))

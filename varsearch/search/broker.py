@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +23,8 @@ from varsearch.search.settings import RunSettings
 from varsearch.search.study import Space, StudyView, open_storage, study_errors
 
 ATTEMPTS = 3
-"""A trial that loses its worker this often has failed."""
+"""A trial that loses its worker this often has failed. Deaths of the whole run do not count: they say little about a
+policy."""
 
 RECENT = 20
 """Evaluations that the remaining time is estimated from."""
@@ -75,6 +76,7 @@ class Broker:
         self._tried: set[str] = set()
         self._workers: set[str] = set()
         self._leases: dict[str, tuple[int, float]] = {}
+        self._losses: Counter[int] = Counter()
         self._waiting: deque[int] = deque()
         self._durations: deque[float] = deque(maxlen=RECENT)
         self._events: list[Progress] = []
@@ -114,7 +116,7 @@ class Broker:
             self._append(trial)
             self._show(trial)
             if not trial.state.is_final:
-                self._put_back(trial)
+                self._wait(trial)
         self._events.clear()
 
     def lease(self, worker: str) -> Job | None:
@@ -124,7 +126,7 @@ class Broker:
         """
         self.lost(worker)
         self._workers.add(worker)
-        while time.monotonic() < self._deadline:
+        while time.monotonic() < self._deadline and self._evaluated() + len(self._leases) < self._budget:
             number = self._waiting.popleft() if self._waiting else self._propose()
             if number is None:
                 break
@@ -157,7 +159,11 @@ class Broker:
         """`worker` died: what it held is evaluated again under the same number, or fails after `ATTEMPTS`."""
         if worker in self._leases:
             number, _ = self._leases.pop(worker)
-            self._put_back(self._trials[number])
+            self._losses[number] += 1
+            if self._losses[number] < ATTEMPTS:
+                self._wait(self._trials[number])
+            else:
+                self._finish(self._trials[number], f"the worker was lost {ATTEMPTS} times during the evaluation")
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
         """Puts back what is still leased, without counting it as an attempt, and gives the run up."""
@@ -202,9 +208,7 @@ class Broker:
         return min(rounds * fmean(self._durations), max(self._deadline - time.monotonic(), 0.0))
 
     def _propose(self) -> int | None:
-        """Appends a trial with an untried policy; None when the budget is given away or the space exhausted."""
-        if self._evaluated() + len(self._leases) >= self._budget:
-            return None
+        """Appends a trial with an untried policy; None when the space is exhausted."""
         number = len(self._trials)
         seeds = ((origin, policy) for origin, policy in self._seeds.items() if policy.digest not in self._tried)
         proposal = next(seeds, None) or self._proposer.propose(number, self._tried)
@@ -246,11 +250,7 @@ class Broker:
         self._record(replace(trial, state=State.FAIL if error else State.COMPLETE, error=error))
         self._events.append(Progress(self._trials[trial.number], self.status()))
 
-    def _put_back(self, trial: TrialRecord) -> None:
-        answered = trial.quality and trial.speed
-        if trial.attempts >= ATTEMPTS and not answered:
-            self._finish(trial, f"the worker was lost {trial.attempts} times during the evaluation")
-            return
+    def _wait(self, trial: TrialRecord) -> None:
         self._record(replace(trial, state=State.WAITING))
         self._waiting.append(trial.number)
 
