@@ -1,6 +1,7 @@
 """Every error that varsearch raises on purpose, each with the exit code of its kind.
 
-The command line prints the message as one line and leaves with `exit_code`; the numbers are stable.
+The command line prints the message as one line and leaves with `exit_code`; the numbers are stable. A reader of its
+output that leaves early, as `head` does, is no error: the command goes on, and ends with the code it would have anyway.
 """
 
 from __future__ import annotations

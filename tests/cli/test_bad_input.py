@@ -230,3 +230,43 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_continues() -> None
     with sqlite3.connect("run.db") as connection:
         states = connection.execute("select number, state from trials order by number").fetchall()
     assert states == [(i, "COMPLETE") for i in range(4)]
+
+
+def test_compare_refuses_a_policy_of_other_weights(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = edit(exported, lambda d: d["model"].update(fingerprint="0" * 64))
+    fails(capsys, ["compare", other, *FAST], 3, "policy was made for mnist with weights 000000000000")
+    assert [p.name for p in Path().iterdir()] == ["changed.json"]
+
+
+def test_a_policy_from_a_larger_machine_without_measurements(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    larger = edit(exported, lambda d: (d["sample"].update(threads=1000), d.update(measurements=[])))
+    assert main(["apply", larger, "--count", "1", "--batch-size", "1"]) == 0
+    assert "threads instead of 1000: samples may differ in the last bits" in capsys.readouterr().err
+
+
+def test_export_of_a_run_with_other_weights(
+    exported: Path, model_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (model_copy / "manifest.json").read_text()
+    (model_copy / "manifest.json").write_text(text.replace('"norm_eps": 1e-06', '"norm_eps": 1e-05'))
+    monkeypatch.setattr(zoo, "WEIGHTS", model_copy.rename(model_copy.with_name("mnist")).parent)
+    zoo.manifest.cache_clear()
+    fails(capsys, ["export", "--storage", str(exported.parent / "x.db")], 4, "was made with other weights")
+    zoo.manifest.cache_clear()
+    assert list(Path().iterdir()) == []
+
+
+NUMBERS = {
+    "threads": ["apply", "POLICY", "--threads", "10000000000"],
+    "batch": ["apply", "POLICY", "--batch-size", "10000000000"],
+    "trial": ["export", "--select", "trial=" + "9" * 5000, "--storage", "DATABASE"],
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_beyond_any_machine(name: str, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"POLICY": str(exported), "DATABASE": str(exported.parent / "x.db")}
+    fails(capsys, [known.get(part, part) for part in NUMBERS[name]], 2, name)
+    assert list(Path().iterdir()) == []

@@ -7,7 +7,7 @@ import pytest
 
 from tests.search.fakes import DENSE, SEEDS, SPACE, FakeWorker, evidence, settings
 from varsearch.db import State, Store, TrialRecord
-from varsearch.errors import UsageError
+from varsearch.errors import StoreError, UsageError
 from varsearch.measurement import Evidence, Measurement
 from varsearch.policy import Policy
 from varsearch.search.front import Front, front_trials, front_volume, read_front, relative_costs, select
@@ -41,6 +41,11 @@ def test_dominated_and_infeasible_and_failed_trials_are_left_out() -> None:
     assert numbers(front_trials(settings(bounds={"delta_fid": 1.0}), TRIALS)) == [0, 1]
     failed = [*TRIALS[:3], replace(TRIALS[3], state=State.FAIL)]
     assert numbers(front_trials(settings(), failed)) == [0, 1]
+
+
+def test_a_complete_trial_without_its_numbers_is_damage() -> None:
+    with pytest.raises(StoreError, match="trial 9 is stored as complete, but the evaluation gave no peak_bytes"):
+        front_trials(settings(), [*TRIALS, with_values(9, delta_fid=0.0, latency_ms=1.0)])
 
 
 def test_an_infeasible_trial_dominates_nothing() -> None:
@@ -140,6 +145,7 @@ def _add(quality: Evidence | None, measurement: Measurement) -> Evidence:
     ("how", "message"),
     [
         ("nicest", "unknown selection 'nicest': expected one of knee, fastest"),
+        ("trial", "unknown selection 'trial': .*trial=NUMBER"),
         ("max-latency=", "unknown selection"),
         ("max-latency=-1", "unknown selection"),
         ("max-latency=1GB", "unknown selection"),
@@ -153,7 +159,9 @@ def test_senseless_selections_are_refused(front: Front, how: str, message: str) 
 
 
 def test_an_empty_front_and_a_missing_metric_say_so(front: Front, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the front is empty"):
+    with pytest.raises(UsageError, match="the run has no evaluated trial yet"):
+        select(replace(front, entries=(), complete=0), "knee")
+    with pytest.raises(UsageError, match=f"the front is empty: none of {front.complete} trials met all bounds"):
         select(replace(front, entries=()), "knee")
     with pytest.raises(UsageError, match="which has no numbers"):
         select(replace(front, dense=None), "knee")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import BaseModel, ValidationError
 
 from varsearch.cli import options as o
 from varsearch.cli.render import console, print_json, scaled, table
+from varsearch.errors import ModelError
+from varsearch.policy import describe
 from varsearch.target import default_target, devices
+
+if TYPE_CHECKING:
+    from varsearch.models.zoo import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -90,9 +96,7 @@ def models(
                 str(m.transformer.heads),
                 str(sum(m.spec().tokens)),
                 "x".join(map(str, m.image_size)),
-                scaled(
-                    sum((zoo.folder(found) / file).stat().st_size for file, _ in m.files.values()), ("B", "kB", "MB")
-                ),
+                scaled(_bytes(found, m), ("B", "kB", "MB")),
                 m.licence,
             )
             for found, m in manifests.items()
@@ -100,22 +104,46 @@ def models(
     )
 
 
+def _bytes(name: str, manifest: Manifest) -> int:
+    from varsearch.models import zoo
+
+    try:
+        return sum((zoo.folder(name) / file).stat().st_size for file, _ in manifest.files.values())
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+class Scan(BaseModel):
+    """Quality at one strength of guidance."""
+
+    guidance: float
+    fid: float
+
+
+class Card(BaseModel):
+    """The parts of `card.json` that are shown; there may be more."""
+
+    numbers: dict[str, float]
+    scan: list[Scan]
+    minutes: dict[str, float]
+
+
 def _card(name: str, json: bool) -> None:
     from varsearch.models import zoo
 
-    card = zoo.card(name)
+    found, m = zoo.card(name), zoo.manifest(name)
+    try:
+        card = Card.model_validate(found)
+    except ValidationError as error:
+        raise ModelError(f"the card of model {name} is damaged: {describe(error)}") from None
     if json:
-        print_json(card)
+        print_json(found)
         return
-    m = zoo.manifest(name)
-    console.print(
-        f"[bold]{m.name}[/bold]: {m.description}\ndata: {m.data}\nlicence: {m.licence}\nweights: {m.fingerprint()}"
-    )
-    table(
-        "evidence, printed by the recipe", ("<figure", "value"), ((k, f"{v:.6g}") for k, v in card["numbers"].items())
-    )
-    console.print("guidance scan: " + ", ".join(f"{row['guidance']:g}: FID {row['fid']:.2f}" for row in card["scan"]))
-    console.print(
-        "training minutes: " + ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in card["minutes"].items())
-    )
+    console.print(f"{m.name}: {m.description}", style="bold")
+    console.print(f"data: {m.data}\nlicence: {m.licence}\nweights: {m.fingerprint()}")
+    rows = ((figure, f"{value:.6g}") for figure, value in card.numbers.items())
+    table("evidence, printed by the recipe", ("<figure", "value"), rows)
+    console.print("guidance scan: " + ", ".join(f"{row.guidance:g}: FID {row.fid:.2f}" for row in card.scan))
+    minutes = ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in card.minutes.items())
+    console.print(f"training minutes: {minutes}")
     console.print(f"samples: {zoo.folder(name) / 'samples.png'}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from varsearch.cli import options as o
-from varsearch.cli.render import console, interval, measurements_json, print_json, quantity, ratio, table
+from varsearch.cli.render import console, interval, known, measurements_json, print_json, quantity, ratio, table
 
 if TYPE_CHECKING:
     from varsearch.measurement import Measurement
@@ -51,7 +51,7 @@ def compare(
         inception=inception,
     )
     plan = prepare(request)
-    chosen = named_policies(policies, plan.seeds, library_folder)
+    chosen = named_policies(policies, plan.seeds, plan.space.spec, library_folder)
     with Store(storage) as store:
         rows = evaluate(chosen, plan.settings, plan.worker.make(), store, lambda name, _: _progress(name, json))
     if json:
@@ -91,15 +91,15 @@ def _print(plan: Plan, policies: dict[str, Policy], rows: dict[str, dict[str, Me
         (
             (
                 name,
-                interval(m["delta_fid"]),
-                f"{m['feature_distance'].value:.3f}",
+                interval(known(m, "delta_fid")),
+                f"{known(m, 'feature_distance').value:.3f}",
                 f"{m['nll'].value:.3f}" if "nll" in m else "",
                 *(
                     ratio(m, dense, metric)
                     for metric in ("flops", "attention_flops", "kv_bytes", "weight_bytes", "peak_bytes")
                 ),
-                quantity("latency_ms", m["latency_ms"].value),
-                f"{m['speedup'].value:.2f}x",
+                quantity("latency_ms", known(m, "latency_ms").value),
+                f"{known(m, 'speedup').value:.2f}x",
             )
             for name, m in rows.items()
         ),

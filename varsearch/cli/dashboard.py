@@ -23,7 +23,7 @@ def dashboard(
     """Open the Optuna dashboard; finalists without a sample grid get theirs first."""
     from varsearch.search.gallery import attach_to_all, serve
 
-    drawn = attach_to_all(storage)
+    drawn = attach_to_all(storage, lambda line: console.print(f"warning: {line}"))
     if drawn:
         console.print(f"{drawn} sample grids drawn")
     serve(storage, host, port, lambda url: console.print(f"Optuna dashboard on {url} (Ctrl-C ends it)"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from varsearch.cli import options as o
 from varsearch.cli.render import console, print_json
 from varsearch.errors import UsageError
 from varsearch.files import write_atomically
-from varsearch.target import default_target
+from varsearch.target import MAX_THREADS, default_target
 
 if TYPE_CHECKING:
     from varsearch.models.image_model import ImageModel
@@ -33,7 +34,7 @@ def apply(
     count: Annotated[int, typer.Option(min=1, max=10000, help="Images to draw if no labels are given.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: as the policy was searched.")
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads; default: as the policy was searched.")
     ] = None,
     batch_size: o.BatchSize = None,
     library_folder: o.LibraryFolder = None,
@@ -45,10 +46,10 @@ def apply(
     from varsearch.models import zoo
 
     file = library.load_policy(policy, library_folder)
-    torch.set_num_threads(threads or file.sample.threads)
     loaded = zoo.load(model or file.model.name)
     file.check_model(loaded.spec)
     chosen = _labels(labels, count, loaded.spec.classes)
+    torch.set_num_threads(threads or _threads(file))
     write_atomically(output, _picture(loaded, file, chosen, seed))
     found = (
         {"policy": policy, "output": str(output), "images": len(chosen)}
@@ -64,8 +65,16 @@ def apply(
         f"measured here ({found['machine']}), batch {found['batch_size']}: {found['latency_ms']:.1f} ms, dense "
         f"{found['dense_latency_ms']:.1f} ms: {found['speedup']:.2f}x [{found['low']:.2f}, {found['high']:.2f}]"
     )
-    searched = file.values
-    console.print(f"the file says {searched['speedup']:.2f}x, {file.origin.value} for {file.target}")
+    if "speedup" in file.values:
+        console.print(f"the file says {file.values['speedup']:.2f}x, {file.origin.value} for {file.target}")
+
+
+def _threads(file: PolicyFile) -> int:
+    """As many as the policy was searched with, because bits depend on it; more than there are cores only lose time."""
+    wanted, cores = file.sample.threads, os.cpu_count() or 1
+    if wanted > cores:
+        typer.echo(f"note: {cores} threads instead of {wanted}: samples may differ in the last bits", err=True)
+    return min(wanted, cores)
 
 
 def _labels(text: str | None, count: int, classes: int) -> list[int]:

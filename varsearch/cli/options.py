@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from varsearch.target import MAX_BATCH
+
 Storage = Annotated[
     str,
     typer.Option(envvar="VARSEARCH_STORAGE", help="Database: a file, or any SQLAlchemy URL (postgresql+psycopg://…)."),
@@ -20,7 +22,9 @@ LibraryFolder = Annotated[
 ]
 Model = Annotated[str, typer.Option(help="Name of a shipped model, or a model's folder.")]
 TargetName = Annotated[str, typer.Option(help="Device that latency and memory refer to; see 'varsearch targets'.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch; default: the device's usual one.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, max=MAX_BATCH, help="Images per batch; default: the device's usual one.")
+]
 Images = Annotated[int, typer.Option(min=16, help="Images behind every quality number.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the images' noise and of the sampler.")]
 Reference = Annotated[str | None, typer.Option(help="File of reference statistics; default: the model's own.")]

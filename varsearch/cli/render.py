@@ -5,14 +5,33 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from varsearch.cli.streams import printable
+from varsearch.errors import StoreError
 from varsearch.measurement import METRICS, Measurement
 
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+
+class Terminal(Console):
+    """Prints text as it is: brackets are no markup, `:x:` is no picture, and control characters do nothing."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Whatever is printed comes through here: lines, titles and cells of tables."""
+        return super().render_str(printable(text), **options)
+
+
+console = Terminal(
+    markup=False,
+    emoji=False,
+    highlight=False,
+    soft_wrap=not sys.stdout.isatty(),
+    width=None if sys.stdout.isatty() else 160,
+)
 
 
 def print_json(value: object) -> None:
@@ -64,6 +83,13 @@ def ratio(metrics: Mapping[str, Measurement], dense: Mapping[str, Measurement] |
 def duration(seconds: float | None) -> str:
     """Minutes and seconds; a question mark while nobody knows."""
     return "?" if seconds is None else f"{int(seconds) // 60}m{int(seconds) % 60:02d}s"
+
+
+def known(metrics: Mapping[str, Measurement], metric: str) -> Measurement:
+    """A measurement that every evaluation gives; `StoreError` where the database has lost it."""
+    if metric not in metrics:
+        raise StoreError(f"the stored evidence is damaged: it has no {metric}, only {', '.join(metrics) or 'nothing'}")
+    return metrics[metric]
 
 
 def measurements_json(metrics: Mapping[str, Measurement]) -> dict[str, object]:

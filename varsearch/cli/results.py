@@ -9,8 +9,8 @@ import typer
 
 from varsearch import library
 from varsearch.cli import options as o
-from varsearch.cli.render import console, interval, measurements_json, print_json, quantity, ratio, table
-from varsearch.errors import EvaluationError, UsageError
+from varsearch.cli.render import console, interval, known, measurements_json, print_json, quantity, ratio, table
+from varsearch.errors import EvaluationError, StoreError, UsageError
 from varsearch.files import write_atomically
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def print_front(storage: str, name: str) -> None:
     dense = found.dense.metrics if found.dense else None
     table(title, columns, ((*_cells(entry, found), summarize(entry.policy)) for entry in found.entries))
     if dense and found.dense and found.dense.number not in {entry.number for entry in found.entries}:
-        latency = quantity("latency_ms", dense["latency_ms"].value)
+        latency = quantity("latency_ms", known(dense, "latency_ms").value)
         console.print(f"dense is trial {found.dense.number}, not on the front: {latency}")
 
 
@@ -134,6 +134,10 @@ def export(
     storage: o.Storage = o.DEFAULT_STORAGE,
 ) -> None:
     """Write a policy of the front as a file that 'varsearch apply' and load_policy read."""
+    if to_library and output is not None:
+        raise UsageError("--output and --library exclude each other: the library has places of its own")
+    if name is not None and not to_library:
+        raise UsageError("--name is a name in the library: give --library too, or name the file with --output")
     from varsearch.db import Store
     from varsearch.search.export import export as to_file
     from varsearch.search.front import read_front
@@ -143,20 +147,27 @@ def export(
         record = find_run(store, run)
         found = read_front(store, record)
         entry = pick(store, record, found, select)
-    file = to_file(entry, found.settings, record.name)
+    told = _told(entry)
+    try:
+        file = to_file(entry, found.settings, record.name)
+    except (KeyError, ValueError) as error:  # of the notes that an evaluation leaves in the database
+        raise StoreError(f"the stored evidence of trial {entry.number} is damaged: {error}") from None
     if verify:
         _verify(file, found, reference, inception)
     label = select.replace("=", "-")
     if to_library:
-        where = library.add(file, name or label, library_folder)
+        where = library.add(file, label if name is None else name, library_folder)
     else:
         where = str(output or Path(f"{file.model.name}-{file.target.device}-{label}.json"))
         file.write(Path(where))
-    m = entry.metrics
-    console.print(
-        f"{where}: trial {entry.number} ({entry.origin}), ΔFID {interval(m['delta_fid'])}, "
-        f"{m['speedup'].value:.2f}x dense, peak {quantity('peak_bytes', m['peak_bytes'].value)}; "
-        f"latency and memory {file.origin.value} for {file.target}"
+    console.print(f"{where}: {told}; latency and memory {file.origin.value} for {file.target}")
+
+
+def _told(entry: FrontEntry) -> str:
+    delta, speedup, peak = (known(entry.metrics, metric) for metric in ("delta_fid", "speedup", "peak_bytes"))
+    return (
+        f"trial {entry.number} ({entry.origin}), ΔFID {interval(delta)}, {speedup.value:.2f}x dense, "
+        f"peak {quantity('peak_bytes', peak.value)}"
     )
 
 

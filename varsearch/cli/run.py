@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,8 +72,10 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, budget
     from varsearch.cli.results import print_front
     from varsearch.search.gallery import attach_to_run
     from varsearch.search.run import run as search
+    from varsearch.search.setup import check_name
 
-    name = name or plan.settings.default_name
+    name = plan.settings.default_name if name is None else name
+    check_name(name)
     _announce(plan, name, storage, budget, minutes)
     final = search(
         plan.settings,
@@ -88,18 +91,20 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, budget
         ray_address=request.ray_address,
         on_event=_print_progress,
     )
-    drawn = attach_to_run(storage, name)
-    _conclude(final, drawn)
+    _conclude(final)
     print_front(storage, name)
-    here = "" if storage == o.DEFAULT_STORAGE else f" --storage {storage}"
-    console.print(f"Next: varsearch export --run {name} --select knee{here}, or varsearch dashboard{here}")
+    here = "" if storage == o.DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
+    run = shlex.quote(name)
+    console.print(f"Next: varsearch export --run {run} --select knee{here}, or varsearch dashboard{here}")
+    # Last, so that a picture that cannot be drawn or stored hides nothing of the result.
+    console.print(f"{attach_to_run(storage, name)} sample grids drawn for the dashboard")
 
 
 def _announce(plan: Plan, name: str, storage: str, budget: int, minutes: float | None) -> None:
     settings = plan.settings
     limits = ", ".join(f"{metric} {limit:.4g}" for metric, limit in settings.bounds.items()) or "none"
     console.print(
-        f"[bold]{name}[/bold]: {settings.model} on {settings.target}, latency and memory {settings.origin.value}"
+        f"{name}: {settings.model} on {settings.target}, latency and memory {settings.origin.value}", style="bold"
     )
     spend = f"{budget} evaluations" + (f" or {minutes:g} minutes" if minutes else "")
     console.print(
@@ -125,11 +130,11 @@ def _print_progress(event: Progress) -> None:
     )
 
 
-def _conclude(final: Status, drawn: int) -> None:
+def _conclude(final: Status) -> None:
     why = "no untried policy is left" if final.exhausted else "budget or time spent"
     console.print(
         f"{why}: {final.evaluated} evaluated, {final.reused} known already, {final.failed} failed; "
-        f"{len(final.front)} on the front, {drawn} sample grids drawn"
+        f"{len(final.front)} on the front"
     )
 
 

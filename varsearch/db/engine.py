@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from varsearch.errors import StoreError
 
 VERSION_TABLE = "varsearch_schema"
+OPTUNA_TABLE = "studies"  # in whose databases a run may be at home too
 LOCK_SECONDS = 30
 
 
@@ -26,15 +28,29 @@ def locate(storage: str | Path) -> URL:
     `postgresql://` means the psycopg driver, the one that the `postgres` extra installs.
     """
     text = str(storage)
-    if "://" not in text:
-        return URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
+    if not text.isprintable():  # SQLAlchemy and Optuna fail on some of these, each in its own way
+        raise StoreError("the name of the storage has a character that cannot be printed")
     try:
-        url = make_url(text)
+        url = make_url(text) if "://" in text else URL.create("sqlite", database=text)
     except (ArgumentError, ValueError):
         raise StoreError(
             "the storage is no database URL: expected postgresql://user@host/name or a file path"
         ) from None
+    if url.get_backend_name() == "sqlite":
+        return url.set(database=str(_file(url)))
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _file(url: URL) -> Path:
+    """The file of an SQLite URL. In memory, everything that a run measures would be lost at its end."""
+    if not url.database or url.database == ":memory:":
+        raise StoreError("the storage names no file: expected a path, sqlite:///PATH or postgresql://user@host/name")
+    if url.query or "?" in url.database:
+        raise StoreError(f"cannot open {url.database}: SQLite files take no options, and no '?' in their name")
+    try:
+        return Path(url.database).expanduser().absolute()
+    except RuntimeError as error:  # "~name" of a user that there is not
+        raise StoreError(f"cannot open {url.database}: {error}") from None
 
 
 def label(url: URL) -> str:
@@ -65,17 +81,11 @@ def open_engine(url: URL, create: bool) -> Engine:
     Raises:
         StoreError: the database cannot be reached or written, is no database, or is of a newer version.
     """
-    if url.get_backend_name() == "sqlite" and not url.query:
-        path = Path(url.database or "")
-        if not path.parent.is_dir():
-            raise StoreError(f"cannot open {path}: the folder {path.parent} does not exist")
-        if not create and not path.is_file():
-            raise StoreError(f"there is no database at {path}: start a run first, or name another with --storage")
+    if url.get_backend_name() == "sqlite":
+        _check_path(Path(url.database or ""), create)
     with one_line_errors(url):
-        try:
-            engine = create_engine(url, **engine_options(url))
-        except ModuleNotFoundError as error:
-            raise StoreError(f"{url.drivername} needs {error.name}: pip install 'varsearch[postgres]'") from None
+        _check_owner(url, create)
+        engine = create_engine(url, **engine_options(url))
         try:
             with engine.connect() as connection:
                 upgrade(connection, label(url))
@@ -83,6 +93,37 @@ def open_engine(url: URL, create: bool) -> Engine:
             engine.dispose()
             raise
     return engine
+
+
+def _check_path(path: Path, create: bool) -> None:
+    try:
+        if not path.parent.is_dir():
+            raise StoreError(f"cannot open {path}: the folder {path.parent} does not exist")
+        if not path.is_file() and not create:
+            raise StoreError(f"there is no database at {path}: start a run first, or name another with --storage")
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from None
+
+
+def _check_owner(url: URL, create: bool) -> None:
+    """Refuses a database of something else while it is as it was: our own connections switch SQLite to WAL."""
+    options = {name: value for name, value in engine_options(url).items() if name != "pool_events"}
+    try:
+        engine = create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        extra = ": pip install 'varsearch[postgres]'" if url.get_backend_name() == "postgresql" else ""
+        raise StoreError(f"{url.drivername} needs the driver {error.name}, which is not installed{extra}") from None
+    try:
+        with engine.connect() as connection:
+            tables = inspect(connection).get_table_names()
+    finally:
+        engine.dispose()
+    if VERSION_TABLE in tables:
+        return
+    if not create:
+        raise StoreError(f"{label(url)} is not a varsearch database: it has no table {VERSION_TABLE}")
+    if tables and OPTUNA_TABLE not in tables:
+        raise StoreError(f"{label(url)} belongs to something else, it has a table {tables[0]}: name another --storage")
 
 
 def upgrade(connection: Connection, name: str) -> None:
@@ -122,7 +163,14 @@ def one_line_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise StoreError(f"database {label(url)}: {reason(error, url)}") from None
+        raise StoreError(f"database {label(url)}: {reason(error, url)}{_hint(url)}") from None
+
+
+def _hint(url: URL) -> str:
+    folder = Path(url.database or "").parent
+    if url.get_backend_name() != "sqlite" or os.access(folder, os.W_OK):
+        return ""
+    return f" (the folder {folder} is read-only, and SQLite writes beside its file even to read)"
 
 
 def reason(error: BaseException, url: URL) -> str:

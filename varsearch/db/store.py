@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from varsearch.db.engine import label, locate, one_line_errors, open_engine
+from varsearch.db.engine import label, locate, one_line_errors, open_engine, reason
 from varsearch.db.records import RunRecord, State, TrialRecord
 from varsearch.db.tables import EvidenceRow, MeasurementRow, PolicyRow, RunRow, TrialRow, now
 from varsearch.errors import PolicyError, StoreError
@@ -21,6 +21,7 @@ from varsearch.policy import Policy, describe
 
 Kind = Literal["quality", "speed"]
 T = TypeVar("T")
+EVIDENCE, RUN, TRIAL = TypeAdapter(Evidence), TypeAdapter(RunRecord), TypeAdapter(TrialRecord)
 
 
 class Store:
@@ -61,6 +62,8 @@ class Store:
                 except IntegrityError:
                     if last:
                         raise
+                except (ValueError, TypeError) as error:  # from SQLAlchemy's own conversions
+                    raise StoreError(f"{label(self.url)} has a damaged row: {reason(error, self.url)}") from None
         raise AssertionError("unreachable")
 
     def find(self, kind: Kind, policy: str, model: str, protocol: str) -> Evidence | None:
@@ -208,10 +211,7 @@ def _evidence_row(evidence: Evidence) -> EvidenceRow:
 def _evidence(row: EvidenceRow) -> Evidence:
     fields = {name: getattr(row, name) for name in Evidence.model_fields if name != "measurements"}
     measurements = [{name: getattr(m, name) for name in Measurement.model_fields} for m in row.measurements]
-    try:
-        return Evidence.model_validate({**fields, "measurements": measurements})
-    except ValidationError as error:
-        raise StoreError(f"evidence {row.id} is damaged: {describe(error)}") from None
+    return _checked(EVIDENCE, {**fields, "measurements": measurements}, f"evidence {row.id}")
 
 
 def _policy(row: PolicyRow) -> Policy:
@@ -227,18 +227,18 @@ def _policy(row: PolicyRow) -> Policy:
 
 
 def _run(row: RunRow) -> RunRecord:
-    return RunRecord(**{name: getattr(row, name) for name in RunRecord.__dataclass_fields__})
+    return _checked(RUN, {name: getattr(row, name) for name in RunRecord.__dataclass_fields__}, f"run {row.name!r}")
 
 
 def _trial(row: TrialRow, policy: Policy, quality: Evidence | None, speed: Evidence | None) -> TrialRecord:
-    return TrialRecord(
-        number=row.number,
-        policy=policy,
-        origin=row.origin,
-        state=State(row.state),
-        error=row.error,
-        attempts=row.attempts,
-        worker=row.worker,
-        quality=quality,
-        speed=speed,
-    )
+    fields = {name: getattr(row, name) for name in ("number", "origin", "state", "error", "attempts", "worker")}
+    found = {**fields, "policy": policy, "quality": quality, "speed": speed}
+    return _checked(TRIAL, found, f"trial {row.number} of run {row.run!r}")
+
+
+def _checked(kind: TypeAdapter[T], fields: dict[str, object], what: str) -> T:
+    """The object with these fields. SQLite keeps any value in any column, so that their types say nothing."""
+    try:
+        return kind.validate_python(fields)
+    except ValidationError as error:
+        raise StoreError(f"{what} is damaged: {describe(error)}") from None

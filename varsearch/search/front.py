@@ -19,7 +19,9 @@ DENSE = "seed:dense"
 WORST = 1.1
 """Relative costs from here on add nothing to the hypervolume."""
 
-SELECTIONS = "knee, fastest, smallest, best-quality, max-latency=MILLISECONDS, max-memory=BYTES (or kB, MB, GB)"
+SELECTIONS = (
+    "knee, fastest, smallest, best-quality, max-latency=MILLISECONDS, max-memory=BYTES (or kB, MB, GB), trial=NUMBER"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,14 @@ class Front:
     """Feasible trials of a run that no other feasible one dominates, in the order of the first objective.
 
     Attributes:
+        complete: number of trials with numbers, feasible or not.
         dense: the dense policy's trial, on the front or not; None while it has no numbers.
         hypervolume: see `front_volume`; None without dense.
     """
 
     settings: RunSettings
     entries: tuple[FrontEntry, ...]
+    complete: int
     dense: FrontEntry | None
     hypervolume: float | None
 
@@ -83,7 +87,10 @@ def front_volume(settings: RunSettings, front: Iterable[Mapping[str, float]], de
 
 def front_trials(settings: RunSettings, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
     """The feasible trials that no other feasible one dominates."""
-    feasible = [t for t in trials if t.state is State.COMPLETE and settings.is_feasible(t.values)]
+    complete = [t for t in trials if t.state is State.COMPLETE]
+    for trial in complete:
+        settings.require(trial.values, trial.number)
+    feasible = [t for t in complete if settings.is_feasible(t.values)]
     return [feasible[i] for i in non_dominated([settings.losses(t.values) for t in feasible])]
 
 
@@ -100,6 +107,7 @@ def read_front(store: Store, run: RunRecord) -> Front:
     return Front(
         settings=settings,
         entries=tuple(map(entry_of, best)),
+        complete=sum(t.state is State.COMPLETE for t in trials),
         dense=entry_of(dense) if dense else None,
         hypervolume=front_volume(settings, [t.values for t in best], dense.values) if dense else None,
     )
@@ -116,8 +124,12 @@ def select(front: Front, how: str) -> FrontEntry:
     Raises:
         UsageError: unknown selection, empty front, or no entry within the limit.
     """
+    if not front.complete:
+        raise UsageError("the front is empty: the run has no evaluated trial yet")
     if not front.entries:
-        raise UsageError("the front is empty: no trial met all bounds; relax them or raise the budget")
+        raise UsageError(
+            f"the front is empty: none of {front.complete} trials met all bounds; relax them or raise the budget"
+        )
     if how == "knee":
         return _knee(front)
     single = {"fastest": "latency_ms", "smallest": "peak_bytes", "best-quality": "delta_fid"}.get(how)

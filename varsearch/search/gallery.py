@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -20,13 +19,15 @@ from sqlalchemy import URL
 
 from varsearch.accel import apply, labels_for
 from varsearch.db import RunRecord, Store
-from varsearch.errors import UsageError
+from varsearch.errors import ModelError, OutputError, StoreError, UsageError, VarsearchError
+from varsearch.files import write_atomically
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.pictures import grid_png
 from varsearch.search.front import Front, FrontEntry, read_front
 from varsearch.search.overview import find_run
-from varsearch.search.study import open_storage
+from varsearch.search.settings import RunSettings
+from varsearch.search.study import open_storage, study_errors
 
 COLUMNS, ROWS = 10, 4
 NAME = "samples.png"
@@ -43,24 +44,41 @@ def attach(store: Store, run: RunRecord) -> int:
     """Gives every trial of the front, and the dense one, a grid and a note; returns how many were new.
 
     All grids show the same labels on the same noise, so that they can be compared picture by picture.
+
+    Raises:
+        ModelError: the model is gone, or its weights are not those that the run measured.
+        OutputError: a picture cannot be written.
+        StoreError: the database failed, or Optuna's study of the run was deleted.
     """
-    folder = artifact_folder(store.url)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open_storage(store.url) as storage:
-        return _attach(store, run, storage, folder)
-
-
-def _attach(store: Store, run: RunRecord, storage: BaseStorage, folder: Path) -> int:
-    front, artifacts = read_front(store, run), FileSystemArtifactStore(str(folder))
-    study_id = storage.get_study_id_from_name(run.name)
-    missing = [entry for entry in _finalists(front) if not _has_grid(storage, study_id, entry)]
-    if missing:
-        quality = front.settings.quality
-        sampling = SamplingDefaults(quality.guidance, quality.top_k, quality.top_p)
-        model = replace(zoo.load(front.settings.model), sampling=sampling)
-        for entry in missing:
-            _show(run, storage, study_id, front, entry, _picture(model, entry, quality.seed), artifacts)
+    folder = _made(artifact_folder(store.url))
+    front = read_front(store, run)
+    with open_storage(store.url) as storage, study_errors(store.url):
+        shown = _shown(storage, run, front, folder)
+        missing = [entry for entry in _finalists(front) if not shown.has_grid(entry)]
+        if missing:
+            model = _model(run, front.settings)
+            for entry in missing:
+                shown.add(entry, _picture(model, entry, front.settings.quality.seed))
     return len(missing)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder} for sample grids: {error.strerror}") from None
+    return folder
+
+
+def _model(run: RunRecord, settings: RunSettings) -> ImageModel:
+    """The run's model: grids of other weights would show what was never measured."""
+    model, quality = zoo.load(settings.model), settings.quality
+    if model.spec.fingerprint != settings.fingerprint:
+        raise ModelError(
+            f"run {run.name!r} measured weights {settings.fingerprint[:12]}…, {settings.model} now has "
+            f"{model.spec.fingerprint[:12]}…"
+        )
+    return replace(model, sampling=SamplingDefaults(quality.guidance, quality.top_k, quality.top_p))
 
 
 def _picture(model: ImageModel, entry: FrontEntry, seed: int) -> bytes:
@@ -73,50 +91,81 @@ def _finalists(front: Front) -> list[FrontEntry]:
     return [*dense, *front.entries]
 
 
-def _artifact_prefix(trial_id: int) -> str:
-    # Attributes of a finished trial are frozen, and only then is it known who is on the front. The dashboard also
-    # looks for a trial's artifacts among the study's attributes, under this key.
-    return f"dashboard:artifacts:{trial_id}:"
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Optuna's study of a run, with its identifiers of the finalists, and the folder of its pictures."""
+
+    storage: BaseStorage
+    study: optuna.Study
+    study_id: int
+    trial_ids: dict[int, int]
+    settings: RunSettings
+    folder: Path
+
+    def _prefix(self, entry: FrontEntry) -> str:
+        # Attributes of a finished trial are frozen, and only then is it known who is on the front. The dashboard also
+        # looks for a trial's artifacts among the study's attributes, under this key.
+        return f"dashboard:artifacts:{self.trial_ids[entry.number]}:"
+
+    def has_grid(self, entry: FrontEntry) -> bool:
+        attributes = self.storage.get_study_system_attrs(self.study_id)
+        return any(NAME in str(value) for key, value in attributes.items() if key.startswith(self._prefix(entry)))
+
+    def add(self, entry: FrontEntry, png: bytes) -> None:
+        trial_id, identity = self.trial_ids[entry.number], str(uuid.uuid4())
+        meta = {"artifact_id": identity, "filename": NAME, "mimetype": "image/png", "encoding": None}
+        path = self.folder / identity
+        write_atomically(path, png)
+        try:
+            optuna_dashboard.save_note(optuna.trial.Trial(self.study, trial_id), self._note(entry, identity))
+            # Last, because it is what `has_grid` asks for.
+            self.storage.set_study_system_attr(self.study_id, self._prefix(entry) + identity, json.dumps(meta))
+        except BaseException:
+            path.unlink()
+            raise
+
+    def _note(self, entry: FrontEntry, identity: str) -> str:
+        trial_id, settings = self.trial_ids[entry.number], self.settings
+        rows = "\n".join(
+            f"| {name} | {m.value:.6g} | {_interval(m.low, m.high)} |" for name, m in entry.metrics.items()
+        )
+        return (
+            f"### {entry.origin}\n\n![samples](/artifacts/{self.study_id}/{trial_id}/{identity})\n\n"
+            f"Each column is a class; all trials share the noise. Latency and memory are **{settings.origin.value}** "
+            f"for {settings.target}.\n\n| metric | value | interval |\n| --- | --- | --- |\n{rows}\n"
+        )
 
 
-def _has_grid(storage: BaseStorage, study_id: int, entry: FrontEntry) -> bool:
-    prefix = _artifact_prefix(storage.get_trial_id_from_study_id_trial_number(study_id, entry.number))
-    attributes = storage.get_study_system_attrs(study_id)
-    return any(NAME in str(value) for key, value in attributes.items() if key.startswith(prefix))
-
-
-def _show(
-    run: RunRecord,
-    storage: BaseStorage,
-    study_id: int,
-    front: Front,
-    entry: FrontEntry,
-    png: bytes,
-    artifacts: FileSystemArtifactStore,
-) -> None:
-    trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, entry.number)
-    identity = str(uuid.uuid4())
-    artifacts.write(identity, io.BytesIO(png))
-    meta = {"artifact_id": identity, "filename": NAME, "mimetype": "image/png", "encoding": None}
-    storage.set_study_system_attr(study_id, _artifact_prefix(trial_id) + identity, json.dumps(meta))
-    rows = "\n".join(f"| {name} | {m.value:.6g} | {_interval(m.low, m.high)} |" for name, m in entry.metrics.items())
-    note = (
-        f"### {entry.origin}\n\n![samples](/artifacts/{study_id}/{trial_id}/{identity})\n\n"
-        f"Each column is a class; all trials share the noise. Latency and memory are **{front.settings.origin.value}** "
-        f"for {front.settings.target}.\n\n| metric | value | interval |\n| --- | --- | --- |\n{rows}\n"
-    )
+def _shown(storage: BaseStorage, run: RunRecord, front: Front, folder: Path) -> _Shown:
+    numbers = [entry.number for entry in _finalists(front)]
+    try:
+        study_id = storage.get_study_id_from_name(run.name)
+        trial_ids = {n: storage.get_trial_id_from_study_id_trial_number(study_id, n) for n in numbers}
+    except KeyError:
+        raise StoreError(
+            f"Optuna's study of run {run.name!r} was deleted or is not complete: "
+            "the run's 'varsearch run' command, given again, makes it whole"
+        ) from None
     study = optuna.load_study(study_name=run.name, storage=storage)
-    optuna_dashboard.save_note(optuna.trial.Trial(study, trial_id), note)
+    return _Shown(storage, study, study_id, trial_ids, front.settings, folder)
 
 
 def _interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
-def attach_to_all(storage: str) -> int:
-    """`attach` for every run of a storage."""
+def attach_to_all(storage: str, warn: Callable[[str], None]) -> int:
+    """`attach` for every run of a storage; a run that cannot have grids is passed over with a warning."""
+    drawn = 0
     with Store(storage, create=False) as store:
-        return sum(attach(store, run) for run in store.runs())
+        runs = store.runs()
+        _made(artifact_folder(store.url))
+        for run in runs:
+            try:
+                drawn += attach(store, run)
+            except VarsearchError as error:
+                warn(f"no sample grids for run {run.name!r}: {error}")
+    return drawn
 
 
 def serve(storage: str, host: str, port: int, on_start: Callable[[str], None]) -> None:

@@ -23,6 +23,9 @@ from varsearch.space import SearchSpace
 from varsearch.space.presets import seeds
 from varsearch.target import Target, default_target, find_device
 
+MAX_NAME = 200
+"""Characters of a run's name that the database has room for."""
+
 UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "s": 1e3}
 
 
@@ -84,6 +87,12 @@ def check_budget(budget: int, minutes: float | None) -> None:
         raise UsageError(f"the time must be a positive number of minutes, got {minutes}")
 
 
+def check_name(name: str) -> None:
+    """Refuses a name for a run that cannot be stored, or not be shown in one line."""
+    if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME):
+        raise UsageError(f"the run's name {name!r} is not 1 to {MAX_NAME} printable characters: give another --name")
+
+
 def prepare(request: Request) -> Plan:
     """Loads what is needed to know what the run is about, and refuses what cannot work before anything is evaluated.
 
@@ -133,10 +142,15 @@ def prepare(request: Request) -> Plan:
 def _resources(request: Request) -> Resources:
     if request.workers < 0:
         raise UsageError(f"workers must be 0 (in this process) or more, got {request.workers}")
+    if request.ray_address is not None and request.workers == 0:
+        raise UsageError("--ray-address needs --workers of 1 or more: 0 evaluates in this process, without Ray")
     cores = os.cpu_count() or 1
     cpus = request.cpus_per_worker or max(1, cores // max(1, request.workers))
     if not request.ray_address and cpus * max(1, request.workers) > cores:
-        raise UsageError(f"{request.workers} workers with {cpus} cores each need more than the {cores} of this machine")
+        raise UsageError(
+            f"{max(1, request.workers)} x {cpus} cores are more than the {cores} of this machine: "
+            "lower --cpus-per-worker or --workers"
+        )
     return Resources(cpus=cpus, gpus=request.gpus_per_worker)
 
 
