@@ -81,6 +81,51 @@ def test_huge_and_missing_files_are_refused(tmp_path: Path) -> None:
         PolicyFile.read(tmp_path / "none.json")
 
 
+WRONG = {
+    "no labels": (("sample", "labels"), [], "sample.labels"),
+    "label of no class": (("sample", "labels"), [10], "10 is not below 10 classes"),
+    "negative label": (("sample", "labels"), [-1], "sample.labels.0"),
+    "huge label": (("sample", "labels"), [10**30], "not below 10 classes"),
+    "no threads": (("sample", "threads"), 0, "sample.threads"),
+    "too many threads": (("sample", "threads"), 10**30, "sample.threads"),
+    "negative seed": (("sample", "seed"), -1, "sample.seed"),
+    "no hash": (("sample", "sha256"), "none", "sample.sha256"),
+    "wide layers": (("model", "mlp_ratio"), 1e308, "model.mlp_ratio"),
+    "negative layers": (("model", "mlp_ratio"), -1, "model.mlp_ratio"),
+    "many heads": (("model", "n_heads"), 10**400, "model.n_heads"),
+    "empty scales": (("model", "scales"), [[0, 0]] * 3, "model.scales.0.0"),
+    "negative image": (("model", "image_size"), [-1, 0], "model.image_size.0"),
+    "another image": (("envelope", "image_size"), [8, 8], "envelope.image_size is"),
+    "negative guidance": (("envelope", "guidance"), -1e308, "envelope.guidance"),
+    "strong guidance": (("envelope", "guidance"), 1e308, "envelope.guidance"),
+    "negative top_k": (("envelope", "top_k"), -1, "envelope.top_k"),
+    "negative top_p": (("envelope", "top_p"), -1, "envelope.top_p"),
+    "top_p above 1": (("envelope", "top_p"), 2, "envelope.top_p"),
+    "huge batch": (("target", "batch_size"), 10**15, "target.batch_size"),
+    "unknown metric": (("measurements", 0, "metric"), "beauty", "'beauty' is unknown"),
+    "huge window": (("policy", "layers", 0, "attention"), {"window": [[10**30] * 4] * 3}, "attention.window"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_values_without_meaning_are_refused_in_one_line(name: str) -> None:
+    (*place, last), value, reason = WRONG[name]
+    data = json.loads(make().model_dump_json())
+    part = data
+    for key in place:
+        part = part[key]
+    part[last] = value
+    with pytest.raises(PolicyError, match=reason) as caught:
+        PolicyFile.parse(json.dumps(data), "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_there_twice_are_refused() -> None:
+    text = make().model_dump_json().replace('"seed":0', '"seed":0,"seed":1')
+    with pytest.raises(PolicyError, match="x is not a policy file: a name is there twice"):
+        PolicyFile.parse(text, "x")
+
+
 def test_a_policy_that_does_not_fit_its_own_model_is_refused() -> None:
     data = json.loads(make().model_dump_json())
     data["policy"] = json.loads(Policy.dense(2, 3).model_dump_json())
@@ -92,6 +137,12 @@ def test_other_weights_are_refused() -> None:
     make().check_model(SPEC.model_copy(update={"fingerprint": "f" * 64}))
     with pytest.raises(PolicyError, match="policy was made for m with weights ffffffffffff"):
         make().check_model(SPEC.model_copy(update={"fingerprint": "e" * 64}))
+
+
+def test_another_shape_is_refused_by_its_first_difference() -> None:
+    other = SPEC.model_copy(update={"fingerprint": "f" * 64, "classes": 1000, "image_size": (32, 32)})
+    with pytest.raises(PolicyError, match="made for a model with classes 10, this one has 1000"):
+        make().check_model(other)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -142,6 +193,30 @@ def test_names_cannot_leave_the_library(tmp_path: Path, name: str) -> None:
     with pytest.raises(PolicyError, match="not a library reference"):
         library.add(make(), name, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"a": 1}', "[" * 10**5, "{", "\xff"])
+def test_a_damaged_index_is_refused_before_anything_is_filed(tmp_path: Path, text: str) -> None:
+    (tmp_path / library.INDEX).write_text(text, encoding="latin-1")
+    for use in (lambda: library.add(make(), "knee", tmp_path), lambda: library.load_policy("m/4090/knee", tmp_path)):
+        with pytest.raises(PolicyError, match="is not a library index") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} <= {library.INDEX, f".{library.INDEX}.lock"}
+
+
+@pytest.mark.parametrize("reference", ["x" * 5000, "m/4090/" + "x" * 5000])
+def test_paths_that_cannot_be_looked_up(tmp_path: Path, reference: str) -> None:
+    with pytest.raises(PolicyError, match=r"cannot read policy .*: File name too long"):
+        library.load_policy(reference, tmp_path)
+
+
+def test_a_library_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "library").write_text("")
+    with pytest.raises(OutputError, match="File exists"):
+        library.add(make(), "knee", tmp_path / "library")
+    with pytest.raises(PolicyError, match="cannot read the library index"):
+        library.load_policy("m/4090/knee", tmp_path / "library")
 
 
 def test_parallel_writers_lose_no_entry(tmp_path: Path) -> None:

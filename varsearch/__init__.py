@@ -6,7 +6,6 @@ Importing the package imports no torch; names are loaded on first use.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,12 +15,9 @@ if TYPE_CHECKING:
     from varsearch.policy import Policy
     from varsearch.policy_file import PolicyFile
 
-__all__ = ["Policy", "PolicyFile", "__version__", "apply", "load", "load_policy"]
+    __version__: str
 
-try:
-    __version__ = version("varsearch")
-except PackageNotFoundError:  # a checkout on the path, not installed
-    __version__ = "0+unknown"
+__all__ = ["Policy", "PolicyFile", "__version__", "apply", "load", "load_policy"]
 
 _HOMES = {
     "Policy": "varsearch.policy",
@@ -33,6 +29,18 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'varsearch' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    # Importing this takes longer than all that the command needs before it understands Ctrl-C.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("varsearch")
+    except PackageNotFoundError:  # a checkout on the path, not installed
+        return "0+unknown"

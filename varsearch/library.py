@@ -8,12 +8,15 @@ import re
 from pathlib import Path
 
 from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 
 from varsearch.errors import OutputError, PolicyError
 from varsearch.files import write_atomically
+from varsearch.policy import describe
 from varsearch.policy_file import PolicyFile
 
 INDEX = "index.json"
+_ENTRIES = TypeAdapter(dict[str, dict[str, object]])
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 
 
@@ -29,10 +32,12 @@ def add(file: PolicyFile, name: str, folder: Path | None = None) -> str:
     folder = folder or default_folder()
     reference = f"{file.model.name}/{file.target.device}/{name}"
     path = _path(reference, folder)
-    file.write(path)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{INDEX}.lock", timeout=30):
-            write_atomically(folder / INDEX, json.dumps({**index(folder), reference: _entry(file)}, indent=1) + "\n")
+            entries = {**index(folder), reference: _entry(file)}
+            file.write(path)
+            write_atomically(folder / INDEX, json.dumps(entries, indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"cannot update the index of {folder}: {error.strerror or error}") from None
     return reference
@@ -41,13 +46,14 @@ def add(file: PolicyFile, name: str, folder: Path | None = None) -> str:
 def index(folder: Path | None = None) -> dict[str, dict[str, object]]:
     """Reference -> digest, model fingerprint, origin and main metrics of every filed policy."""
     path = (folder or default_folder()) / INDEX
-    if not path.is_file():
-        return {}
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise PolicyError(f"cannot read the library index {path}: {error}") from None
-    return {str(reference): dict(entry) for reference, entry in found.items()}
+        return _ENTRIES.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise PolicyError(f"cannot read the library index {path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise PolicyError(f"{path} is not a library index: {describe(error)}") from None
 
 
 def load_policy(reference: str | Path, folder: Path | None = None) -> PolicyFile:
@@ -56,14 +62,18 @@ def load_policy(reference: str | Path, folder: Path | None = None) -> PolicyFile
     Raises:
         PolicyError: no such policy, or not a valid one.
     """
-    if Path(reference).is_file():
-        return PolicyFile.read(Path(reference))
     folder = folder or default_folder()
-    path = _path(str(reference), folder) if _is_reference(str(reference)) else Path(reference)
-    if not path.is_file():
+    places = [Path(reference)]
+    if _is_reference(str(reference)):
+        places.append(_path(str(reference), folder))
+    try:
+        found = next((place for place in places if place.is_file()), None)
+    except OSError as error:
+        raise PolicyError(f"cannot read policy {str(reference)!r}: {error.strerror}") from None
+    if found is None:
         known = ", ".join(sorted(index(folder))) or "none"
         raise PolicyError(f"no policy {str(reference)!r}: neither a file nor in the library {folder} (it has: {known})")
-    return PolicyFile.read(path)
+    return PolicyFile.read(found)
 
 
 def _is_reference(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from varsearch.errors import PolicyError
-from varsearch.target import Frozen, ModelSpec
+from varsearch.target import MAX_SIDE, Frozen, ModelSpec
 
 GRID = 16
 """Fractions are multiples of 1/16."""
@@ -40,7 +40,7 @@ def _no_window_is_empty(window: tuple[tuple[int | None, ...], ...]) -> tuple[tup
 
 Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_on_grid)]
 Layer = Annotated[int, Field(ge=0)]
-Radius = Annotated[int, Field(ge=0)]
+Radius = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 
 
 class Quantization(Frozen):

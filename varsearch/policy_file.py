@@ -5,16 +5,17 @@ The format is described in docs/policy-format.md and by the JSON Schema beside i
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from varsearch.errors import PolicyError
 from varsearch.files import write_atomically
-from varsearch.measurement import Measurement, Origin
+from varsearch.measurement import METRICS, Measurement, Origin
 from varsearch.policy import Policy, describe
-from varsearch.target import Frozen, ModelSpec, Target
+from varsearch.target import MAX_BATCH, MAX_THREADS, Frozen, ModelSpec, Size, Strength, Target, TopK, TopP
 
 MAX_BYTES = 16 * 2**20
 """Policy files are untrusted; none of ours comes near this size."""
@@ -23,11 +24,11 @@ MAX_BYTES = 16 * 2**20
 class Envelope(Frozen):
     """Conditions under which the measurements hold; outside of them the policy runs, but nothing is promised."""
 
-    image_size: tuple[int, int]
-    batch_size: int
-    guidance: float
-    top_k: int
-    top_p: float
+    image_size: tuple[Size, Size]
+    batch_size: int = Field(ge=1, le=MAX_BATCH)
+    guidance: Strength
+    top_k: TopK
+    top_p: TopP
 
 
 class Sample(Frozen):
@@ -36,12 +37,12 @@ class Sample(Frozen):
     `sha256` is of the uint8 images, one per label, drawn with `seed` in one batch by `threads` CPU threads.
     """
 
-    seed: int
-    labels: tuple[int, ...]
-    sha256: str
+    seed: int = Field(ge=0)
+    labels: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, max_length=1024)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     device: str
     device_type: Literal["cpu", "cuda"]
-    threads: int
+    threads: int = Field(ge=1, le=MAX_THREADS)
     torch: str
 
 
@@ -67,13 +68,28 @@ class PolicyFile(Frozen):
     sample: Sample
     provenance: Provenance
 
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if max(self.sample.labels) >= self.model.classes:
+            raise ValueError(f"sample.labels: {max(self.sample.labels)} is not below {self.model.classes} classes")
+        if self.envelope.image_size != self.model.image_size:
+            raise ValueError(f"envelope.image_size is {self.envelope.image_size}, the model's {self.model.image_size}")
+        names = [m.metric for m in self.measurements]
+        wrong = [name for name in names if name not in METRICS or names.count(name) > 1]
+        if wrong:
+            raise ValueError(f"measurements: {wrong[0]!r} is unknown or there twice")
+        return self
+
     @classmethod
     def parse(cls, text: str | bytes, name: str) -> Self:
         """A policy file from its JSON; `name` stands for it in the `PolicyError` that says what is wrong."""
         try:
             file = cls.model_validate_json(text)
+            json.loads(text, object_pairs_hook=_without_repeats)
         except ValidationError as error:
             raise PolicyError(f"{name} is not a policy file: {describe(error)}") from None
+        except ValueError as error:
+            raise PolicyError(f"{name} is not a policy file: {error}") from None
         file.policy.check(file.model)
         return file
 
@@ -93,14 +109,25 @@ class PolicyFile(Frozen):
 
     def check_model(self, spec: ModelSpec) -> None:
         """Raises `PolicyError` unless `spec` is exactly the model that the policy was made for."""
-        self.policy.check(spec)
         if spec.fingerprint != self.model.fingerprint:
             raise PolicyError(
                 f"policy was made for {self.model.name} with weights {self.model.fingerprint[:12]}…, "
                 f"this is {spec.name} with weights {spec.fingerprint[:12]}…"
             )
+        for (field, filed), (_, found) in zip(self.model, spec, strict=True):
+            if filed != found:
+                raise PolicyError(f"policy was made for a model with {field} {filed!r}, this one has {found!r}")
+        self.policy.check(spec)
 
     @property
     def values(self) -> dict[str, float]:
         """Metric name to value."""
         return {m.metric: m.value for m in self.measurements}
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuses the names that JSON readers disagree about: which of two equal ones counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice in one object")
+    return found

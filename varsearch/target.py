@@ -8,13 +8,31 @@ import math
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from varsearch.errors import TargetError
 
 DType = Literal["float32", "float16", "bfloat16"]
+
+# Far above any model there is: a damaged or hostile file must not ask for more memory or time than there is.
+MAX_BATCH, MAX_SIDE, MAX_THREADS = 2**16, 256, 1024
+Count = Annotated[int, Field(ge=1, le=1024)]
+"""Number of layers, heads and other parts."""
+
+Size = Annotated[int, Field(ge=1, le=2**20)]
+"""Number of channels, classes, codes or pixels."""
+
+Ratio = Annotated[float, Field(ge=1, le=64)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Scales = Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1, max_length=64)]
+"""(height, width) of the token maps, coarse to fine."""
+
+Strength = Annotated[float, Field(ge=0, le=100)]
+TopK = Annotated[int, Field(ge=0)]
+TopP = Annotated[float, Field(ge=0, le=1)]
+"""Guidance and filters of the sampler; 0 switches each off."""
 
 
 class Frozen(BaseModel):
@@ -35,19 +53,18 @@ class Frozen(BaseModel):
 class ModelSpec(Frozen):
     """The shape of a visual autoregressive model, as far as policies refer to it.
 
-    `scales` are the (height, width) of the token maps, coarse to fine. `fingerprint` is the sha256 of the
-    weights: policies, measurements and exported files belong to exactly these.
+    `fingerprint` is the sha256 of the weights: policies, measurements and exported files belong to exactly these.
     """
 
     name: str
-    n_layers: int = Field(ge=1)
-    n_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    mlp_ratio: float = 4.0
+    n_layers: Count
+    n_heads: Count
+    head_dim: Size
+    mlp_ratio: Ratio = 4.0
     shared_adaln: bool = False
-    scales: tuple[tuple[int, int], ...] = Field(min_length=1)
-    classes: int = Field(ge=1)
-    image_size: tuple[int, int]
+    scales: Scales
+    classes: Size
+    image_size: tuple[Size, Size]
     fingerprint: str = ""
 
     @property
@@ -89,7 +106,7 @@ class Target(Frozen):
 
     device: str
     dtype: DType
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=MAX_BATCH)
 
     def __str__(self) -> str:
         return f"{self.device}, {self.dtype}, batch {self.batch_size}"

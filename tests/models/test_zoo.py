@@ -62,11 +62,11 @@ def test_damaged_weights_are_refused(folder: Path, damage: str) -> None:
         zoo.load(str(folder))
 
 
-def rewrite(folder: Path, state: dict[str, torch.Tensor]) -> None:
-    path = folder / "transformer.safetensors"
+def rewrite(folder: Path, state: dict[str, torch.Tensor], part: str = "transformer") -> None:
+    path = folder / f"{part}.safetensors"
     save_file(state, path)
     m = json.loads((folder / "manifest.json").read_text())
-    m["files"]["transformer"][1] = hashlib.sha256(path.read_bytes()).hexdigest()
+    m["files"][part] = (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     (folder / "manifest.json").write_text(json.dumps(m))
     zoo.manifest.cache_clear()
 
@@ -120,3 +120,65 @@ def test_a_file_outside_the_folder_is_refused(folder: Path) -> None:
     zoo.manifest.cache_clear()
     with pytest.raises(ModelError, match=r"files\.transformer\.0: String should match pattern"):
         zoo.load(str(folder))
+
+
+MANIFESTS = {
+    "no heads": (("transformer", "heads"), 0, "transformer.heads"),
+    "heads that do not divide": (("transformer", "heads"), 3, "3 heads do not divide a width of 64"),
+    "no layers": (("transformer", "depth"), 0, "transformer.depth"),
+    "negative width": (("transformer", "width"), -8, "transformer.width"),
+    "more than memory": (("transformer", "width"), 2**20, "tensors differ from the layout"),
+    "no scales": (("transformer", "scales"), [], "transformer.scales"),
+    "other scales": (("transformer", "scales"), [[1, 1]], "scales of the transformer is"),
+    "no channels": (("tokenizer", "ch"), 0, "tokenizer.ch"),
+    "no levels": (("tokenizer", "ch_mult"), [], "tokenizer.ch_mult"),
+    "no network": (("tokenizer", "norm_groups"), 7, "no network has the manifest's sizes"),
+    "too large to count": (("tokenizer", "ch"), 2**20, "tensors differ from|no network has"),
+    "another image": (("image_size",), [-1, 0], "image_size.0"),
+    "a larger image": (("image_size",), [24, 24], "the tokenizer's images are"),
+    "negative guidance": (("sampling", "guidance"), -1, "sampling.guidance"),
+    "unknown classifier": (("classifier", "colour"), 1, "classifier.colour"),
+    "negative classifier": (("classifier", "width"), -1, "classifier.width"),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_of_no_model_are_refused_in_one_line(folder: Path, name: str) -> None:
+    (*place, last), value, reason = MANIFESTS[name]
+    m = part = json.loads((folder / "manifest.json").read_text())
+    for key in place:
+        part = part[key]
+    part[last] = value
+    (folder / "manifest.json").write_text(json.dumps(m))
+    with pytest.raises(ModelError, match=reason) as caught:
+        zoo.load(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_is_no_text_is_refused(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ModelError, match=r"manifest\.json: Invalid JSON"):
+        zoo.load(str(folder))
+
+
+def test_a_path_that_cannot_be_looked_up() -> None:
+    with pytest.raises(ModelError, match=r"cannot read model .*: File name too long"):
+        zoo.load("x" * 5000)
+
+
+HELD_OUT = {
+    "other names": {"x": torch.zeros(4)},
+    "no labels": {"tokens": torch.zeros(4, 66)},
+    "a token too many": {"tokens": torch.zeros(4, 67), "labels": torch.zeros(4)},
+    "a label too many": {"tokens": torch.zeros(4, 66), "labels": torch.zeros(5)},
+    "a single label": {"tokens": torch.zeros(4, 66), "labels": torch.tensor(1)},
+    "no such code": {"tokens": torch.full((4, 66), 32), "labels": torch.zeros(4)},
+    "no such class": {"tokens": torch.zeros(4, 66), "labels": torch.full((4,), -1)},
+}
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_held_out_tokens_of_another_model_are_refused(folder: Path, name: str) -> None:
+    rewrite(folder, HELD_OUT[name], "held_out")
+    with pytest.raises(ModelError, match=r"held_out of .*: expected tokens"):
+        zoo.held_out(str(folder))

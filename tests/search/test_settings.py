@@ -94,3 +94,10 @@ def test_missing_and_infinite_numbers_are_named(value: float | None) -> None:
     assert settings().missing(values) == expected
     assert settings(objectives=("delta_fid",), bounds={"latency_ms": 1.0}).missing(values) == expected
     assert settings(objectives=("delta_fid",)).missing(values) == ""
+
+
+def test_seemingly_better_than_dense_counts_as_equal() -> None:
+    chosen = settings(objectives=("delta_fid", "latency_ms"))
+    assert chosen.losses({"delta_fid": -0.3, "latency_ms": 5.0}) == (0.0, 5.0)
+    assert chosen.losses({"delta_fid": 0.3, "latency_ms": 5.0}) == (0.3, 5.0)
+    assert settings(objectives=("kid", "recall")).losses({"kid": -0.1, "recall": 0.5}) == (-0.1, -0.5)

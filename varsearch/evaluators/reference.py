@@ -99,6 +99,8 @@ def build_reference(
 
 def load_reference(path: Path) -> Reference:
     """The statistics in a file; `ModelError` if it is missing, damaged or of another layout."""
+    if path.is_dir():  # the system's own word for it is "No such device"
+        raise ModelError(f"cannot read reference statistics {path}: it is a folder")
     try:
         return reference_of(load_file(path), _metadata(path), str(path))
     except OSError as error:

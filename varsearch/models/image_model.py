@@ -11,16 +11,16 @@ from varsearch.models.sampling import Sampler, TeacherForcing, generate
 from varsearch.models.seams import Plan
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
-from varsearch.target import ModelSpec
+from varsearch.target import ModelSpec, Strength, TopK, TopP
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
     """How the model is sampled unless the user says otherwise; 0 switches a filter off."""
 
-    guidance: float
-    top_k: int = 0
-    top_p: float = 0.0
+    guidance: Strength
+    top_k: TopK = 0
+    top_p: TopP = 0.0
 
 
 @dataclass(frozen=True, slots=True)

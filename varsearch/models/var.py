@@ -8,30 +8,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from varsearch.models.seams import KVView, LayerPlan, LayerState
+from varsearch.target import Count, Ratio, Scales, Size
 
 
 @dataclass(frozen=True, slots=True)
 class VARConfig:
-    """Hyper-parameters of a `VAR`; `scales` lists (height, width) of every token map."""
+    """Hyper-parameters of a `VAR`."""
 
-    scales: tuple[tuple[int, int], ...]
-    depth: int
-    width: int
-    heads: int
-    classes: int = 1000
-    vocab: int = 4096
-    z_channels: int = 32
-    mlp_ratio: float = 4.0
+    scales: Scales
+    depth: Count
+    width: Size
+    heads: Count
+    classes: Size = 1000
+    vocab: Size = 4096
+    z_channels: Size = 32
+    mlp_ratio: Ratio = 4.0
     shared_adaln: bool = False
     cosine_attention: bool = True
-    norm_eps: float = 1e-6
+    norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
 
     @property
     def scale_of_token(self) -> tuple[int, ...]:

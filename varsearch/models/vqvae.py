@@ -7,28 +7,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from varsearch.models.quantizer import MultiScaleQuantizer
+from varsearch.target import Count, Scales, Size
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerConfig:
     """Hyper-parameters of a `VQVAE`; the defaults are those of the published `vae_ch160v4096z32`."""
 
-    scales: tuple[tuple[int, int], ...]
-    vocab: int = 4096
-    z_channels: int = 32
-    ch: int = 160
-    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
-    res_blocks: int = 2
-    image_channels: int = 3
-    norm_groups: int = 32
-    shared_phi: int = 4
-    quant_resi: float = 0.5
+    scales: Scales
+    vocab: Size = 4096
+    z_channels: Size = 32
+    ch: Size = 160
+    ch_mult: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)] = (1, 1, 2, 2, 4)
+    res_blocks: Count = 2
+    image_channels: Literal[1, 3] = 3
+    norm_groups: Size = 32
+    shared_phi: Count = 4
+    quant_resi: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the decoded images: every level but the deepest doubles the last token map."""
+        height, width = self.scales[-1]
+        return height << (len(self.ch_mult) - 1), width << (len(self.ch_mult) - 1)
 
 
 class ResBlock(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -24,9 +25,10 @@ from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.var import VAR, VARConfig
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
 from varsearch.policy import describe
-from varsearch.target import Frozen, ModelSpec
+from varsearch.target import Frozen, ModelSpec, Size
 
 WEIGHTS = Path(__file__).parent / "weights"
+ClassifierSize = Literal["channels", "width", "num_features", "classes"]
 Part = Literal["transformer", "tokenizer", "classifier", "reference", "held_out"]
 FileName = Annotated[str, Field(pattern=r"^[\w-]+\.safetensors$")]
 Module = TypeVar("Module", bound=nn.Module)
@@ -40,18 +42,24 @@ class Manifest(Frozen):
     description: str
     licence: str
     data: str
-    image_size: tuple[int, int]
+    image_size: tuple[Size, Size]
     transformer: VARConfig
     tokenizer: TokenizerConfig
     sampling: SamplingDefaults
-    classifier: dict[str, int]
+    classifier: dict[ClassifierSize, Size]
     files: dict[Part, tuple[FileName, str]]
 
     @model_validator(mode="after")
-    def _has_a_model(self) -> Self:
+    def _parts_fit(self) -> Self:
         missing = {"transformer", "tokenizer"} - self.files.keys()
         if missing:
             raise ValueError(f"files name no {' and no '.join(sorted(missing))}")
+        for field in ("scales", "vocab", "z_channels"):
+            own, other = getattr(self.transformer, field), getattr(self.tokenizer, field)
+            if own != other:
+                raise ValueError(f"{field} of the transformer is {own}, of the tokenizer {other}")
+        if self.image_size != self.tokenizer.image_size:
+            raise ValueError(f"image_size is {self.image_size}, the tokenizer's images are {self.tokenizer.image_size}")
         return self
 
     def fingerprint(self) -> str:
@@ -88,7 +96,11 @@ def folder(model: str) -> Path:
     if path.suffix in {".pth", ".pt", ".ckpt", ".bin", ".pkl"}:
         raise ModelError(f"{model} is a pickle checkpoint, which can run code when loaded: convert it to safetensors")
     found = path if len(path.parts) > 1 or path.is_absolute() else WEIGHTS / model
-    if not (found / "manifest.json").is_file():
+    try:
+        known = (found / "manifest.json").is_file()
+    except OSError as error:
+        raise ModelError(f"cannot read model {model!r}: {error.strerror}") from None
+    if not known:
         raise ModelError(f"unknown model {model!r}: shipped models are {', '.join(names())}, or give a model's folder")
     return found
 
@@ -98,7 +110,9 @@ def manifest(model: str) -> Manifest:
     """The manifest of a model, validated."""
     path = folder(model) / "manifest.json"
     try:
-        return Manifest.model_validate_json(path.read_text())
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
     except ValidationError as error:
         raise ModelError(f"{path}: {describe(error)}") from None
 
@@ -122,7 +136,13 @@ def tensors(model: str, part: Part) -> dict[str, Tensor]:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
 
 
-def _filled(module: Module, state: dict[str, Tensor], what: str) -> Module:
+def _filled(make: Callable[[], Module], state: dict[str, Tensor], what: str) -> Module:
+    try:
+        # Without memory, until the sizes that the manifest names are known to be those of the file.
+        with torch.device("meta"):
+            module = make()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{what}: no network has the manifest's sizes: {str(error).splitlines()[0]}") from None
     own = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in state.items()}
     wrong = [name for name in sorted(own.keys() | given.keys()) if own.get(name) != given.get(name)]
@@ -132,7 +152,9 @@ def _filled(module: Module, state: dict[str, Tensor], what: str) -> Module:
             f"{what}: {len(wrong)} tensors differ from the layout, first {first}: "
             f"expected {own.get(first, 'none')}, got {given.get(first, 'none')}"
         )
-    module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()}, assign=False)
+    module.to_empty(device="cpu").load_state_dict(
+        {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, assign=False
+    )
     return module.eval().requires_grad_(False)
 
 
@@ -145,22 +167,30 @@ def load(model: str, device: str = "cpu") -> ImageModel:
     m = manifest(model)
     return ImageModel(
         spec=m.spec(),
-        transformer=_filled(VAR(m.transformer), tensors(model, "transformer"), "transformer").to(device),
-        tokenizer=_filled(VQVAE(m.tokenizer), tensors(model, "tokenizer"), "tokenizer").to(device),
+        transformer=_filled(lambda: VAR(m.transformer), tensors(model, "transformer"), "transformer").to(device),
+        tokenizer=_filled(lambda: VQVAE(m.tokenizer), tensors(model, "tokenizer"), "tokenizer").to(device),
         sampling=m.sampling,
     )
 
 
 def load_classifier(model: str, device: str = "cpu") -> Classifier:
     """The small classifier that ships with a model: labels and Fréchet features."""
-    return _filled(Classifier(**manifest(model).classifier), tensors(model, "classifier"), "classifier").to(device)
+    sizes = manifest(model).classifier
+    return _filled(lambda: Classifier(**sizes), tensors(model, "classifier"), "classifier").to(device)
 
 
 def held_out(model: str) -> tuple[list[Tensor], Tensor]:
     """Tokens per scale (int64) and labels of held-out images, for the likelihood."""
-    state = tensors(model, "held_out")
-    sizes = [h * w for h, w in manifest(model).transformer.scales]
-    return list(state["tokens"].long().split(sizes, dim=1)), state["labels"].long()
+    state, c = tensors(model, "held_out"), manifest(model).transformer
+    tokens, labels = (state.get(name, torch.empty(0)).long() for name in ("tokens", "labels"))
+    length = len(c.scale_of_token)
+    if labels.ndim != 1 or tokens.shape != (len(labels), length):
+        shapes = {name: tuple(t.shape) for name, t in state.items()}
+        raise ModelError(f"held_out of {model}: expected tokens (N, {length}) and labels (N,), got {shapes}")
+    for values, limit in ((tokens, c.vocab), (labels, c.classes)):
+        if not ((values >= 0) & (values < limit)).all():
+            raise ModelError(f"held_out of {model}: expected tokens below {c.vocab} and labels below {c.classes}")
+    return list(tokens.split([h * w for h, w in c.scales], dim=1)), labels
 
 
 def card(model: str) -> dict[str, Any]:

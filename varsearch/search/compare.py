@@ -12,19 +12,28 @@ from varsearch.library import load_policy
 from varsearch.measurement import Job, Measurement
 from varsearch.policy import Policy
 from varsearch.search.settings import RunSettings
+from varsearch.target import ModelSpec
 
 Row = dict[str, Measurement]
 
 
-def named_policies(names: Sequence[str] | None, seeds: Mapping[str, Policy], folder: Path | None) -> dict[str, Policy]:
+def named_policies(
+    names: Sequence[str] | None, seeds: Mapping[str, Policy], spec: ModelSpec, folder: Path | None
+) -> dict[str, Policy]:
     """Policies by name: of a seed, a policy file, or a library reference; all seeds without names.
 
     Raises:
-        PolicyError: neither a seed, nor a file, nor in the library.
+        PolicyError: neither a seed, nor a file, nor in the library; or a file that was made for another model.
     """
     if not names:
         return dict(seeds)
-    return {name: seeds[name] if name in seeds else load_policy(name, folder).policy for name in names}
+    return {name: seeds[name] if name in seeds else _filed(name, spec, folder) for name in names}
+
+
+def _filed(name: str, spec: ModelSpec, folder: Path | None) -> Policy:
+    file = load_policy(name, folder)
+    file.check_model(spec)
+    return file.policy
 
 
 def compare(

@@ -12,7 +12,7 @@ import torch
 
 import varsearch
 from varsearch.accel import labels_for
-from varsearch.errors import EvaluationError
+from varsearch.errors import EvaluationError, ModelError
 from varsearch.evaluators.quality import BATCH, DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.evaluators.worker import WorkerConfig
 from varsearch.measurement import METRICS, Job, Origin
@@ -26,8 +26,17 @@ LATENCY_TOLERANCE = 0.25
 
 
 def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
-    """The policy file of one trial of a run."""
+    """The policy file of one trial of a run.
+
+    Raises:
+        ModelError: the model's weights are no longer those that the run measured.
+    """
     spec, quality = zoo.manifest(settings.model).spec(), settings.quality
+    if spec.fingerprint != settings.fingerprint:
+        raise ModelError(
+            f"run {run!r} was made with other weights: {settings.fingerprint[:12]}…, {settings.model} now has "
+            f"{spec.fingerprint[:12]}…"
+        )
     environment = entry.environment
     return PolicyFile(
         model=spec,

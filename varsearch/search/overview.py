@@ -30,9 +30,9 @@ def find_run(store: Store, name: str | None) -> RunRecord:
 def pick(store: Store, run: RunRecord, front: Front, how: str) -> FrontEntry:
     """An entry of the front by `select`, or any evaluated trial by "trial=NUMBER"."""
     number = how.removeprefix("trial=")
-    if number == how or not number.isdecimal():
+    if number == how:
         return select(front, how)
-    trial = next((t for t in store.trials(run) if t.number == int(number) and t.state is State.COMPLETE), None)
+    trial = next((t for t in store.trials(run) if str(t.number) == number and t.state is State.COMPLETE), None)
     if trial is None:
         raise UsageError(f"run {run.name!r} has no evaluated trial {number}")
     return entry_of(trial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def _draw(axes: Axes, front: Front, trials: list[dict[str, float]], metric: str)
     assert front.dense is not None
     dense = front.dense.value(metric)
     ceiling = _ceiling(front)
-    shown = [t for t in trials if t["delta_fid"] <= ceiling]
+    shown = [t for t in trials if metric in t and t.get("delta_fid", math.inf) <= ceiling]
     axes.scatter(
         [t[metric] / dense for t in shown], [t["delta_fid"] for t in shown], s=14, color="0.75", label="trials"
     )

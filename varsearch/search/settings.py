@@ -86,9 +86,23 @@ class RunSettings(Frozen):
                 return f"the evaluation gave {name} = {values[name]}"
         return ""
 
+    def require(self, values: Mapping[str, float], number: int) -> None:
+        """Raises `StoreError` if a complete trial lacks a metric, which no trial does that was stored by us."""
+        if missing := self.missing(values):
+            raise StoreError(f"trial {number} is stored as complete, but {missing}: its evidence is damaged")
+
+    def objective_values(self, values: Mapping[str, float]) -> tuple[float, ...]:
+        """What is optimized: the objectives, a ΔFID below 0 counting as 0.
+
+        A cheaper policy is not a better model. Where it seems so it is noise, which would fill the front with policies
+        that save nothing.
+        """
+        return tuple(max(values[name], 0.0) if name == "delta_fid" else values[name] for name in self.objectives)
+
     def losses(self, values: Mapping[str, float]) -> tuple[float, ...]:
         """The objectives as numbers to minimize."""
-        return tuple(_sign(name) * values[name] for name in self.objectives)
+        signs = (_sign(name) for name in self.objectives)
+        return tuple(sign * value for sign, value in zip(signs, self.objective_values(values), strict=True))
 
     def violations(self, values: Mapping[str, float]) -> list[float]:
         """By how much each bound is exceeded, as a share of the bound; feasible where all are zero or less.

@@ -133,9 +133,11 @@ class StudyView:
 
     def _frozen(self, trial: TrialRecord) -> FrozenTrial:
         complete = trial.state is State.COMPLETE
+        if complete:
+            self._settings.require(trial.values, trial.number)
         return optuna.create_trial(
             state=STATES[trial.state],
-            values=[trial.values[name] for name in self._settings.objectives] if complete else None,
+            values=self._settings.objective_values(trial.values) if complete else None,
             params=self._space.encode(trial.policy),
             distributions=self.distributions,
             user_attrs=self._user_attrs(trial),
