@@ -1,7 +1,7 @@
 """Time and memory of a whole command: `python -m benchmarks.full_run run --budget 200 --target 4090 --workers 2`.
 
 Runs `varsearch` with the given arguments and passes its output on. Memory is the proportional set size of its
-process and all their children, sampled twice per second: pages that processes share count once.
+process and all their children, sampled every two seconds: pages that processes share count once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
             peak = max(peak, resident(root))
-        time.sleep(0.5)
+        time.sleep(2)
     minutes = (time.perf_counter() - start) / 60
     cores = psutil.cpu_count()
     print(f"\n{minutes:.1f} minutes, peak memory {peak / 1e9:.2f} GB; {cores} cores, {machine(torch.device('cpu'))}")
