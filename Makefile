@@ -1,8 +1,6 @@
 # The two commands of the README are `make run` and `make test`; both install into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# Threads that spin while they wait take the cores from other processes.
-export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: install run test check clean
 

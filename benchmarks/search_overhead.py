@@ -19,7 +19,7 @@ from varsearch.evaluators.speed import machine
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.search.progress import Progress
 from varsearch.search.run import run
-from varsearch.search.settings import RunSettings
+from varsearch.search.settings import RunSettings, default_objectives
 from varsearch.space import SearchSpace
 from varsearch.space.presets import seeds
 from varsearch.target import ModelSpec, Target
@@ -48,6 +48,7 @@ SETTINGS = RunSettings(
         backend="none",
         repeats=0,
     ),
+    objectives=default_objectives(Origin.PREDICTED),
     bounds={"delta_fid": 2.0},
 )
 QUALITY = ("fid", "delta_fid", "kid", "precision", "recall", "feature_distance", "nll", "label_agreement")

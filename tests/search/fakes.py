@@ -29,7 +29,8 @@ BITS = (None, 8, 6, 4, 3)
 
 
 def settings(**changes: object) -> RunSettings:
-    given = {"model": "fake", "fingerprint": "f" * 64, "quality": QUALITY, "speed": SPEED}
+    objectives = ("delta_fid", "latency_ms", "peak_bytes")
+    given = {"model": "fake", "fingerprint": "f" * 64, "quality": QUALITY, "speed": SPEED, "objectives": objectives}
     return RunSettings.model_validate({**given, **changes})
 
 
@@ -73,16 +74,18 @@ def numbers(policy: Policy) -> dict[str, float]:
     lost = [16 - (layer.weights.qkv.bits if layer.weights.qkv else 16) for layer in policy.layers]
     off = sum(scale.guidance == "off" for scale in policy.scales)
     delta = sum(x * x for x in lost) / 400 + 0.3 * off * off
+    latency = 100.0 - 20 * off - 0.1 * sum(lost)
     return {
         "fid": 4.0 + delta,
         "delta_fid": delta,
-        "latency_ms": 100.0 - 20 * off - 0.1 * sum(lost),
+        "latency_ms": latency,
+        "speedup": 100.0 / latency,
         "peak_bytes": 1e6 - 1e4 * sum(lost),
     }
 
 
 def evidence(kind: str, policy: Policy, **changes: object) -> Evidence:
-    names = ("fid", "delta_fid") if kind == "quality" else ("latency_ms", "peak_bytes")
+    names = ("fid", "delta_fid") if kind == "quality" else ("latency_ms", "speedup", "peak_bytes")
     values = numbers(policy)
     given = {
         "kind": kind,

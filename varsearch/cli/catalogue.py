@@ -141,7 +141,9 @@ def _card(name: str, json: bool) -> None:
         return
     console.print(f"{m.name}: {m.description}", style="bold")
     console.print(f"data: {m.data}\nlicence: {m.licence}\nweights: {m.fingerprint()}")
-    rows = ((figure, f"{value:.6g}") for figure, value in card.numbers.items())
+    rows = (
+        (figure, f"{value:.0f}" if value.is_integer() else f"{value:.5g}") for figure, value in card.numbers.items()
+    )
     table("evidence, printed by the recipe", ("<figure", "value"), rows)
     console.print("guidance scan: " + ", ".join(f"{row.guidance:g}: FID {row.fid:.2f}" for row in card.scan))
     minutes = ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in card.minutes.items())

@@ -118,8 +118,8 @@ def select(front: Front, how: str) -> FrontEntry:
 
     "knee" is the entry with the smallest distance to zero relative costs (compromise programming, Zeleny 1973): costs
     relative to dense rather than to the front's own extremes, so that one absurd policy at the end of the
-    front does not move the choice. "fastest", "smallest" and "best-quality" minimize latency, peak memory and
-    ΔFID. "max-latency=…" and "max-memory=…" give the best quality within the limit.
+    front does not move the choice. "fastest" has the largest speed-up, "smallest" the least peak memory,
+    "best-quality" the least ΔFID. "max-latency=…" and "max-memory=…" give the best quality within the limit.
 
     Raises:
         UsageError: unknown selection, empty front, or no entry within the limit.
@@ -132,7 +132,9 @@ def select(front: Front, how: str) -> FrontEntry:
         )
     if how == "knee":
         return _knee(front)
-    single = {"fastest": "latency_ms", "smallest": "peak_bytes", "best-quality": "delta_fid"}.get(how)
+    if how == "fastest":
+        return max(front.entries, key=lambda entry: entry.value("speedup"))
+    single = {"smallest": "peak_bytes", "best-quality": "delta_fid"}.get(how)
     if single:
         return min(front.entries, key=lambda entry: entry.value(single))
     return _best_within(front.entries, how)

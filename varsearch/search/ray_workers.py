@@ -142,8 +142,10 @@ def _cluster(workers: int, resources: Resources, address: str | None) -> Iterato
     folder = tempfile.mkdtemp(prefix=f"varsearch-{os.getpid()}-", dir="/tmp")
     local = {"num_cpus": math.ceil(workers * resources.cpus), "include_dashboard": False, "_temp_dir": folder}
     threads = str(max(1, math.floor(resources.cpus)))
-    # Threads that spin while they wait take the cores from the other workers.
-    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {"OMP_NUM_THREADS": threads}
+    if workers > 1:
+        # Threads that spin while they wait take the cores from the other workers; alone they would be slower asleep.
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
     options = {"runtime_env": {"env_vars": environment}, "log_to_driver": False, "logging_level": logging.CRITICAL}
     with _silence():
         try:

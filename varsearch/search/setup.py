@@ -18,7 +18,7 @@ from varsearch.measurement import METRICS, Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
 from varsearch.search.progress import Resources
-from varsearch.search.settings import DEFAULT_OBJECTIVES, RunSettings
+from varsearch.search.settings import RunSettings, default_objectives
 from varsearch.space import SearchSpace
 from varsearch.space.presets import seeds
 from varsearch.target import Target, default_target, find_device
@@ -38,7 +38,7 @@ class Request:
         target: name of a row of the device table.
         batch_size: images per batch that latency and memory refer to; None takes the device's usual one.
         images: images behind every quality number.
-        objectives: one to three metrics to trade off.
+        objectives: one to three metrics to trade off; None takes `default_objectives`.
         max_latency: "12ms" or relative to dense, "0.7x".
         max_memory: "40MB" or relative to dense, "0.8x".
         max_fid: "1.9" or relative to dense, "+0.5".
@@ -55,7 +55,7 @@ class Request:
     target: str = "cpu"
     batch_size: int | None = None
     images: int = 512
-    objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
+    objectives: tuple[str, ...] | None = None
     max_latency: str | None = None
     max_memory: str | None = None
     max_fid: str | None = None
@@ -123,7 +123,7 @@ def prepare(request: Request) -> Plan:
         fingerprint=model.spec.fingerprint,
         quality=quality,
         speed=speed,
-        objectives=request.objectives,
+        objectives=default_objectives(speed.origin) if request.objectives is None else request.objectives,
         bounds=_bounds(request, space, speed),
         seed=request.seed,
     )

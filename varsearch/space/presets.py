@@ -1,4 +1,7 @@
-"""Hand-made policies that every search starts from: each technique alone, then a mild and a strong combination."""
+"""Hand-made policies that every search starts from: each technique alone, then combinations.
+
+"lean" is made of what needs no bookkeeping, "mild" and "strong" of more.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ def seeds(spec: ModelSpec) -> dict[str, Policy]:
     last = len(spec.scales) - 1
     half = len(space.from_layers) // 2
     w8, w4 = _weights(spec, 8, 8), _weights(spec, 4, 8)
-    kv_half, kv_quarter = _kv(spec, 0.5, None), _kv(spec, 0.25, 8)
+    kv_half, kv_quarter, kv_none = _kv(spec, 0.5, None), _kv(spec, 0.25, 8), _kv(spec, 0.0, None)
     share = {f"L{layer}.share": 2 for layer in range(spec.n_layers)}
     prune_last = {f"S{last}.tokens": TOKEN_KEEP.index(0.5), f"S{last}.prune_from": half}
     window = {f"L{layer}.window": 1 for layer in range(spec.n_layers)}
@@ -24,13 +27,14 @@ def seeds(spec: ModelSpec) -> dict[str, Policy]:
         "w4": w4,
         "kv-half": kv_half,
         "kv-quarter-int8": kv_quarter,
-        "kv-none": _kv(spec, 0.0, None),
+        "kv-none": kv_none,
         "unguided-last": {"unguided_scales": 1},
         "unguided-last-2": {"unguided_scales": 2},
         "shared-last": {f"S{last}.share": 1, **share},
         "shared-last-3": {**{f"S{k}.share": 1 for k in range(last - 2, last + 1)}, **share},
         "prune-last": prune_last,
         "window": window,
+        "lean": {"unguided_scales": 2, **kv_none},
         "mild": {"unguided_scales": 1, **w8, **kv_half},
         "strong": {"unguided_scales": 2, **w4, **kv_quarter, **prune_last},
     }
