@@ -73,6 +73,7 @@ def test_a_complete_trial_shows_all_there_is_to_know(view: StudyView) -> None:
         "fid": 4.32,
         "delta_fid": 0.32,
         "latency_ms": 98.4,
+        "speedup": 100.0 / 98.4,
         "peak_bytes": 840_000.0,
     }
 
