@@ -89,7 +89,7 @@ class Oracle:
         kept = torch.ones(x.shape[:2], dtype=torch.bool)
         if self.policy.prunes(k, layer):
             score = (x - x.mean(1, keepdim=True)).square().sum(-1)
-            count = math.ceil(scale.tokens.keep * x.shape[1])
+            count = math.ceil(scale.tokens.keep * x.shape[1] - 1e-9)
             kept = torch.zeros_like(kept).scatter(1, score.argsort(1, descending=True)[:, :count], True)
         y = fn(x, kept)
         if self.policy.prunes(k, layer):
@@ -164,7 +164,7 @@ class Oracle:
             q_row = q[row, :, kept[row]]
             step = max(1, q_row.shape[1] // 16)
             for head, share in enumerate(kv.keep):
-                budget, alive = math.ceil(share * seen), self.alive[layer, row, head]
+                budget, alive = math.ceil(share * seen - 1e-9), self.alive[layer, row, head]
                 if int(alive.sum()) <= budget:
                     continue
                 observed = q_row[head, step // 2 :: step]

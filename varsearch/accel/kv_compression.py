@@ -9,7 +9,6 @@ and not the largest one, and each entry keeps its original position.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.kernels.packing import pack, quantize, unpack
 from varsearch.models.seams import KVCache, KVView
-from varsearch.policy import KVCompression, Policy
+from varsearch.policy import KVCompression, Policy, share_of
 from varsearch.target import ModelSpec
 
 OBSERVED = 16
@@ -33,7 +32,7 @@ def new_cache(policy: Policy, spec: ModelSpec, layer: int) -> Callable[[int], KV
     tokens = [spec.tokens[k] for k in run_scales(policy)]
     seen = [sum(tokens[: i + 1]) for i in range(len(tokens))]
     keep = kv.keep or (1.0,) * spec.n_heads
-    budgets = [tuple(math.ceil(share * s) for s in seen) for share in keep]
+    budgets = [tuple(share_of(share, s) for s in seen) for share in keep]
     return lambda capacity: CompressedKV(budgets, kv.bits)
 
 

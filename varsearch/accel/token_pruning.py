@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from varsearch.models.seams import Branch, BranchMemory, Sublayer, run_dense
-from varsearch.policy import Policy
+from varsearch.policy import Policy, share_of
 from varsearch.target import ModelSpec
 
 
@@ -21,7 +21,7 @@ def branch(policy: Policy, spec: ModelSpec, scale: int, layer: int) -> Branch:
     """The branch of `layer` at `scale`: pruned, remembered for a later pruned scale, or plain."""
     tokens, size = policy.scales[scale].tokens, spec.scales[scale]
     if tokens is not None and policy.prunes(scale, layer):
-        return Pruned(math.ceil(tokens.keep * math.prod(size)), size)
+        return Pruned(share_of(tokens.keep, math.prod(size)), size)
     later = range(scale + 1, len(policy.scales))
     if any(policy.prunes(k, layer) and policy.restore_scale(k, layer) == scale for k in later):
         return Remembered(size)

@@ -8,7 +8,6 @@ Names: `L3.bits` belongs to layer 3, `L3H1.keep` to its head 1, `S5.tokens` to s
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +21,7 @@ from varsearch.policy import (
     SparseAttention,
     TokenPruning,
     Weights,
+    share_of,
 )
 from varsearch.target import ModelSpec
 
@@ -59,7 +59,7 @@ class SearchSpace:
 
     def _token_levels(self, scale: int) -> int:
         tokens = self.spec.tokens[scale]
-        return 1 + sum(math.ceil(keep * tokens) < tokens for keep in TOKEN_KEEP[1:])
+        return 1 + sum(share_of(keep, tokens) < tokens for keep in TOKEN_KEEP[1:])
 
     def _radii(self, scale: int) -> tuple[int, ...]:
         # A window as wide as the map is no window.

@@ -1,0 +1,56 @@
+"""Techniques that belong to a scale."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from varsearch.policy.grid import Layer, Share
+from varsearch.target import Frozen
+
+
+class TokenPruning(Frozen):
+    """Only a share of a scale's tokens passes through the branches of some layers.
+
+    Pruned places take the branch output of the nearest earlier scale that ran these layers in full, upsampled.
+    """
+
+    keep: Annotated[Share, Field(gt=0, lt=1)]
+    first_layer: Layer = 0
+    last_layer: Layer | None = None
+
+    def layers(self, n_layers: int) -> range:
+        """Indices of the layers that prune."""
+        return range(self.first_layer, n_layers if self.last_layer is None else self.last_layer + 1)
+
+
+class ScalePolicy(Frozen):
+    """Techniques that belong to a scale.
+
+    `guidance`: "full" computes conditional and unconditional rows; "shared" computes the branches of
+    `shared_attention` and `shared_ffn` layers for the conditional rows only and reuses them; "off" drops the
+    unconditional rows from here on.
+    """
+
+    run: bool = True
+    guidance: Literal["full", "shared", "off"] = "full"
+    shared_attention: tuple[Layer, ...] = ()
+    shared_ffn: tuple[Layer, ...] = ()
+    tokens: TokenPruning | None = None
+
+    @model_validator(mode="after")
+    def _sharing_is_consistent(self) -> Self:
+        named = bool(self.shared_attention or self.shared_ffn)
+        if (self.guidance == "shared") != named:
+            raise ValueError(
+                'guidance "shared" and the layers that share go together: '
+                f"got guidance {self.guidance!r} with {'some' if named else 'no'} shared layers"
+            )
+        for name in ("shared_attention", "shared_ffn"):
+            layers = getattr(self, name)
+            if list(layers) != sorted(set(layers)):
+                raise ValueError(f"{name} must list each layer once, in ascending order, got {layers}")
+        if not self.run and (self.guidance != "full" or self.tokens):
+            raise ValueError("a scale that does not run has no other settings")
+        return self
