@@ -62,7 +62,7 @@ class Calibration(Frozen):
 
 
 def widths(tokens: int) -> tuple[int, ...]:
-    """Half-widths in tokens that `Calibration.band_mass` knows for a map of so many tokens, ascending, the last full."""
+    """Half-widths in tokens that `Calibration.band_mass` knows for a map of so many tokens, ascending."""
     if tokens <= MAX_WIDTHS:
         return tuple(range(1, tokens + 1))
     return tuple(dict.fromkeys(max(1, tokens * i // MAX_WIDTHS) for i in range(1, MAX_WIDTHS + 1)))
