@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,9 @@ from varsearch.models.image_model import ImageModel
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.models.zoo import random_model
+
+# A shell's background job ignores Ctrl-C, and so would the processes that tests start to interrupt them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A deadline would be a timed test: slow machines would fail it.
 hypothesis.settings.register_profile("default", deadline=None)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from varsearch.errors import Interrupted, StoreError
+from varsearch.measurement import Job
 from varsearch.search.broker import Broker
-from varsearch.search.interrupt import kept_interrupts
+from varsearch.search.interrupt import kept_interrupts, postponed_interrupts
 from varsearch.search.progress import INTERRUPTED, OnEvent, Status
 from varsearch.search.worker import MakeWorker, evaluate, startup_error
 
@@ -26,8 +27,10 @@ def _run(broker: Broker, make_worker: MakeWorker, on_event: OnEvent, check: Call
             worker = make_worker()
         except Exception as error:
             raise startup_error(error) from error
-        while (job := broker.lease(NAME)) is not None:
-            broker.report(evaluate(worker, job))
+        while (job := _lease(broker)) is not None:
+            outcome = evaluate(worker, job)
+            with postponed_interrupts():
+                broker.report(outcome)
             _pass_on(broker, on_event)
             check()
         _pass_on(broker, on_event)
@@ -41,6 +44,11 @@ def _run(broker: Broker, make_worker: MakeWorker, on_event: OnEvent, check: Call
     status = broker.status()
     broker.close("finished")
     return status
+
+
+def _lease(broker: Broker) -> Job | None:
+    with postponed_interrupts():
+        return broker.lease(NAME)
 
 
 def _pass_on(broker: Broker, on_event: OnEvent) -> None:
