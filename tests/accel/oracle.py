@@ -97,7 +97,9 @@ class Oracle:
             share = tokens.layer_keep[layer - tokens.first_layer] if tokens.layer_keep else tokens.keep
             count = math.ceil(share * x.shape[1] - 1e-9)
             score = self._score(x, layer, k)
-            kept = torch.zeros_like(kept).scatter(1, score.argsort(dim=1, descending=True, stable=True)[:, :count], True)
+            kept = torch.zeros_like(kept).scatter(
+                1, score.argsort(dim=1, descending=True, stable=True)[:, :count], True
+            )
         y = fn(x, kept)
         if self.policy.prunes(k, layer):
             source = self.policy.restore_scale(k, layer)
@@ -106,6 +108,8 @@ class Oracle:
             y = torch.where(kept[..., None], y, restored)
         if shared:
             y = torch.cat((y[: self.n], y[: self.n]))
+            if name == "attn":
+                self.entropy[layer, k] = self.entropy[layer, k][: self.n].repeat(2, 1)
         self.branch_output[layer, name, k] = y
         return y
 
@@ -201,9 +205,9 @@ class Oracle:
         last = self.after[decision.after]
         before, after = (self._preview(self.estimates[i]) for i in (last - 1, last))
         rows, columns = after.shape
-        difference = sum(
-            abs(sobel(after, y, x) - sobel(before, y, x)) for y in range(rows) for x in range(columns)
-        ) / (rows * columns)
+        difference = sum(abs(sobel(after, y, x) - sobel(before, y, x)) for y in range(rows) for x in range(columns)) / (
+            rows * columns
+        )
         high = total = 0.0
         for y, line in enumerate(torch.fft.fftshift(torch.fft.fft2(after)).abs().tolist()):
             for x, amplitude in enumerate(line):

@@ -42,10 +42,15 @@ W8 = Quantization(bits=8)
 SKIP, UNGUIDED, FULL = ScalePolicy(run=False), ScalePolicy(guidance="off"), ScalePolicy()
 PRUNED = ScalePolicy(tokens=TokenPruning(keep=0.5, score="entropy"))
 # The thresholds part the tests' images; shares of few tokens are fractions, and none of them lies on a threshold.
-HIGH_FREQUENCY = Decision(after=2, feature="high_frequency", actions=(
-    stay(0, 0), leave(-1, 0, bias=0.6, scales=(FULL, UNGUIDED), share=0.25),
-    leave(-2, 0, bias=1, scales=(FULL, SKIP), share=0.25),
-))
+HIGH_FREQUENCY = Decision(
+    after=2,
+    feature="high_frequency",
+    actions=(
+        stay(0, 0),
+        leave(-1, 0, bias=0.6, scales=(FULL, UNGUIDED), share=0.25),
+        leave(-2, 0, bias=1, scales=(FULL, SKIP), share=0.25),
+    ),
+)
 LOW_ENTROPY = tuple(
     Decision(after=k, feature="low_entropy", actions=(stay(0), leave(1, bias=-0.47, scales=(PRUNED,) * (4 - k))))
     for k in (2, 3)

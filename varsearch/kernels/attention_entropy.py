@@ -17,7 +17,7 @@ def attention_entropy(q_BHLC: Tensor, k_BHSC: Tensor, block: int = BLOCK) -> Ten
 
     With s a product, m the largest so far, Z the sum of exp(s - m) and E that of exp(s - m) (s - m), the entropy is
     log Z - E / Z. When m grows by d, Z shrinks by the factor exp(-d) and E becomes exp(-d) (E - d Z). Algorithm 2 of
-    ToProVAR (arXiv 2602.22948) leaves the term d Z out, which is wrong whenever the largest product is in a later block.
+    ToProVAR (arXiv 2602.22948) leaves d Z out, which is wrong whenever a query's largest product is in a later block.
     """
     q_BHLC = q_BHLC.to(torch.promote_types(q_BHLC.dtype, torch.float32))
     # Any product bounds the largest from below; starting at the first key's keeps everything finite.
