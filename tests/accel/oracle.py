@@ -54,7 +54,6 @@ class Oracle:
         self.alive = torch.zeros(depth, rows, heads, self.total, dtype=torch.bool)
         self.branch_output: dict[tuple[int, str, int], Tensor] = {}
         self.entropy: dict[tuple[int, int], Tensor] = {}
-        self.asked: dict[tuple[int, int], Tensor] = {}
         self.estimates = [torch.zeros_like(quantizer.empty(self.n))]
         cond = var.class_emb(torch.cat((labels, torch.full_like(labels, var.config.classes))))
         f_hat = quantizer.empty(self.n)
@@ -148,7 +147,6 @@ class Oracle:
         alive = self.alive[layer][:, :, None]
         p = (q @ self.k[layer].mT).masked_fill(~alive, -torch.inf).softmax(-1)
         self.entropy[layer, k] = -(p * p.clamp(min=1e-300).log()).sum(-1).mean(1)
-        self.asked[layer, k] = kept
         seen = self._window(layer, k, here) & alive
         product = (q @ self.k[layer].mT).masked_fill(~seen, -torch.inf)
         y = product.softmax(-1).nan_to_num(0.0) @ self.v[layer]
@@ -197,11 +195,10 @@ class Oracle:
     def features(self, decision: Decision) -> list[float]:
         """What the first image is asked by."""
         if decision.feature == "low_entropy":
-            shares = []
-            for layer in range(self.model.spec.n_layers):
-                entropy = self.entropy[layer, decision.after][0][self.asked[layer, decision.after][0]].tolist()
-                shares.append(sum(h < sum(entropy) / len(entropy) for h in entropy) / len(entropy))
-            return [sum(shares) / len(shares)]
+            k = decision.after
+            full = [layer for layer in range(self.model.spec.n_layers) if not self.policy.prunes(k, layer)]
+            entropy = sum(self.entropy[layer, k][0] for layer in full).div(len(full)).tolist()
+            return [sum(h < sum(entropy) / len(entropy) for h in entropy) / len(entropy)]
         last = self.after[decision.after]
         before, after = (self._preview(self.estimates[i]) for i in (last - 1, last))
         rows, columns = after.shape

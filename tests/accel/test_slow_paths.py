@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.accel.techniques import layers
 from varsearch.accel import apply, kv_compression, labels_for
-from varsearch.accel.attention_entropy import Entropies
+from varsearch.accel.attention_entropy import note_entropy
 from varsearch.accel.guidance import Shared
 from varsearch.accel.kv_compression import CompressedKV
 from varsearch.accel.quantization import QuantizedLinear
@@ -50,7 +50,7 @@ def images(model: ImageModel, plan: Plan | None = None) -> Tensor:
 
 def prune_all(k: int, layer: LayerPlan, select: Select = SELECT["distance"]) -> LayerPlan:
     branch = Pruned(TOKENS[k], SIZES[k], select) if k == 4 else Remembered(SIZES[k])
-    return replace(layer, attn=branch, ffn=branch, observe=Entropies(scored=k == 3, asked=False))
+    return replace(layer, attn=branch, ffn=branch, observe=note_entropy if k == 3 else None)
 
 
 def window_all(k: int, layer: LayerPlan) -> LayerPlan:

@@ -34,10 +34,14 @@ class Asked:
     """Asks each image and groups the answers; see `seams.Decide`.
 
     Where tensors have no content the groups have the sizes that the decision expects.
+
+    Args:
+        decision: what is asked, and what follows.
+        layers: those that run the decision's scale in full.
     """
 
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
+    def __init__(self, decision: Decision, layers: list[int]) -> None:
+        self.decision, self.layers = decision, layers
         self.weights_FA = np.array([action.weights for action in decision.actions]).T
         self.bias_A = np.array([action.bias for action in decision.actions])
 
@@ -53,14 +57,19 @@ class Asked:
         """What the images are asked by, (N, F) float32 or better."""
         if self.decision.feature == "high_frequency":
             return high_frequency(*(preview(t, decode) for t in (before_NCHW, after_NCHW)))
-        shares = [state.low_entropy_B[: len(after_NCHW)] for state in states if state.low_entropy_B is not None]
-        return torch.stack(shares).mean(0)[:, None]
+        noted = [states[layer].attn.entropy_BL for layer in self.layers]
+        return low_entropy(torch.stack([t[: len(after_NCHW)] for t in noted if t is not None]).mean(0))
 
     def _sizes(self, action_N: Tensor) -> list[int]:
         actions = self.decision.actions
         if isinstance(action_N, FakeTensor):
             return list(largest_remainder([action.share for action in actions], len(action_N)))
         return np.bincount(action_N.cpu().numpy(), minlength=len(actions)).tolist()
+
+
+def low_entropy(entropy_NL: Tensor) -> Tensor:
+    """ToProVAR's feature: the share of an image's tokens whose entropy lies below their mean, (N, 1)."""
+    return (entropy_NL < entropy_NL.mean(1, keepdim=True)).to(entropy_NL).mean(1, keepdim=True)
 
 
 def preview(f_hat_NCHW: Tensor, decode: Decode) -> Tensor:

@@ -30,7 +30,8 @@ def lower(policy: Policy, spec: ModelSpec) -> Plan:
         plan = _scale(paths, spec, k, decisions.get(k))
         if leaving:
             tails = (tuple(_scale([path], spec, j) for j in range(k + 1, n)) for path in leaving)
-            plan = replace(plan, fork=Fork(Asked(decisions[k]), (scales, *tails)))
+            full = [layer for layer in range(spec.n_layers) if not policy.prunes(k, layer)]
+            plan = replace(plan, fork=Fork(Asked(decisions[k], full), (scales, *tails)))
         scales = (plan, *scales)
     caches = (kv_compression.new_cache(policy, spec, layer) for layer in range(spec.n_layers))
     return Plan(scales, tuple(cache or DenseKV for cache in caches))

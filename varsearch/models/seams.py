@@ -41,7 +41,7 @@ def rows_of(images_M: Tensor, n: int) -> Rows:
 class BranchMemory:
     """What one residual branch of one layer remembers within a generation, of a map of this size.
 
-    `entropy_BL` is the entropy of each token's attention in this layer.
+    `entropy_BL` is the entropy of each token's attention in this layer, in nats.
     """
 
     y_BLD: Tensor | None = None
@@ -262,16 +262,12 @@ class Plan:
 
 @dataclass(slots=True)
 class LayerState:
-    """Everything one layer remembers within one generation.
-
-    `low_entropy_B` is the share of each row's queries whose attention entropy lies below the row's mean.
-    """
+    """Everything one layer remembers within one generation."""
 
     kv: KVCache
     n_images: int
     attn: BranchMemory = field(default_factory=BranchMemory)
     ffn: BranchMemory = field(default_factory=BranchMemory)
-    low_entropy_B: Tensor | None = None
 
     def take(self, rows: Rows, n_images: int) -> LayerState:
         """The state of these rows only."""

@@ -35,7 +35,8 @@ class Decision(Frozen):
 
     Features: "high_frequency" are SkipVAR's two, the mean difference of the edges of two small previews, decoded before
     and after this scale, and the share of the latter's spectrum beyond 0.4 of its highest frequency; "low_entropy" is
-    ToProVAR's, the share of tokens whose attention entropy lies below the mean. A standardiser is part of the weights.
+    ToProVAR's, the share of tokens whose attention entropy, mean over heads and over the layers that run the scale in
+    full, lies below the image's mean. A standardiser is part of the weights.
 
     An image that takes another action than the first follows its scales to the end and is not asked again.
     """

@@ -79,6 +79,9 @@ class Policy(Frozen):
         for i, decision in enumerate(self.decisions):
             if decision.after not in own[:-1]:
                 raise ValueError(f"decisions[{i}] is after scale {decision.after}: expected one of {own[:-1]}")
+            pruned = [self.prunes(decision.after, layer) for layer in range(len(self.layers))]
+            if decision.feature == "low_entropy" and all(pruned):
+                raise ValueError(f"decisions[{i}] asks for entropies, but every layer prunes scale {decision.after}")
             for a, action in enumerate(decision.actions[1:], start=1):
                 name, behind = f"decisions[{i}].actions[{a}]", len(self.scales) - decision.after - 1
                 if len(action.scales) != behind:
