@@ -55,5 +55,5 @@ def _layer(paths: Sequence[Policy], spec: ModelSpec, scale: int, layer: int, dec
         ffn=guidance.branch(paths[0], scale, layer, "ffn", pruned),
         attend=sparse_attention.attend(paths[0], spec, scale, layer),
         observe=attention_entropy.observe(paths, scale, layer, asked),
-        store=any(scale != run_scales(path)[-1] for path in paths),
+        store=scale != run_scales(paths[0])[-1],
     )
