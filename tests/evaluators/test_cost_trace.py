@@ -62,15 +62,19 @@ def test_flops_equal_a_flop_counter(name: str) -> None:
         run_batch(applied, N, default_sampler(MODEL))
     assert traced(name).flops == counter.get_total_flops()
     fused = counter.get_flop_counts()["Global"][attention]
-    assert traced(name).attention_flops - fused == decoder_attention_flops()
+    previews = 2 * sum(decision.feature == "high_frequency" for decision in POLICIES[name].decisions)
+    assert traced(name).attention_flops - fused == decoder_attention_flops(previews)
 
 
-def decoder_attention_flops() -> int:
-    """The tokenizer's single-head attention, whose keys are not contiguous, so that no fused kernel takes them."""
+def decoder_attention_flops(previews: int = 0) -> int:
+    """The tokenizer's single-head attention, whose keys are not contiguous, so that no fused kernel takes them.
+
+    The image has 6 x 6 latent cells, and what images are asked by is decoded from 3 x 3.
+    """
     c = MODEL.tokenizer.config
     tokens, channels = math.prod(SCALES[-1]), c.ch * c.ch_mult[-1]
     blocks = 1 + c.res_blocks + 1
-    return blocks * N * 2 * 2 * tokens * tokens * channels
+    return blocks * N * 2 * 2 * (tokens**2 + previews * 9**2) * channels
 
 
 def test_attention_flops_of_the_dense_model() -> None:

@@ -85,6 +85,13 @@ def measure_shares(model: ImageModel, policy: Policy, images: int = 200, seed: i
     return with_shares(policy, heard)
 
 
+def similarity(model: ImageModel, policy: Policy, images: int = 200, seed: int = 0) -> Tensor:
+    """Structural similarity of each image under `policy` with the one that the dense model draws, (N)."""
+    with apply(model, policy) as applied:
+        changed = torch.cat(list(_drawn(applied, images, seed)))
+    return _ssim(changed, torch.cat(list(_drawn(Accelerated(model, model.dense_plan()), images, seed))))
+
+
 def fit_skipvar(model: ImageModel, threshold: float = 0.84, images: int = 200, seed: int = 0) -> Decision:
     """SkipVAR's decision (arXiv 2506.08908) for `model`, trained on images of its own, of every class in turn.
 
@@ -99,8 +106,7 @@ def fit_skipvar(model: ImageModel, threshold: float = 0.84, images: int = 200, s
     similar = [torch.ones(images)]
     for action in decision.actions[1:]:
         with apply(model, policy.path(decision, action)) as applied:
-            changed = torch.cat(list(_drawn(applied, images, seed)))
-        similar.append(_ssim(changed, full))
+            similar.append(_ssim(torch.cat(list(_drawn(applied, images, seed))), full))
     reached_NA = torch.stack(similar, dim=1) >= threshold
     strength_A = torch.arange(len(decision.actions))
     label_N = (reached_NA * strength_A).amax(1)
