@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from varsearch.errors import PolicyError
 from varsearch.policy import (
+    Action,
+    Decision,
     KVCompression,
     LayerPolicy,
     Policy,
@@ -37,7 +39,48 @@ def with_layer(**fields: object) -> dict[str, object]:
     return {"layers": [fields, {}, {}], "scales": [{}] * 3}
 
 
+def deciding(after: int = 0, feature: str = "low_entropy", **leave: object) -> dict[str, object]:
+    actions = [{"weights": [0], "share": 0.5}, {"weights": [1], "share": 0.5, "scales": [{}] * (2 - after)} | leave]
+    return {
+        "layers": [{}] * 3,
+        "scales": [{}] * 3,
+        "decisions": [{"after": after, "feature": feature, "actions": actions}],
+    }
+
+
 REFUSED = {
+    "weights of another feature": (deciding(feature="high_frequency"), "has 1 weights, high_frequency gives 2"),
+    "shares above 1": (deciding(share=1), "must add up to 1"),
+    "an action without scales": (deciding(scales=[]), "first action keeps the policy's own scales"),
+    "an action with too few scales": (deciding(scales=[{}]), "names 1 scales, 2 follow"),
+    "a decision after the last scale": (deciding(after=2, scales=[{}]), "expected one of \\[0, 1\\]"),
+    "two decisions at once": (
+        deciding() | {"decisions": deciding()["decisions"] * 2},
+        "ascending order of distinct scales",
+    ),
+    "an action that skips in the middle": (deciding(scales=[{"run": False}, {}]), "only leave out the last ones"),
+    "an action that runs what the policy skips": (
+        deciding() | {"scales": [{}, {}, {"run": False}]},
+        "it may only leave out the last ones of \\[0, 1\\]",
+    ),
+    "guidance resumes in an action": (
+        deciding() | {"scales": [{"guidance": "off"}] * 3},
+        "actions\\[1\\]: guidance cannot resume",
+    ),
+    "entropies of pruned layers": (
+        deciding(after=1) | {"scales": [{}, {"tokens": {"keep": 0.5}}, {}]},
+        "every layer prunes scale 1",
+    ),
+    "a number beyond meaning": (deciding(bias=1e10), "bias"),
+    "layers keep more than keep": (
+        with_scale(2, tokens={"keep": 0.5, "layer_keep": [0.75, 0.75, 1]}),
+        "least share of a layer is 0.75, and keep is 0.5",
+    ),
+    "shares for other layers": (
+        with_scale(2, tokens={"keep": 0.5, "layer_keep": [0.5, 1]}),
+        "layer_keep has 2 shares for 3 layers",
+    ),
+    "a layer that keeps nothing": (with_scale(2, tokens={"keep": 0.5, "layer_keep": [0.5, 0, 1]}), "layer_keep"),
     "unknown field": ({"colour": 1, "layers": [{}], "scales": [{}]}, "colour: unknown field"),
     "unknown version": ({"schema_version": 2, "layers": [{}], "scales": [{}]}, "schema_version"),
     "no layers": ({"layers": [], "scales": [{}]}, "layers"),
@@ -125,14 +168,26 @@ layer_policies = st.builds(
         window=st.just(()) | st.tuples(*[st.tuples(*[st.none() | st.integers(0, 3)] * 4)] * 3),
     ),
 )
+steps = st.integers(1, 79).map(lambda i: i / 80)
 scale_policies = st.builds(
     ScalePolicy,
-    tokens=st.none() | st.builds(TokenPruning, keep=st.integers(1, 15).map(lambda i: i / 16), first_layer=st.just(1)),
+    tokens=st.none()
+    | st.builds(TokenPruning, keep=steps, first_layer=st.just(1), score=st.sampled_from(["distance", "entropy"]))
+    | st.tuples(steps, steps, steps).map(lambda keep: TokenPruning(keep=min(keep), layer_keep=keep)),
 )
+decision = st.builds(
+    lambda tail, weight, bias, share: Decision(after=1, feature="low_entropy", actions=(
+        Action(weights=(0,), share=1 - share), Action(weights=(weight,), bias=bias, share=share, scales=(tail,))
+    )),
+    scale_policies, st.floats(-9, 9), st.floats(-9, 9), steps,
+)  # fmt: skip
 policies = st.builds(
-    lambda layers, last: Policy(layers=layers, scales=(ScalePolicy(), ScalePolicy(), last)),
+    lambda layers, last, decisions: Policy(
+        layers=layers, scales=(ScalePolicy(), ScalePolicy(), last), decisions=decisions
+    ),
     st.tuples(*[layer_policies] * 3),
     scale_policies,
+    st.just(()) | st.tuples(decision),
 )
 
 
@@ -161,6 +216,17 @@ def test_the_digest_of_the_dense_policy_never_changes() -> None:
     # Stored evaluations are found by it: a new technique must be off by default and leave it as it is.
     assert DENSE.canonical() == '{"layers":[{},{},{}],"scales":[{},{},{}]}'
     assert DENSE.digest == "5ac68ac7c10a65c7c87b2ac835da2f28a7f608f87b78d6cdcd6b6deb9192f9f8"
+
+
+def test_equal_shares_of_all_layers_are_one_share() -> None:
+    assert TokenPruning(keep=0.5, layer_keep=(0.5, 0.5)) == TokenPruning(keep=0.5)
+
+
+def test_a_layer_that_keeps_all_is_not_pruned() -> None:
+    pruned = ScalePolicy(tokens=TokenPruning(keep=0.5, first_layer=1, layer_keep=(1, 0.5)))
+    policy = Policy(layers=(LayerPolicy(),) * 3, scales=(ScalePolicy(), pruned, pruned))
+    assert [policy.prunes(2, layer) for layer in range(3)] == [False, False, True]
+    assert [policy.restore_scale(2, layer) for layer in range(3)] == [1, 1, 0]
 
 
 def test_pruning_restores_from_the_nearest_dense_scale() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from varsearch.models.image_model import ImageModel
-from varsearch.policy import Policy, Quantization
+from varsearch.policy import Decision, Policy, Quantization
 
 
 def fake_quantize(x: Tensor, bits: int, group: int | None = None) -> Tensor:
@@ -53,8 +53,11 @@ class Oracle:
         self.v = torch.zeros_like(self.k)
         self.alive = torch.zeros(depth, rows, heads, self.total, dtype=torch.bool)
         self.branch_output: dict[tuple[int, str, int], Tensor] = {}
+        self.entropy: dict[tuple[int, int], Tensor] = {}
+        self.estimates = [torch.zeros_like(quantizer.empty(self.n))]
         cond = var.class_emb(torch.cat((labels, torch.full_like(labels, var.config.classes))))
         f_hat = quantizer.empty(self.n)
+        self.after: dict[int, int] = {}
         run = [k for k, s in enumerate(self.policy.scales) if s.run]
         for k in run:
             pooled = quantizer.pool(f_hat, k).flatten(2).mT if k else None
@@ -65,7 +68,8 @@ class Oracle:
             strength = 0.0 if self.policy.scales[k].guidance == "off" else guidance * k / (len(self.sizes) - 1)
             self.logits[k] = (1 + strength) * logits[: self.n] - strength * logits[self.n :]
             f_hat = quantizer.accumulate(f_hat, quantizer.embedding(tokens[k]), k)
-        self.f_hat = f_hat
+            self.estimates.append(f_hat)
+            self.after[k] = len(self.estimates) - 1
 
     def _block(self, x: Tensor, cond: Tensor, layer: int, k: int, last: bool) -> Tensor:
         var, block = self.model.transformer, self.model.transformer.blocks[layer]
@@ -88,9 +92,13 @@ class Oracle:
             x = torch.cat((x[: self.n], x[: self.n]))
         kept = torch.ones(x.shape[:2], dtype=torch.bool)
         if self.policy.prunes(k, layer):
-            score = (x - x.mean(1, keepdim=True)).square().sum(-1)
-            count = math.ceil(scale.tokens.keep * x.shape[1] - 1e-9)
-            kept = torch.zeros_like(kept).scatter(1, score.argsort(1, descending=True)[:, :count], True)
+            tokens = scale.tokens
+            share = tokens.layer_keep[layer - tokens.first_layer] if tokens.layer_keep else tokens.keep
+            count = math.ceil(share * x.shape[1] - 1e-9)
+            score = self._score(x, layer, k)
+            kept = torch.zeros_like(kept).scatter(
+                1, score.argsort(dim=1, descending=True, stable=True)[:, :count], True
+            )
         y = fn(x, kept)
         if self.policy.prunes(k, layer):
             source = self.policy.restore_scale(k, layer)
@@ -99,8 +107,17 @@ class Oracle:
             y = torch.where(kept[..., None], y, restored)
         if shared:
             y = torch.cat((y[: self.n], y[: self.n]))
+            if name == "attn":
+                self.entropy[layer, k] = self.entropy[layer, k][: self.n].repeat(2, 1)
         self.branch_output[layer, name, k] = y
         return y
+
+    def _score(self, x: Tensor, layer: int, k: int) -> Tensor:
+        if self.policy.scales[k].tokens.score == "distance":
+            return (x - x.mean(1, keepdim=True)).square().sum(-1)
+        source = self.policy.restore_scale(k, layer)
+        grid = self.entropy[layer, source].unflatten(1, (1, *self.sizes[source]))
+        return -F.interpolate(grid, size=self.sizes[k], mode="bilinear", align_corners=False).flatten(1)
 
     def _ffn(self, x: Tensor, layer: int, gate: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         ffn, w = self.model.transformer.blocks[layer].ffn, self.policy.layers[layer].weights
@@ -127,7 +144,10 @@ class Oracle:
         here = torch.tensor([i for i, cell in enumerate(self.cells) if cell[0] == k])
         self.k[layer, :, :, here], self.v[layer, :, :, here] = key, v
         self.alive[layer, :, :, here] = kept[:, None].expand(-1, attn.heads, -1)
-        seen = self._window(layer, k, here) & self.alive[layer][:, :, None]
+        alive = self.alive[layer][:, :, None]
+        p = (q @ self.k[layer].mT).masked_fill(~alive, -torch.inf).softmax(-1)
+        self.entropy[layer, k] = -(p * p.clamp(min=1e-300).log()).sum(-1).mean(1)
+        seen = self._window(layer, k, here) & alive
         product = (q @ self.k[layer].mT).masked_fill(~seen, -torch.inf)
         y = product.softmax(-1).nan_to_num(0.0) @ self.v[layer]
         if not last:
@@ -171,3 +191,52 @@ class Oracle:
                 product = (observed @ self.k[layer, row, head].T).masked_fill(~alive, -torch.inf)
                 best = product.softmax(-1).mean(0).masked_fill(~alive, -1).argsort(descending=True)[:budget]
                 self.alive[layer, row, head] = torch.zeros_like(alive).index_fill(0, best, True)
+
+    def features(self, decision: Decision) -> list[float]:
+        """What the first image is asked by."""
+        if decision.feature == "low_entropy":
+            k = decision.after
+            full = [layer for layer in range(self.model.spec.n_layers) if not self.policy.prunes(k, layer)]
+            entropy = sum(self.entropy[layer, k][0] for layer in full).div(len(full)).tolist()
+            return [sum(h < sum(entropy) / len(entropy) for h in entropy) / len(entropy)]
+        last = self.after[decision.after]
+        before, after = (self._preview(self.estimates[i]) for i in (last - 1, last))
+        rows, columns = after.shape
+        difference = sum(abs(sobel(after, y, x) - sobel(before, y, x)) for y in range(rows) for x in range(columns)) / (
+            rows * columns
+        )
+        high = total = 0.0
+        for y, line in enumerate(torch.fft.fftshift(torch.fft.fft2(after)).abs().tolist()):
+            for x, amplitude in enumerate(line):
+                total += amplitude
+                if math.dist((y, x), (rows // 2, columns // 2)) > int(0.4 * min(rows, columns) / 2):
+                    high += amplitude
+        return [difference, high / (total + 1e-6)]
+
+    def _preview(self, f_hat: Tensor) -> Tensor:
+        size = [min(8, (side + 1) // 2) for side in f_hat.shape[2:]]
+        with torch.no_grad():
+            return self.model.tokenizer.decode(F.adaptive_avg_pool2d(f_hat[:1], size))[0].mean(0)
+
+
+def sobel(image: Tensor, y: int, x: int) -> float:
+    around = F.pad(image, (1, 1, 1, 1))[y : y + 3, x : x + 3]
+    kernel = torch.tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=image.dtype)
+    return math.hypot(float((around * kernel).sum()), float((around * kernel.T).sum()))
+
+
+def decided(
+    model: ImageModel, policy: Policy, label: Tensor, tokens: list[Tensor], guidance: float
+) -> tuple[Oracle, list[int]]:
+    """One image: the oracle of the scales that it chooses, and the actions taken."""
+    own, actions = policy.model_copy(update={"decisions": ()}), []
+    oracle = Oracle(model, own, label, tokens, guidance)
+    for decision in policy.decisions:
+        features = oracle.features(decision)
+        scores = [sum(w * f for w, f in zip(a.weights, features, strict=True)) + a.bias for a in decision.actions]
+        actions.append(scores.index(max(scores)))
+        if actions[-1]:
+            tail = decision.actions[actions[-1]].scales
+            path = Policy(layers=policy.layers, scales=policy.scales[: decision.after + 1] + tail)
+            return Oracle(model, path, label, tokens, guidance), actions
+    return oracle, actions

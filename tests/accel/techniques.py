@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from varsearch.policy import (
+    Action,
+    Decision,
     KVCompression,
     LayerPolicy,
     Policy,
@@ -24,7 +26,35 @@ def scales(changed: dict[int, ScalePolicy]) -> Policy:
     return Policy(layers=DENSE.layers, scales=tuple(changed.get(k, ScalePolicy()) for k in range(5)))
 
 
+def asking(scales: tuple[ScalePolicy, ...], *decisions: Decision) -> Policy:
+    return Policy(layers=DENSE.layers, scales=scales, decisions=decisions)
+
+
+def stay(*weights: float, bias: float = 0.0, share: float = 0.5) -> Action:
+    return Action(weights=weights, bias=bias, share=share)
+
+
+def leave(*weights: float, scales: tuple[ScalePolicy, ...], bias: float = 0.0, share: float = 0.5) -> Action:
+    return Action(weights=weights, bias=bias, share=share, scales=scales)
+
+
 W8 = Quantization(bits=8)
+SKIP, UNGUIDED, FULL = ScalePolicy(run=False), ScalePolicy(guidance="off"), ScalePolicy()
+PRUNED = ScalePolicy(tokens=TokenPruning(keep=0.5, score="entropy"))
+# The thresholds part the tests' images; shares of few tokens are fractions, and none of them lies on a threshold.
+HIGH_FREQUENCY = Decision(
+    after=2,
+    feature="high_frequency",
+    actions=(
+        stay(0, 0),
+        leave(-1, 0, bias=0.6, scales=(FULL, UNGUIDED), share=0.25),
+        leave(-2, 0, bias=1, scales=(FULL, SKIP), share=0.25),
+    ),
+)
+LOW_ENTROPY = tuple(
+    Decision(after=k, feature="low_entropy", actions=(stay(0), leave(1, bias=-0.47, scales=(PRUNED,) * (4 - k))))
+    for k in (2, 3)
+)
 TECHNIQUES: dict[str, Policy] = {
     "dense": DENSE,
     "w8": layers(weights=Weights.uniform(W8)),
@@ -44,6 +74,11 @@ TECHNIQUES: dict[str, Policy] = {
         3: ScalePolicy(tokens=TokenPruning(keep=0.75, first_layer=1)),
         4: ScalePolicy(tokens=TokenPruning(keep=0.25, first_layer=0, last_layer=1)),
     }),
+    "prune-layers": scales({4: ScalePolicy(tokens=TokenPruning(keep=0.25, layer_keep=(0.5, 1, 0.25)))}),
+    "prune-entropy": scales({
+        3: ScalePolicy(tokens=TokenPruning(keep=0.5, first_layer=1, score="entropy")),
+        4: ScalePolicy(tokens=TokenPruning(keep=0.25, last_layer=1, layer_keep=(0.25, 0.75), score="entropy")),
+    }),
     "shared": scales({
         2: ScalePolicy(guidance="shared", shared_attention=(0, 2)),
         4: ScalePolicy(guidance="shared", shared_attention=(1,), shared_ffn=(1, 2)),
@@ -53,4 +88,6 @@ TECHNIQUES: dict[str, Policy] = {
     "unguided": scales({k: ScalePolicy(guidance="off") for k in range(5)}),
     "skip-middle": scales({2: ScalePolicy(run=False)}),
     "skip-last": scales({4: ScalePolicy(run=False)}),
+    "decide-skip": asking(DENSE.scales, HIGH_FREQUENCY),
+    "decide-prune": asking(DENSE.scales, *LOW_ENTROPY),
 }  # fmt: skip

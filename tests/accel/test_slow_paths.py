@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,17 +16,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.accel.techniques import layers
-from varsearch.accel import apply, kv_compression, labels_for, token_pruning
+from varsearch.accel import apply, kv_compression, labels_for
+from varsearch.accel.attention_entropy import note_entropy
 from varsearch.accel.guidance import Shared
 from varsearch.accel.kv_compression import CompressedKV
 from varsearch.accel.quantization import QuantizedLinear
 from varsearch.accel.sparse_attention import Maps, Windowed, tile_tensors, tiles, visible
-from varsearch.accel.token_pruning import Pruned, Remembered
+from varsearch.accel.token_pruning import SELECT, Pruned, Remembered, Select
 from varsearch.kernels.attention import masked_attention, tiled_attention
 from varsearch.kernels.packing import pack, quantize, unpack
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import PairedSampler
-from varsearch.models.seams import LayerPlan, Plan
+from varsearch.models.seams import BranchMemory, LayerPlan, Plan
 from varsearch.policy import KVCompression, Quantization
 
 LABELS = labels_for(3, 10)
@@ -46,9 +48,9 @@ def images(model: ImageModel, plan: Plan | None = None) -> Tensor:
     return model.generate(LABELS, PairedSampler(5, range(3)), plan)
 
 
-def prune_all(k: int, layer: LayerPlan) -> LayerPlan:
-    branch = Pruned(TOKENS[k], SIZES[k]) if k == 4 else Remembered(SIZES[k])
-    return replace(layer, attn=branch, ffn=branch)
+def prune_all(k: int, layer: LayerPlan, select: Select = SELECT["distance"]) -> LayerPlan:
+    branch = Pruned(TOKENS[k], SIZES[k], select) if k == 4 else Remembered(SIZES[k])
+    return replace(layer, attn=branch, ffn=branch, observe=note_entropy if k == 3 else None)
 
 
 def window_all(k: int, layer: LayerPlan) -> LayerPlan:
@@ -65,6 +67,7 @@ class MaskedOnly(Windowed):
 
 NEUTRAL = {
     "prune nothing": lambda m: edited(m, prune_all),
+    "prune nothing by entropy": lambda m: edited(m, partial(prune_all, select=SELECT["entropy"])),
     "window over everything, tiled": lambda m: edited(m, window_all),
     "window over everything, masked": lambda m: edited(m, lambda k, layer: replace(layer, attend=MaskedOnly(k))),
     "budgets of everything": lambda m: replace(
@@ -87,12 +90,11 @@ def test_sharing_a_branch_without_guidance_is_neutral(tiny: ImageModel) -> None:
     torch.testing.assert_close(tiny.likelihood(LABELS, tokens, plan), tiny.likelihood(LABELS, tokens))
 
 
-def test_a_wrong_order_of_kept_tokens_is_noticed(tiny: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_order_of_kept_tokens_is_noticed(tiny: ImageModel) -> None:
     dense = images(tiny)
-    right = token_pruning.select
 
-    def rolled(x_BLD: Tensor, count: int) -> Tensor:
-        return right(x_BLD, count).roll(1, dims=1)
+    def rolled(x_BLD: Tensor, memory: BranchMemory, size: tuple[int, int], count: int) -> Tensor:
+        return SELECT["distance"](x_BLD, memory, size, count).roll(1, dims=1)
 
     class Misplaced(Pruned):
         def __call__(self, fn, x_BLD, pos_BL, memory, n_images):  # noqa: ANN001, ANN204
@@ -100,12 +102,11 @@ def test_a_wrong_order_of_kept_tokens_is_noticed(tiny: ImageModel, monkeypatch: 
             return y_BLD.roll(1, dims=1)
 
     def misplace(k: int, layer: LayerPlan) -> LayerPlan:
-        branch = Misplaced(TOKENS[k], SIZES[k]) if k == 4 else Remembered(SIZES[k])
+        branch = Misplaced(TOKENS[k], SIZES[k], SELECT["distance"]) if k == 4 else Remembered(SIZES[k])
         return replace(layer, attn=branch)
 
     assert (images(tiny, edited(tiny, misplace)) - dense).abs().max() > 1e-3
-    monkeypatch.setattr(token_pruning, "select", rolled)
-    torch.testing.assert_close(images(tiny, edited(tiny, prune_all)), dense, atol=2e-5, rtol=0)
+    torch.testing.assert_close(images(tiny, edited(tiny, partial(prune_all, select=rolled))), dense, atol=2e-5, rtol=0)
 
 
 def test_keeping_the_least_attended_entries_is_noticed(tiny: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,9 +47,7 @@ class Fixture:
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
         plan = Plan.dense(self.var.config.depth, self.n_scales)
-        f_hat = generate(
-            self.var, self.vae.quantize, self.io["gen.labels"], plan=plan, guidance=guidance, sampler=sampler
-        )
+        f_hat = generate(self.var, self.vae, self.io["gen.labels"], plan=plan, guidance=guidance, sampler=sampler)
         with torch.inference_mode():
             return (self.vae.decode(f_hat) + 1) / 2
 

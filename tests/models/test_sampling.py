@@ -7,7 +7,7 @@ from torch import Tensor
 from varsearch.accel import labels_for
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSampler, filter_logits
-from varsearch.models.seams import DenseKV
+from varsearch.models.seams import DenseKV, first_rows
 
 
 def test_an_image_does_not_depend_on_its_neighbours(tiny: ImageModel) -> None:
@@ -90,7 +90,7 @@ def test_the_cache_frees_unconditional_rows() -> None:
     k, pos = torch.randn(4, 2, 8, 3), torch.arange(8)[None]
     cache.extend(k, k, k, pos, store=True)
     before = cache.nbytes
-    cache.keep_rows(2)
+    cache = cache.take(first_rows(2))
     assert cache.nbytes == before // 2
     (view,) = cache.extend(k[:2, :, :1], k[:2, :, :1], k[:2, :, :1], pos[:, :1], store=False)
     assert torch.equal(view.k_BHSC[:, :, :8], k[:2]) and view.k_BHSC.shape[2] == 9

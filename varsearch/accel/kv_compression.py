@@ -10,13 +10,14 @@ and not the largest one, and each entry keeps its original position.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.kernels.packing import pack, quantize, unpack
-from varsearch.models.seams import KVCache, KVView
+from varsearch.models.seams import KVCache, KVView, Rows
 from varsearch.policy import KVCompression, Policy, share_of
 from varsearch.target import ModelSpec
 
@@ -57,10 +58,11 @@ class CompressedKV:
         """See `KVCache.extend`."""
         return tuple(group.extend(q_BHLC, k_BHLC, v_BHLC, pos_BL, store) for group in self.groups)
 
-    def keep_rows(self, n: int) -> None:
-        """See `KVCache.keep_rows`."""
-        for group in self.groups:
-            group.keep_rows(n)
+    def take(self, rows: Rows) -> CompressedKV:
+        """See `KVCache.take`."""
+        taken = copy(self)
+        taken.groups = [group.take(rows) for group in self.groups]
+        return taken
 
     @property
     def nbytes(self) -> int:
@@ -91,10 +93,13 @@ class HeadGroup:
             self._compact(q_BHLC)
         return view
 
-    def keep_rows(self, n: int) -> None:
-        """Frees all rows but the first `n`."""
-        self.entries = tuple(t[:n].clone() for t in self.entries)
-        self.pos_BHS = None if self.pos_BHS is None else self.pos_BHS[:n].clone()
+    def take(self, rows: Rows) -> HeadGroup:
+        """The entries of these rows only."""
+        taken = copy(self)
+        taken.entries = tuple(map(rows, self.entries))
+        if self.pos_BHS is not None and len(self.pos_BHS) > 1:
+            taken.pos_BHS = rows(self.pos_BHS)
+        return taken
 
     @property
     def nbytes(self) -> int:

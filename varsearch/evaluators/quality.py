@@ -168,7 +168,7 @@ class QualityEvaluator:
             yield label_agreement(logits_NA, labels_for(len(logits_NA), self.model.spec.classes))
 
     def _likelihood(self, accelerated: Accelerated, policy: Policy) -> Iterator[Measurement]:
-        if self.held_out is not None and all(scale.run for scale in policy.scales):
+        if self.held_out is not None and all(scale.run for path in policy.paths() for scale in path.scales):
             tokens, labels_N = self.held_out
             yield nll(accelerated, tokens, labels_N, BATCH)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, 
 from varsearch.kernels.quantized_linear import Backend
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import Sampler
-from varsearch.models.seams import KVCache
+from varsearch.models.seams import KVCache, KVView, Rows
 from varsearch.policy import Policy
 from varsearch.target import Target, find_device
 
@@ -111,14 +112,19 @@ def record(applied: Accelerated, batch_size: int) -> Trace:
 
 
 class Recorder(StorageTracker):
-    """Lists operators; `scale` is set from outside as the run proceeds."""
+    """Lists operators; whoever sees a scale end says which one it was."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__(weights)
         self.ops: list[Op] = []
-        self.scale: int | None = 0
+        self._labelled = 0
         self._modules = [""]
         self._attention = False
+
+    def scale_ended(self, scale: int) -> None:
+        """Everything since the last call belongs to `scale`; what follows the last call decodes the image."""
+        self.ops[self._labelled :] = [dataclasses.replace(op, scale=scale) for op in self.ops[self._labelled :]]
+        self._labelled = len(self.ops)
 
     @contextmanager
     def naming_modules(self, parts: Sequence[nn.Module]) -> Iterator[None]:
@@ -158,7 +164,7 @@ class Recorder(StorageTracker):
         dtype = next(tensors(result)).dtype
         flops, moved = flops_of(func, args, kwargs, result), bytes_of(func, args, kwargs, result)
         label = str(dtype).removeprefix("torch.")
-        self.ops.append(Op(name, self._modules[-1], self.scale, self._attention, label, flops, moved))
+        self.ops.append(Op(name, self._modules[-1], None, self._attention, label, flops, moved))
 
 
 class ScaleWatch:
@@ -167,26 +173,44 @@ class ScaleWatch:
     def __init__(self, applied: Accelerated, sampler: Sampler, recorder: Recorder) -> None:
         self.sampler, self.recorder = sampler, recorder
         self.kv_bytes = 0
-        self._caches: list[KVCache] = []
-        self._run = [k for k, scale in enumerate(applied.plan.scales) if scale.run]
+        self._caches: WeakSet[WatchedKV] = WeakSet()
         new_cache = tuple(self._watched(make) for make in applied.plan.new_cache)
         self.applied = dataclasses.replace(applied, plan=dataclasses.replace(applied.plan, new_cache=new_cache))
 
     def _watched(self, make: Callable[[int], KVCache]) -> Callable[[int], KVCache]:
-        def made(capacity: int) -> KVCache:
-            self._caches.append(make(capacity))
-            return self._caches[-1]
-
-        return made
+        return lambda capacity: WatchedKV(make(capacity), self._caches)
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
         """Samples; between the samplings of two scales caches only grow, so their sizes now are the largest."""
         codes_NLC = self.sampler(logits_NLV, scale, codebook_VC)
         self.kv_bytes = max(self.kv_bytes, sum(kv.nbytes for kv in self._caches))
-        self.recorder.scale = next((k for k in self._run if k > scale), None)
-        if self.recorder.scale is None:
-            self._caches.clear()
+        self.recorder.scale_ended(scale)
         return codes_NLC
+
+    def take(self, images_M: Tensor) -> ScaleWatch:
+        """Itself: the published sampler serves all images of a batch."""
+        return self
+
+
+class WatchedKV:
+    """A cache that is found among `alive` for as long as a generation holds it, and so are those taken from it."""
+
+    def __init__(self, inner: KVCache, alive: WeakSet[WatchedKV]) -> None:
+        self.inner, self.alive = inner, alive
+        alive.add(self)
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, store: bool) -> tuple[KVView, ...]:
+        """See `KVCache.extend`."""
+        return self.inner.extend(q, k, v, pos_BL, store=store)
+
+    def take(self, rows: Rows) -> WatchedKV:
+        """See `KVCache.take`."""
+        return WatchedKV(self.inner.take(rows), self.alive)
+
+    @property
+    def nbytes(self) -> int:
+        """See `KVCache.nbytes`."""
+        return self.inner.nbytes
 
 
 def flops_of(func: OpOverload[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:

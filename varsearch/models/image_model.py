@@ -42,7 +42,7 @@ class ImageModel:
         """Images (N, channels, height, width) in [0, 1]; `plan` and `guidance` default to the model's own."""
         f_hat_NCHW = generate(
             self.transformer,
-            self.tokenizer.quantize,
+            self.tokenizer,
             labels_N,
             plan=plan or self.dense_plan(),
             guidance=self.sampling.guidance if guidance is None else guidance,
@@ -60,10 +60,10 @@ class ImageModel:
         teacher = TeacherForcing(tokens)
         generate(
             self.transformer,
-            self.tokenizer.quantize,
+            self.tokenizer,
             labels_N,
             plan=plan or self.dense_plan(),
             guidance=None,
             sampler=teacher,
         )
-        return teacher.nll_N / teacher.n_tokens
+        return teacher.nll_N / teacher.tokens_N

@@ -6,15 +6,20 @@ Shape suffixes: N images, B rows, L tokens of one scale, V codebook entries, C l
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from varsearch.models.quantizer import MultiScaleQuantizer
-from varsearch.models.seams import Guidance, LayerState, Plan
-from varsearch.models.var import VAR
+from varsearch.models.seams import Guidance, LayerState, Plan, ScalePlan, first_rows, rows_of
+from varsearch.models.var import VAR, Modulation
+from varsearch.models.vqvae import VQVAE
+
+T = TypeVar("T")
 
 
 class Sampler(Protocol):
@@ -24,11 +29,57 @@ class Sampler(Protocol):
         """Codes (N, L, C) drawn from guided logits."""
         ...
 
+    def take(self, images_M: Tensor) -> Sampler:
+        """The sampler of these images only, by their indices among its own; for policies with decisions."""
+        ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """Images that go the same way, and everything that they carry from scale to scale."""
+
+    cond_BD: Tensor
+    modulations: list[Modulation]
+    states: list[LayerState]
+    f_hat_NCHW: Tensor
+    sampler: Sampler
+    guided: bool
+
+    def end_guidance(self) -> None:
+        """Frees the unconditional rows."""
+        n = len(self.f_hat_NCHW)
+        rows, self.guided = first_rows(n), False
+        self.cond_BD, self.modulations = rows(self.cond_BD), [m.take(lambda t: t[:n]) for m in self.modulations]
+        for state in self.states:
+            state.kv = state.kv.take(rows)
+
+    def split(self, images: list[Tensor]) -> list[Batch]:
+        """One batch for each of these sets of images; this one has no states afterwards."""
+        if len(images) == 1:
+            return [self]
+        rows = [rows_of(images_M, len(self.f_hat_NCHW)) for images_M in images]
+        # One layer after the other, so that at most one is there twice.
+        states = [
+            [state.take(of_part, len(images_M)) for of_part, images_M in zip(rows, images, strict=True)]
+            for state in _emptied(self.states)
+        ]
+        return [
+            Batch(
+                of_part(self.cond_BD),
+                [m.take(of_part) for m in self.modulations],
+                [layer[i] for layer in states],
+                of_part(self.f_hat_NCHW),
+                self.sampler.take(images_M),
+                self.guided,
+            )
+            for i, (of_part, images_M) in enumerate(zip(rows, images, strict=True))
+        ]
+
 
 @torch.inference_mode()
 def generate(
     model: VAR,
-    quantizer: MultiScaleQuantizer,
+    tokenizer: VQVAE,
     labels_N: Tensor,
     *,
     plan: Plan,
@@ -39,47 +90,79 @@ def generate(
 
     Args:
         model: the transformer.
-        quantizer: turns codes into the latent estimate, and the estimate into the next scale's input.
+        tokenizer: turns codes into the latent estimate, the estimate into the next scale's input, and decodes what
+            images are asked by where they part.
         plan: which scales run, and how each layer runs at each of them.
         labels_N: class of each image, int64.
         guidance: strength at the last scale; scale k of K uses `guidance * k / (K - 1)`. None runs the
             conditional rows only, from the first scale on (teacher-forced likelihood needs no guidance).
         sampler: chooses the codes of each scale.
     """
-    n, last = len(labels_N), len(plan.scales) - 1
+    loop = _Loop(model, tokenizer, guidance or 0.0)
     guided = guidance is not None and plan.scales[0].guidance is not Guidance.OFF
     cond_BD = model.condition(labels_N, guided)
-    modulations = model.modulations(cond_BD)
-    sizes = model.config.scales
-    starts = [sum(h * w for h, w in sizes[:k]) for k in range(len(sizes))]
-    states = _new_states(plan, sizes, n)
-    f_hat_NCHW, pooled_NLC = quantizer.empty(n), None
-    for k, scale in enumerate(plan.scales):
-        if not scale.run:
-            continue
-        if guided and scale.guidance is Guidance.OFF:
-            guided = False
-            cond_BD, modulations = cond_BD[:n].clone(), [m.keep_rows(n) for m in modulations]
-            for state in states:
-                state.kv.keep_rows(n)
-        if k:
-            pooled_NLC = quantizer.pool(f_hat_NCHW, k).flatten(2).mT
-        x_BLD = model.embed(pooled_NLC, cond_BD, k)
-        pos_1L = torch.arange(starts[k], starts[k] + x_BLD.shape[1], device=x_BLD.device)[None]
-        for block, mod, layer, state in zip(model.layers, modulations, scale.layers, states, strict=True):
+    modulations, states = model.modulations(cond_BD), _new_states(plan, model.config.scales, len(labels_N))
+    f_hat_NCHW = tokenizer.quantize.empty(len(labels_N))
+    return loop.run(Batch(cond_BD, modulations, states, f_hat_NCHW, sampler, guided), plan.scales)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    model: VAR
+    tokenizer: VQVAE
+    guidance: float
+
+    def run(self, batch: Batch, scales: tuple[ScalePlan, ...]) -> Tensor:
+        """The latent estimate after `scales`, the last ones of all."""
+        first = len(self.model.config.scales) - len(scales)
+        for k, scale in enumerate(scales, start=first):
+            if not scale.run:
+                continue
+            before_NCHW = batch.f_hat_NCHW
+            self.step(batch, k, scale)
+            if scale.fork is not None:
+                images = scale.fork.decide(before_NCHW, batch.f_hat_NCHW, batch.states, self.tokenizer.decode)
+                del before_NCHW
+                return self.part(batch, images, scale.fork.tails)
+        return batch.f_hat_NCHW
+
+    def part(self, batch: Batch, images: tuple[Tensor, ...], tails: tuple[tuple[ScalePlan, ...], ...]) -> Tensor:
+        """Each set of images through its own tail, one after the other, and put back in order."""
+        asked = [(images_M, tail) for images_M, tail in zip(images, tails, strict=True) if len(images_M)]
+        parts = batch.split([images_M for images_M, _ in asked])
+        done_NCHW = [self.run(parts.pop(0), tail) for _, tail in asked]
+        if len(asked) == 1:
+            return done_NCHW[0]
+        place_N = torch.cat([images_M for images_M, _ in asked]).argsort()
+        return torch.cat(done_NCHW).index_select(0, place_N)
+
+    def step(self, batch: Batch, k: int, scale: ScalePlan) -> None:
+        """Runs scale `k` and adds its codes to the estimate."""
+        model, quantizer, n = self.model, self.tokenizer.quantize, len(batch.f_hat_NCHW)
+        if batch.guided and scale.guidance is Guidance.OFF:
+            batch.end_guidance()
+        pooled_NLC = quantizer.pool(batch.f_hat_NCHW, k).flatten(2).mT if k else None
+        x_BLD = model.embed(pooled_NLC, batch.cond_BD, k)
+        start = sum(math.prod(size) for size in model.config.scales[:k])
+        pos_1L = torch.arange(start, start + x_BLD.shape[1], device=x_BLD.device)[None]
+        for block, mod, layer, state in zip(model.layers, batch.modulations, scale.layers, batch.states, strict=True):
             x_BLD = block(x_BLD, mod, pos_1L, layer, state)
-        logits_NLV = model.logits(x_BLD, cond_BD)
-        if guided and guidance is not None:
-            strength = guidance * k / max(last, 1)
+        logits_NLV = model.logits(x_BLD, batch.cond_BD)
+        if batch.guided:
+            strength = self.guidance * k / max(len(model.config.scales) - 1, 1)
             logits_NLV = (1 + strength) * logits_NLV[:n] - strength * logits_NLV[n:]
-        codes_NLC = sampler(logits_NLV, k, quantizer.embedding.weight)
-        f_hat_NCHW = quantizer.accumulate(f_hat_NCHW, codes_NLC, k)
-    return f_hat_NCHW
+        codes_NLC = batch.sampler(logits_NLV, k, quantizer.embedding.weight)
+        batch.f_hat_NCHW = quantizer.accumulate(batch.f_hat_NCHW, codes_NLC, k)
 
 
 def _new_states(plan: Plan, sizes: tuple[tuple[int, int], ...], n_images: int) -> list[LayerState]:
     run = [math.prod(size) for size, scale in zip(sizes, plan.scales, strict=True) if scale.run]
     return [LayerState(new_cache(sum(run[:-1])), n_images) for new_cache in plan.new_cache]
+
+
+def _emptied(items: list[T]) -> Iterator[T]:
+    while items:
+        yield items.pop(0)
 
 
 def filter_logits(logits_NLV: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -103,6 +186,9 @@ class GreedySampler:
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
         return codebook_VC[logits_NLV.argmax(-1)]
+
+    def take(self, images_M: Tensor) -> GreedySampler:
+        return self
 
 
 class PublishedSampler:
@@ -131,6 +217,9 @@ class PublishedSampler:
         noise_NLV = torch.empty_like(logits_NLV).exponential_(generator=self.generator).log()
         return ((logits_NLV * (1 + ratio) - noise_NLV) / temperature).softmax(dim=-1) @ codebook_VC
 
+    def take(self, images_M: Tensor) -> PublishedSampler:
+        return self
+
 
 class PairedSampler:
     """Draws with noise that belongs to (seed, image, scale) alone.
@@ -140,12 +229,15 @@ class PairedSampler:
     maximum, which changes a code only where the logits' order changes enough.
     """
 
-    def __init__(self, seed: int, images: range, top_k: int = 0, top_p: float = 0.0) -> None:
+    def __init__(self, seed: int, images: Sequence[int], top_k: int = 0, top_p: float = 0.0) -> None:
         self.seed, self.images, self.top_k, self.top_p = seed, images, top_k, top_p
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
         logits_NLV = filter_logits(logits_NLV, self.top_k, self.top_p)
         return codebook_VC[(logits_NLV + self._gumbel(logits_NLV, scale)).argmax(-1)]
+
+    def take(self, images_M: Tensor) -> PairedSampler:
+        return PairedSampler(self.seed, [self.images[i] for i in images_M.tolist()], self.top_k, self.top_p)
 
     def _gumbel(self, logits_NLV: Tensor, scale: int) -> Tensor:
         noise_NLV = torch.empty(logits_NLV.shape)
@@ -162,17 +254,23 @@ class PairedSampler:
 class TeacherForcing:
     """Follows given tokens and collects their negative log-likelihood instead of drawing.
 
-    After the loop `nll_N` holds, per image, the sum over all tokens in nats, and `n_tokens` their number.
+    After the loop `nll_N` holds, per image, the sum over its tokens in nats, and `tokens_N` their number.
     """
 
     def __init__(self, tokens: list[Tensor]) -> None:
         self.tokens = tokens
         self.nll_N = torch.zeros(len(tokens[0]), dtype=torch.float64)
-        self.n_tokens = 0
+        self.tokens_N = torch.zeros(len(tokens[0]), dtype=torch.float64)
+        self.images_M = torch.arange(len(tokens[0]))
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        target_NL = self.tokens[scale]
+        target_NL = self.tokens[scale][self.images_M.to(logits_NLV.device)]
         nll_NL = F.cross_entropy(logits_NLV.float().mT, target_NL, reduction="none")
-        self.nll_N += nll_NL.double().sum(1).cpu()
-        self.n_tokens += target_NL.shape[1]
+        self.nll_N[self.images_M] += nll_NL.double().sum(1).cpu()
+        self.tokens_N[self.images_M] += target_NL.shape[1]
         return codebook_VC[target_NL]
+
+    def take(self, images_M: Tensor) -> TeacherForcing:
+        taken = copy(self)
+        taken.images_M = self.images_M[images_M.cpu()]
+        return taken

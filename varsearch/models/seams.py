@@ -1,7 +1,8 @@
 """The four places where techniques may act, and their dense defaults.
 
-A model calls these seams and knows nothing of what stands behind them. A `Plan` is made once per policy, is
-immutable and holds no tensor; everything that changes during a generation lives in a `GenerationState`.
+A model calls these seams and knows nothing of what stands behind them. Beside them, attention may be observed, and
+images may part after a scale. A `Plan` is made once per policy, is immutable and holds no tensor; everything that
+changes during a generation lives in a `LayerState` per layer.
 
 Shape suffixes: B rows (the N images, then, while guidance is on, the same N images unconditionally), L query
 tokens of the current scale, S keys, H heads, C head dim, D width.
@@ -21,13 +22,37 @@ from torch import Tensor
 Sublayer = Callable[[Tensor, Tensor], Tensor]
 """(x_BLD, pos_BL) -> output of one residual branch for exactly these rows and tokens, (B, L, D)."""
 
+Rows = Callable[[Tensor], Tensor]
+"""Picks some rows of any tensor whose first dimension is N images, or those and then their unconditional rows."""
+
+
+def first_rows(n: int) -> Rows:
+    """The first `n` rows: guidance ended."""
+    # A slice would keep the whole tensor alive; the copy is what frees the unconditional half.
+    return lambda t: t[:n].clone()
+
+
+def rows_of(images_M: Tensor, n: int) -> Rows:
+    """The rows of `images_M` among `n` images, conditional before unconditional."""
+    index = {n: images_M, 2 * n: torch.cat((images_M, images_M + n))}
+    return lambda t: t.index_select(0, index[len(t)])
+
 
 @dataclass(slots=True)
 class BranchMemory:
-    """What one residual branch of one layer remembers within a generation."""
+    """What one residual branch of one layer remembers within a generation, of a map of this size.
+
+    `entropy_BL` is the entropy of each token's attention in this layer, in nats.
+    """
 
     y_BLD: Tensor | None = None
     size: tuple[int, int] = (0, 0)
+    entropy_BL: Tensor | None = None
+
+    def take(self, rows: Rows) -> BranchMemory:
+        """The memory of these rows only."""
+        y_BLD, entropy_BL = (t if t is None else rows(t) for t in (self.y_BLD, self.entropy_BL))
+        return BranchMemory(y_BLD, self.size, entropy_BL)
 
 
 class Branch(Protocol):
@@ -68,8 +93,8 @@ class KVCache(Protocol):
         """
         ...
 
-    def keep_rows(self, n: int) -> None:
-        """Guidance ended: frees all rows but the first `n`."""
+    def take(self, rows: Rows) -> KVCache:
+        """A cache of these rows only, for generations that go on without the others; shares no memory with this one."""
         ...
 
     @property
@@ -150,16 +175,39 @@ class DenseKV:
         self.pos_parts += (pos_BHL if len(pos_BHL) == 1 else pos_BHL.repeat(share, 1, 1),)
         self.length = end
 
-    def keep_rows(self, n: int) -> None:
-        """See `KVCache.keep_rows`."""
-        # A slice would keep the whole buffer alive; the copy is what frees the unconditional half.
-        self.buffers = tuple(buffer[:n].clone() for buffer in self.buffers)
-        self.pos_parts = tuple(p[:n] for p in self.pos_parts)
+    def take(self, rows: Rows) -> DenseKV:
+        """See `KVCache.take`."""
+        taken = DenseKV(self.capacity)
+        taken.length = self.length
+        taken.buffers = tuple(map(rows, self.buffers))
+        taken.pos_parts = tuple(p if len(p) == 1 else rows(p) for p in self.pos_parts)
+        return taken
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated for keys and values."""
         return sum(buffer.nbytes for buffer in self.buffers)
+
+
+class Observe(Protocol):
+    """Notes something about the attention of the current scale in the layer's state."""
+
+    def __call__(self, q_BHLC: Tensor, views: tuple[KVView, ...], state: LayerState) -> None: ...
+
+
+class Decide(Protocol):
+    """Asks each image what it does behind this scale; returns, per action, the indices of its images.
+
+    Args:
+        before_NCHW: latent estimate before this scale.
+        after_NCHW: latent estimate after it.
+        states: of all layers.
+        decode: images in [-1, 1] of latent estimates of any size.
+    """
+
+    def __call__(
+        self, before_NCHW: Tensor, after_NCHW: Tensor, states: list[LayerState], decode: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, ...]: ...
 
 
 class Guidance(Enum):
@@ -176,7 +224,16 @@ class LayerPlan:
     attn: Branch = run_dense
     ffn: Branch = run_dense
     attend: Attend = dense_attention
+    observe: Observe | None = None
     store: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where images part: how they are asked, and per action the plans of all scales that follow."""
+
+    decide: Decide
+    tails: tuple[tuple[ScalePlan, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +243,7 @@ class ScalePlan:
     layers: tuple[LayerPlan, ...]
     run: bool = True
     guidance: Guidance = Guidance.FULL
+    fork: Fork | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,3 +269,7 @@ class LayerState:
     n_images: int
     attn: BranchMemory = field(default_factory=BranchMemory)
     ffn: BranchMemory = field(default_factory=BranchMemory)
+
+    def take(self, rows: Rows, n_images: int) -> LayerState:
+        """The state of these rows only."""
+        return LayerState(self.kv.take(rows), n_images, self.attn.take(rows), self.ffn.take(rows))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from varsearch.models.seams import KVView, LayerPlan, LayerState
+from varsearch.models.seams import KVView, LayerPlan, LayerState, Rows
 from varsearch.target import Count, Ratio, Scales, Size
 
 
@@ -58,9 +58,9 @@ class Modulation(NamedTuple):
     shift_attn: Tensor
     shift_ffn: Tensor
 
-    def keep_rows(self, n: int) -> Modulation:
-        """The first `n` rows."""
-        return Modulation(*(m[:n] for m in self))
+    def take(self, rows: Rows) -> Modulation:
+        """The modulation of these rows only."""
+        return Modulation(*map(rows, self))
 
 
 class SelfAttention(nn.Module):
@@ -135,6 +135,8 @@ class Block(nn.Module):
         def attn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
             q, k, v = self.attn.qkv(self._norm(x_BLD, mod.scale_attn, mod.shift_attn))
             views = state.kv.extend(q, k, v, pos_BL, store=plan.store)
+            if plan.observe is not None:
+                plan.observe(q, views, state)
             y_BHLC = plan.attend(q, pos_BL, views)
             y_BLD: Tensor = self.attn.proj(y_BHLC.transpose(1, 2).flatten(2))
             return y_BLD * mod.gate_attn[: len(y_BLD)]
@@ -245,8 +247,9 @@ class PassThroughKV:
     def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, store: bool) -> tuple[KVView, ...]:
         return (KVView(k, v, (pos_BL[:, None],)),)
 
-    def keep_rows(self, n: int) -> None:
+    def take(self, rows: Rows) -> PassThroughKV:
         """Nothing is held."""
+        return self
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,7 @@
 """The policy: what is made cheaper, in which layer, head and scale."""
 
 from varsearch.policy.attention import SparseAttention
+from varsearch.policy.decision import Action, Decision, largest_remainder
 from varsearch.policy.grid import GRID, describe, share_of
 from varsearch.policy.kv import KVCompression
 from varsearch.policy.policy import LayerPolicy, Policy
@@ -10,6 +11,8 @@ from varsearch.policy.weights import LINEARS, Quantization, Weights
 __all__ = [
     "GRID",
     "LINEARS",
+    "Action",
+    "Decision",
     "KVCompression",
     "LayerPolicy",
     "Policy",
@@ -19,5 +22,6 @@ __all__ = [
     "TokenPruning",
     "Weights",
     "describe",
+    "largest_remainder",
     "share_of",
 ]

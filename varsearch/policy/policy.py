@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from varsearch.errors import PolicyError
 from varsearch.policy.attention import SparseAttention
+from varsearch.policy.decision import Action, Decision
 from varsearch.policy.grid import describe
 from varsearch.policy.kv import KVCompression
 from varsearch.policy.scales import ScalePolicy
@@ -33,6 +34,7 @@ class Policy(Frozen):
     schema_version: Literal[1] = 1
     layers: tuple[LayerPolicy, ...] = Field(min_length=1)
     scales: tuple[ScalePolicy, ...] = Field(min_length=1)
+    decisions: tuple[Decision, ...] = ()
 
     @classmethod
     def dense(cls, n_layers: int, n_scales: int) -> Self:
@@ -66,7 +68,41 @@ class Policy(Frozen):
                 )
         for k, scale in enumerate(self.scales):
             self._check_layers(k, scale)
+        self._check_decisions()
         return self
+
+    def _check_decisions(self) -> None:
+        asked = [decision.after for decision in self.decisions]
+        if asked != sorted(set(asked)):
+            raise ValueError(f"decisions must be in ascending order of distinct scales, got {asked}")
+        own = [k for k, scale in enumerate(self.scales) if scale.run]
+        for i, decision in enumerate(self.decisions):
+            if decision.after not in own[:-1]:
+                raise ValueError(f"decisions[{i}] is after scale {decision.after}: expected one of {own[:-1]}")
+            pruned = [self.prunes(decision.after, layer) for layer in range(len(self.layers))]
+            if decision.feature == "low_entropy" and all(pruned):
+                raise ValueError(f"decisions[{i}] asks for entropies, but every layer prunes scale {decision.after}")
+            for a, action in enumerate(decision.actions[1:], start=1):
+                name, behind = f"decisions[{i}].actions[{a}]", len(self.scales) - decision.after - 1
+                if len(action.scales) != behind:
+                    raise ValueError(f"{name} names {len(action.scales)} scales, {behind} follow")
+                try:
+                    path = self.path(decision, action)
+                except ValidationError as error:
+                    raise ValueError(f"{name}: {describe(error)}") from None
+                run = [k for k, scale in enumerate(path.scales) if scale.run]
+                if run != own[: len(run)]:
+                    raise ValueError(f"{name} runs scales {run}: it may only leave out the last ones of {own}")
+
+    def path(self, decision: Decision, action: Action) -> Policy:
+        """What an image goes through that takes `action`, as a policy without decisions."""
+        tail = action.scales or self.scales[decision.after + 1 :]
+        return Policy(layers=self.layers, scales=self.scales[: decision.after + 1] + tail)
+
+    def paths(self) -> tuple[Policy, ...]:
+        """Everything that an image can go through, as policies without decisions; the policy's own scales first."""
+        own = self.model_copy(update={"decisions": ()})
+        return (own, *(self.path(decision, action) for decision in self.decisions for action in decision.actions[1:]))
 
     def _check_layers(self, k: int, scale: ScalePolicy) -> None:
         n = len(self.layers)
@@ -78,7 +114,11 @@ class Policy(Frozen):
         layers = scale.tokens.layers(n)
         if not layers or layers[-1] >= n:
             raise ValueError(f"scales[{k}].tokens prunes layers {layers.start}..{layers.stop - 1}, but there are {n}")
-        if any(self.restore_scale(k, layer) is None for layer in layers):
+        if len(scale.tokens.layer_keep) not in (0, len(layers)):
+            raise ValueError(
+                f"scales[{k}].tokens.layer_keep has {len(scale.tokens.layer_keep)} shares for {len(layers)} layers"
+            )
+        if any(self.prunes(k, layer) and self.restore_scale(k, layer) is None for layer in layers):
             raise ValueError(
                 f"scales[{k}].tokens has no earlier scale to restore pruned places from: "
                 "one must run the same layers on all its tokens"
@@ -87,7 +127,7 @@ class Policy(Frozen):
     def prunes(self, scale: int, layer: int) -> bool:
         """Whether `layer` drops tokens at `scale`."""
         tokens = self.scales[scale].tokens
-        return tokens is not None and layer in tokens.layers(len(self.layers))
+        return tokens is not None and layer in tokens.layers(len(self.layers)) and tokens.keep_in(layer) < 1
 
     def restore_scale(self, scale: int, layer: int) -> int | None:
         """The nearest earlier scale that runs `layer` on all tokens: where pruned places are restored from."""
