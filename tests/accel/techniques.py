@@ -29,12 +29,8 @@ W8 = Quantization(bits=8)
 FALLING = tuple((1 - k / 10, 0.5, (4 - k) / 10 + 0.1, max(0.0, 0.6 - k / 5)) for k in range(5))
 HACK = (Selection(queries=32, sinks=2, recent=True), Selection(queries=32)) * 2
 PRIOR = tuple(tuple(3 * abs(k - j) for j in range(k + 1)) for k in range(5))
-HACKPP = (
-    Selection(pool="max"),
-    Selection(prior=PRIOR),
-    Selection(prior=tuple(row[::-1] for row in PRIOR)),
-    Selection(),
-)
+FLIPPED = tuple(row[::-1] for row in PRIOR)
+HACKPP = (Selection(pool="max"), Selection(prior=PRIOR), Selection(prior=FLIPPED), Selection())
 SCALEKV = (Selection(queries=4, grid=True, pool="mean"),) * 4
 TECHNIQUES: dict[str, Policy] = {
     "dense": DENSE,
@@ -59,6 +55,9 @@ TECHNIQUES: dict[str, Policy] = {
         )
     ),
     "kv-scalekv": layers(kv=KVCompression(cache_budget=((0.3,) * 4,) * 5, selection=SCALEKV)),
+    "kv8-hackpp": layers(
+        kv=KVCompression(keep=(0.2,) * 4, attention_budget=((0.6, 1.0, 0.3, 0.5),) * 5, selection=HACKPP, bits=8)
+    ),
     "kv4-ragged": layers(kv=KVCompression(keep=(0.75, 0.5, 0.5, 0.125), bits=4)),
     "window": layers(attention=SparseAttention(window=((1,) * 4,) * 5)),
     "window-ragged": layers(attention=SparseAttention(window=((None, 0, 1, 2),) * 5)),
