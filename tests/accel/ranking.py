@@ -60,5 +60,6 @@ def pooled(rule: Selection, alive: list[int], score: dict[int, float]) -> dict[i
     reach, found = rule.kernel // 2, {}
     for i, t in enumerate(alive):
         near = [score[u] for u in alive[max(0, i - reach) : i + reach + 1]]
-        found[t] = sum(near) / rule.kernel if rule.pool == "mean" else max(near) + (score[t] - max(near)) / 1024
+        around = sum(near) / rule.kernel if rule.pool == "mean" else max(near)
+        found[t] = around + (score[t] - around) / 1024
     return found

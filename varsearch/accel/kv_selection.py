@@ -31,7 +31,7 @@ SINK, CENTRE, RECENT = 4.0, 2.0, 1.0
 """Added to the scores, which lie within 0 and 1, of entries that are always kept, so that they come in this order."""
 
 OWN = 2.0**-10
-"""Weight of an entry's own score beside its neighbourhood's: maxima form plateaus, in which this decides."""
+"""Weight of an entry's own score beside its neighbourhood's: entries that pool the same neighbours tie without it."""
 
 
 class Scorer:
@@ -98,9 +98,7 @@ def attention(q_BHOC: Tensor, k_BHSC: Tensor) -> Tensor:
 def pooled(score_BHS: Tensor, pool: str, kernel: int) -> Tensor:
     """Mean or largest score of an entry and its neighbours; beyond the ends it is 0."""
     near_BHSk = F.pad(score_BHS, (kernel // 2, kernel // 2)).unfold(-1, kernel, 1)
-    if pool == "mean":
-        return near_BHSk.mean(dim=-1)
-    return torch.lerp(near_BHSk.amax(dim=-1), score_BHS, OWN)
+    return torch.lerp(near_BHSk.mean(dim=-1) if pool == "mean" else near_BHSk.amax(dim=-1), score_BHS, OWN)
 
 
 def best(score_BHS: Tensor, counts: set[int]) -> dict[int, Tensor]:
