@@ -17,6 +17,7 @@ from varsearch.policy import (
     Policy,
     Quantization,
     ScalePolicy,
+    Selection,
     SparseAttention,
     TokenPruning,
     Weights,
@@ -104,6 +105,24 @@ REFUSED = {
         {"layers": [{"kv": {"keep": [0.5, 1]}}, {"kv": {"keep": [0.5]}}, {}], "scales": [{}] * 3},
         "number of heads",
     ),
+    "cache budgets of other scales": (with_layer(kv={"cache_budget": [[0.5]]}), "cache_budget has 1 rows for 3 scales"),
+    "ragged cache budgets": (with_layer(kv={"cache_budget": [[0.5], [1, 1], [1]]}), "different lengths"),
+    "two cache budgets": (with_layer(kv={"keep": [0.5], "cache_budget": [[0.5]] * 3}), "set one of them"),
+    "attends to nothing": (with_layer(kv={"attention_budget": [[0.0]] * 3}), "attention_budget"),
+    "heads disagree within a layer": (
+        with_layer(kv={"keep": [0.5, 0.5], "selection": [{"recent": True}]}),
+        "number of heads",
+    ),
+    "grid that is not square": (with_layer(kv={"keep": [0.5], "selection": [{"grid": True, "queries": 8}]}), "square"),
+    "prior of later scales": (
+        with_layer(kv={"keep": [0.5], "selection": [{"prior": [[0, 1]]}]}),
+        "one entry per scale",
+    ),
+    "prior of other scales": (
+        with_layer(kv={"keep": [0.5], "selection": [{"prior": [[0]]}]}),
+        "prior has 1 rows for 3 scales",
+    ),
+    "kernel without a middle": (with_layer(kv={"keep": [0.5], "selection": [{"kernel": 4}]}), "kernel"),
     "ragged window": (with_layer(attention={"window": [[1], [1, 2], [1]]}), "different lengths"),
     "window of other scales": (with_layer(attention={"window": [[1]]}), "rows for 3 scales"),
     "negative radius": (with_layer(attention={"window": [[-1]] * 3}), "window"),
@@ -162,7 +181,12 @@ shares = st.integers(0, 16).map(lambda i: i / 16)
 layer_policies = st.builds(
     LayerPolicy,
     weights=st.builds(Weights, qkv=st.none() | quantizations, fc2=st.none() | quantizations),
-    kv=st.builds(KVCompression, keep=st.just(()) | st.tuples(*[shares] * 4), bits=st.sampled_from([None, 8, 4])),
+    kv=st.builds(KVCompression, keep=st.just(()) | st.tuples(*[shares] * 4), bits=st.sampled_from([None, 8, 4]))
+    | st.builds(
+        KVCompression,
+        cache_budget=st.just(()) | st.tuples(*[st.tuples(*[shares] * 4)] * 3),
+        selection=st.just(()) | st.tuples(*[st.builds(Selection, queries=st.integers(1, 3), recent=st.booleans())] * 4),
+    ),
     attention=st.builds(
         SparseAttention,
         window=st.just(()) | st.tuples(*[st.tuples(*[st.none() | st.integers(0, 3)] * 4)] * 3),
@@ -210,6 +234,17 @@ def test_settings_without_effect_are_the_dense_policy() -> None:
         weights=Weights(), kv=KVCompression(keep=(1.0,) * 4), attention=SparseAttention(window=((None,) * 4,) * 3)
     )
     assert Policy(layers=(spelled_out,) * 3, scales=DENSE.scales) == DENSE
+    full = ((1.0,) * 4,) * 3
+    rules = (Selection(recent=True),) * 4
+    assert KVCompression(cache_budget=full, attention_budget=full, selection=rules) == KVCompression()
+    assert KVCompression(keep=(0.5,) * 4, selection=(Selection(),) * 4) == KVCompression(keep=(0.5,) * 4)
+
+
+def test_the_digest_of_a_policy_with_budgets_never_changes() -> None:
+    policy = Policy(layers=(LayerPolicy(kv=KVCompression(keep=(0.5, 1, 0, 1), bits=8)),) * 3, scales=DENSE.scales)
+    assert policy.canonical() == (
+        '{"layers":[' + ",".join(['{"kv":{"bits":8,"keep":[0.5,1.0,0.0,1.0]}}'] * 3) + '],"scales":[{},{},{}]}'
+    )
 
 
 def test_the_digest_of_the_dense_policy_never_changes() -> None:

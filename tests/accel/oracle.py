@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.accel.ranking import ranked
 from varsearch.models.image_model import ImageModel
-from varsearch.policy import Decision, Policy, Quantization
+from varsearch.policy import Decision, Policy, Quantization, Selection
 
 
 def fake_quantize(x: Tensor, bits: int, group: int | None = None) -> Tensor:
@@ -144,14 +145,15 @@ class Oracle:
         here = torch.tensor([i for i, cell in enumerate(self.cells) if cell[0] == k])
         self.k[layer, :, :, here], self.v[layer, :, :, here] = key, v
         self.alive[layer, :, :, here] = kept[:, None].expand(-1, attn.heads, -1)
-        alive = self.alive[layer][:, :, None]
-        p = (q @ self.k[layer].mT).masked_fill(~alive, -torch.inf).softmax(-1)
+        ranked = self._ranked(layer, k, q, kept, here)
+        attended = self._best(layer, k, ranked, self.policy.layers[layer].kv.attended(k, attn.heads))[:, :, None]
+        p = (q @ self.k[layer].mT).masked_fill(~attended, -torch.inf).softmax(-1)
         self.entropy[layer, k] = -(p * p.clamp(min=1e-300).log()).sum(-1).mean(1)
-        seen = self._window(layer, k, here) & alive
+        seen = self._window(layer, k, here) & attended
         product = (q @ self.k[layer].mT).masked_fill(~seen, -torch.inf)
         y = product.softmax(-1).nan_to_num(0.0) @ self.v[layer]
         if not last:
-            self._evict(layer, k, q, kept, here)
+            self._evict(layer, k, ranked, here)
         return linear(y.transpose(1, 2).flatten(2), attn.proj.weight, attn.proj.bias, w.proj) * gate
 
     def _window(self, layer: int, k: int, here: Tensor) -> Tensor:
@@ -172,25 +174,38 @@ class Oracle:
                     seen[head, i, j] = max(abs(place[0] - y), abs(place[1] - x)) <= radius
         return seen
 
-    def _evict(self, layer: int, k: int, q: Tensor, kept: Tensor, here: Tensor) -> None:
+    def _ranked(self, layer: int, k: int, q: Tensor, kept: Tensor, here: Tensor) -> list[list[list[int]]]:
+        """Per row and head, the positions of all entries that exist, best first."""
+        heads = q.shape[1]
+        rules = self.policy.layers[layer].kv.selection or (Selection(),) * heads
+        return [
+            [
+                ranked(
+                    rules[h], self.sizes, k,
+                    dict(zip(here[kept[row]].tolist(), q[row, h, kept[row]], strict=True)),
+                    {t: self.k[layer, row, h, t] for t in self.alive[layer, row, h].nonzero().flatten().tolist()},
+                    self.v[layer, row, h],
+                )
+                for h in range(heads)
+            ]
+            for row in range(len(q))
+        ]  # fmt: skip
+
+    def _best(self, layer: int, k: int, ranked: list[list[list[int]]], shares: tuple[float, ...]) -> Tensor:
+        """Per row, head and position, whether it is among the best, of which it may have a share of all tokens."""
+        seen = sum(math.prod(self.sizes[j]) for j in range(k + 1) if self.policy.scales[j].run)
+        best = torch.zeros_like(self.alive[layer])
+        for row, heads in enumerate(ranked):
+            for head, (order, share) in enumerate(zip(heads, shares, strict=True)):
+                best[row, head, order[: math.ceil(share * seen - 1e-9)]] = True
+        return best
+
+    def _evict(self, layer: int, k: int, ranked: list[list[list[int]]], here: Tensor) -> None:
         kv = self.policy.layers[layer].kv
         if kv.bits:
             stored = self.k[layer, :, :, here], self.v[layer, :, :, here]
             self.k[layer, :, :, here], self.v[layer, :, :, here] = (fake_quantize(t, kv.bits) for t in stored)
-        if not kv.keep:
-            return
-        seen = sum(math.prod(self.sizes[j]) for j in range(k + 1) if self.policy.scales[j].run)
-        for row in range(len(q)):
-            q_row = q[row, :, kept[row]]
-            step = max(1, q_row.shape[1] // 16)
-            for head, share in enumerate(kv.keep):
-                budget, alive = math.ceil(share * seen - 1e-9), self.alive[layer, row, head]
-                if int(alive.sum()) <= budget:
-                    continue
-                observed = q_row[head, step // 2 :: step]
-                product = (observed @ self.k[layer, row, head].T).masked_fill(~alive, -torch.inf)
-                best = product.softmax(-1).mean(0).masked_fill(~alive, -1).argsort(descending=True)[:budget]
-                self.alive[layer, row, head] = torch.zeros_like(alive).index_fill(0, best, True)
+        self.alive[layer] = self._best(layer, k, ranked, kv.cached(k, self.model.spec.n_heads))
 
     def features(self, decision: Decision) -> list[float]:
         """What the first image is asked by."""

@@ -10,6 +10,7 @@ from varsearch.policy import (
     Policy,
     Quantization,
     ScalePolicy,
+    Selection,
     SparseAttention,
     TokenPruning,
     Weights,
@@ -55,6 +56,12 @@ LOW_ENTROPY = tuple(
     Decision(after=k, feature="low_entropy", actions=(stay(0), leave(1, bias=-0.47, scales=(PRUNED,) * (4 - k))))
     for k in (2, 3)
 )
+FALLING = tuple((1 - k / 10, 0.5, (4 - k) / 10 + 0.1, max(0.0, 0.6 - k / 5)) for k in range(5))
+HACK = (Selection(queries=32, sinks=2, recent=True), Selection(queries=32)) * 2
+PRIOR = tuple(tuple(3 * abs(k - j) for j in range(k + 1)) for k in range(5))
+FLIPPED = tuple(row[::-1] for row in PRIOR)
+HACKPP = (Selection(pool="max"), Selection(prior=PRIOR), Selection(prior=FLIPPED), Selection())
+SCALEKV = (Selection(queries=4, grid=True, pool="mean"),) * 4
 TECHNIQUES: dict[str, Policy] = {
     "dense": DENSE,
     "w8": layers(weights=Weights.uniform(W8)),
@@ -66,6 +73,21 @@ TECHNIQUES: dict[str, Policy] = {
     "kv-ragged": layers(kv=KVCompression(keep=(1, 0.5, 0.25, 0))),
     "kv-none": layers(kv=KVCompression(keep=(0.0,) * 4)),
     "kv8": layers(kv=KVCompression(bits=8)),
+    "kv-by-scale": layers(kv=KVCompression(cache_budget=FALLING)),
+    "kv-hack": layers(
+        kv=KVCompression(cache_budget=((0.5, 0.25) * 2,) * 5, attention_budget=((0.5, 0.25) * 2,) * 5, selection=HACK)
+    ),
+    "kv-hackpp": layers(
+        kv=KVCompression(
+            cache_budget=((0.1,) * 4, (0.4, 0.1, 0.2, 0.3)) + ((0.2, 0.1, 0.1, 0.15),) * 3,
+            attention_budget=((1.0,) * 4,) + ((0.4, 0.4, 0.3, 0.5),) * 4,
+            selection=HACKPP,
+        )
+    ),
+    "kv-scalekv": layers(kv=KVCompression(cache_budget=((0.3,) * 4,) * 5, selection=SCALEKV)),
+    "kv8-hackpp": layers(
+        kv=KVCompression(keep=(0.2,) * 4, attention_budget=((0.6, 1.0, 0.3, 0.5),) * 5, selection=HACKPP, bits=8)
+    ),
     "kv4-ragged": layers(kv=KVCompression(keep=(0.75, 0.5, 0.5, 0.125), bits=4)),
     "window": layers(attention=SparseAttention(window=((1,) * 4,) * 5)),
     "window-ragged": layers(attention=SparseAttention(window=((None, 0, 1, 2),) * 5)),

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.accel.techniques import layers
-from varsearch.accel import apply, kv_compression, labels_for
+from varsearch.accel import apply, kv_compression, kv_selection, labels_for
 from varsearch.accel.attention_entropy import note_entropy
 from varsearch.accel.guidance import Shared
-from varsearch.accel.kv_compression import CompressedKV
+from varsearch.accel.kv_compression import Budget, CompressedKV, Head, grouped
 from varsearch.accel.quantization import QuantizedLinear
 from varsearch.accel.sparse_attention import Maps, Windowed, tile_tensors, tiles, visible
 from varsearch.accel.token_pruning import SELECT, Pruned, Remembered, Select
@@ -57,6 +57,15 @@ def window_all(k: int, layer: LayerPlan) -> LayerPlan:
     return replace(layer, attend=Windowed((6,) * 4, SIZES, tuple(range(5)), k))
 
 
+def cache(
+    cached_HK: list[list[int]], attended_HK: list[list[int]] | None = None, bits: int | None = None
+) -> CompressedKV:
+    """A cache of heads with so many entries after each scale."""
+    budgets = zip(attended_HK or [[99] * len(cached_HK[0])] * len(cached_HK), cached_HK, strict=True)
+    heads = [Head(tuple(Budget(k, *n) for k, n in enumerate(zip(*pair, strict=True)))) for pair in budgets]
+    return CompressedKV(grouped(heads, SIZES), bits)
+
+
 class MaskedOnly(Windowed):
     """Takes the path for incomplete maps although the maps are complete."""
 
@@ -70,11 +79,9 @@ NEUTRAL = {
     "prune nothing by entropy": lambda m: edited(m, partial(prune_all, select=SELECT["entropy"])),
     "window over everything, tiled": lambda m: edited(m, window_all),
     "window over everything, masked": lambda m: edited(m, lambda k, layer: replace(layer, attend=MaskedOnly(k))),
-    "budgets of everything": lambda m: replace(
-        m.dense_plan(), new_cache=(lambda _: CompressedKV([tuple(SEEN)] * 4, None),) * 3
-    ),
+    "budgets of everything": lambda m: replace(m.dense_plan(), new_cache=(lambda _: cache([SEEN] * 4),) * 3),
     "budgets of everything, ragged": lambda m: replace(
-        m.dense_plan(), new_cache=(lambda _: CompressedKV([tuple(s + h for s in SEEN) for h in range(4)], None),) * 3
+        m.dense_plan(), new_cache=(lambda _: cache([[s + h for s in SEEN] for h in range(4)]),) * 3
     ),
 }
 
@@ -118,32 +125,32 @@ def test_keeping_the_least_attended_entries_is_noticed(tiny: ImageModel, monkeyp
             return (fast.likelihood(LABELS, tokens) - tiny.likelihood(LABELS, tokens)).abs().mean().item()
 
     right = change()
-    monkeypatch.setattr(kv_compression, "select", lambda q, k, n: (-(q @ k.mT).softmax(-1).mean(2)).topk(n).indices)
+    monkeypatch.setattr(kv_compression, "best", lambda score, counts: kv_selection.best(-score, counts))
     assert change() != right
 
 
 def test_budgets_bound_the_memory_of_each_head() -> None:
-    budgets = [(1, 4, 10, 20), (1, 2, 5, 10), (1, 1, 1, 1), (0, 0, 0, 0)]
-    cache = CompressedKV(budgets, bits=None)
+    budgets = [[1, 4, 10, 20], [1, 2, 5, 10], [1, 1, 1, 1], [0, 0, 0, 0]]
+    kv = cache(budgets)
     for k in range(4):
         q = torch.randn(2, 4, TOKENS[k], 8)
         pos = torch.arange(SEEN[k] - TOKENS[k], SEEN[k])[None]
-        views = cache.extend(q, q, q, pos, store=True)
+        views = kv.extend(q, q, q, pos, store=True)
         sizes = {view.heads[0]: view.k_BHSC.shape[2] for view in views if view.heads}
         history = [0, 0, 0, 0] if k == 0 else [b[k - 1] for b in budgets]
         assert sizes == {h: history[h] + TOKENS[k] for h in range(4)}
         entries = sum(b[k] for b in budgets)
-        # keys and values of 8 floats, and a position of 4 bytes shared by rows and heads until entries were selected
-        assert 2 * entries * 64 <= cache.nbytes <= 2 * entries * (64 + 4)
+        # keys and values of 8 floats, and a position of 2 bytes shared by rows and heads until entries were selected
+        assert 2 * entries * 64 <= kv.nbytes <= 2 * entries * (64 + 2)
 
 
 @pytest.mark.parametrize(("bits", "per_value"), [(8, 8), (4, 4)])
 def test_low_bit_entries_take_the_bytes_they_say(bits: int, per_value: int) -> None:
-    cache = CompressedKV([(9,)] * 4, bits=bits)
+    kv = cache([[9]] * 4, bits=bits)
     q = torch.randn(2, 4, 9, 32)
-    cache.extend(q, q, q, torch.arange(9)[None], store=True)
+    kv.extend(q, q, q, torch.arange(9)[None], store=True)
     entries = 2 * 4 * 9
-    assert cache.nbytes == entries * 2 * (32 * per_value // 8 + 4) + 9 * 4
+    assert kv.nbytes == entries * 2 * (32 * per_value // 8 + 4) + 9 * 2
 
 
 @settings(max_examples=60)

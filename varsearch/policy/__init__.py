@@ -3,7 +3,7 @@
 from varsearch.policy.attention import SparseAttention
 from varsearch.policy.decision import Action, Decision, largest_remainder
 from varsearch.policy.grid import GRID, describe, share_of
-from varsearch.policy.kv import KVCompression
+from varsearch.policy.kv import KVCompression, Selection
 from varsearch.policy.policy import LayerPolicy, Policy
 from varsearch.policy.scales import ScalePolicy, TokenPruning
 from varsearch.policy.weights import LINEARS, Quantization, Weights
@@ -18,6 +18,7 @@ __all__ = [
     "Policy",
     "Quantization",
     "ScalePolicy",
+    "Selection",
     "SparseAttention",
     "TokenPruning",
     "Weights",

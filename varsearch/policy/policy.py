@@ -27,6 +27,11 @@ class LayerPolicy(Frozen):
     kv: KVCompression = KVCompression()
     attention: SparseAttention = SparseAttention()
 
+    @property
+    def head_counts(self) -> set[int]:
+        """For how many heads the fields have entries; more than one number is a mistake."""
+        return self.kv.head_counts | {len(row) for row in self.attention.window if row}
+
 
 class Policy(Frozen):
     """One candidate: what the search proposes, the store keys and the runtime applies."""
@@ -56,12 +61,11 @@ class Policy(Frozen):
             raise ValueError("scale 0 cannot be skipped: it reads the class")
         if off != sorted(off):
             raise ValueError("guidance cannot resume: the unconditional rows were dropped at an earlier scale")
-        heads = {len(layer.kv.keep) for layer in self.layers} | {
-            len(row) for layer in self.layers for row in layer.attention.window
-        }
-        if len(heads - {0}) > 1:
-            raise ValueError(f"layers disagree about the number of heads: {sorted(heads - {0})}")
+        heads = {n for layer in self.layers for n in layer.head_counts}
+        if len(heads) > 1:
+            raise ValueError(f"layers disagree about the number of heads: {sorted(heads)}")
         for i, layer in enumerate(self.layers):
+            layer.kv.check_scales(i, len(self.scales))
             if len(layer.attention.window) not in (0, len(self.scales)):
                 raise ValueError(
                     f"layers[{i}].attention.window has {len(layer.attention.window)} rows for {len(self.scales)} scales"
@@ -143,9 +147,9 @@ class Policy(Frozen):
             if got != expected:
                 raise PolicyError(f"policy has {got} {name}, model {spec.name} has {expected}")
         for i, layer in enumerate(self.layers):
-            for got in (len(layer.kv.keep), *(len(row) for row in layer.attention.window)):
-                if got not in (0, spec.n_heads):
-                    raise PolicyError(f"layers[{i}] names {got} heads, model {spec.name} has {spec.n_heads}")
+            wrong = layer.head_counts - {spec.n_heads}
+            if wrong:
+                raise PolicyError(f"layers[{i}] names {min(wrong)} heads, model {spec.name} has {spec.n_heads}")
             self._check_groups(i, layer.weights, spec)
 
     @staticmethod

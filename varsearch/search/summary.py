@@ -18,12 +18,10 @@ def _parts(policy: Policy) -> Iterator[str]:
     yield _counts("weights", (f"{q.bits}-bit" for q in linears if q))
     yield _counts("activations", (f"{q.activation_bits}-bit" for q in linears if q and q.activation_bits))
     yield _counts("KV", (f"{layer.kv.bits}-bit" for layer in policy.layers if layer.kv.bits))
-    heads = [share for layer in policy.layers for share in layer.kv.keep]
-    if heads:
-        # Layers without budgets keep everything; all layers have as many heads as those with budgets.
-        per_layer = max(len(layer.kv.keep) for layer in policy.layers)
-        full = sum(not layer.kv.keep for layer in policy.layers) * per_layer
-        yield f"KV kept {(sum(heads) + full) / (len(heads) + full):.0%}"
+    n_heads = max((n for layer in policy.layers for n in layer.kv.head_counts), default=0)
+    last = len(policy.scales) - 1
+    yield _mean("KV kept", [s for layer in policy.layers for s in layer.kv.cached(max(0, last - 1), n_heads)])
+    yield _mean("KV attended", [s for layer in policy.layers for s in layer.kv.attended(last, n_heads)])
     windows = [radius for layer in policy.layers for row in layer.attention.window for radius in row]
     local = sum(radius is not None for radius in windows)
     yield f"windows {local}" if local else ""
@@ -31,6 +29,11 @@ def _parts(policy: Policy) -> Iterator[str]:
     yield _scales("guidance", ((k, s.guidance) for k, s in enumerate(policy.scales) if s.guidance != "full"))
     yield _scales("scales", ((k, "skipped") for k, s in enumerate(policy.scales) if not s.run))
     yield _scales("images", ((d.after, f"{1 - d.actions[0].share:.0%} part") for d in policy.decisions))
+
+
+def _mean(name: str, shares: list[float]) -> str:
+    """Of the heads' shares; at the last scale and before it, where budgets differ between scales."""
+    return f"{name} {sum(shares) / len(shares):.0%}" if any(share < 1 for share in shares) else ""
 
 
 def _counts(name: str, values: Iterator[str]) -> str:
