@@ -1,12 +1,13 @@
 """Turns a declarative `Policy` into an executable `Plan`.
 
 Order of composition, outermost first: guidance sharing (rows), token pruning (tokens), the sublayer. Attention sees
-what the KV cache gives it, through the window. Weight quantization is not part of the plan: it swaps modules.
+what the KV cache gives it, through windows, bands or a choice of
+keys. Weight quantization is not part of the plan: it swaps modules.
 """
 
 from __future__ import annotations
 
-from varsearch.accel import guidance, kv_compression, sparse_attention, token_pruning
+from varsearch.accel import cross_scale_attention, guidance, kv_compression, sparse_attention, token_pruning
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.models.seams import DenseKV, LayerPlan, Plan, ScalePlan
 from varsearch.policy import Policy
@@ -34,6 +35,7 @@ def _layer(policy: Policy, spec: ModelSpec, scale: int, layer: int, store: bool)
     return LayerPlan(
         attn=guidance.branch(policy, scale, layer, "attn", pruned),
         ffn=guidance.branch(policy, scale, layer, "ffn", pruned),
-        attend=sparse_attention.attend(policy, spec, scale, layer),
+        attend=cross_scale_attention.attend(policy, spec, scale, layer)
+        or sparse_attention.attend(policy, spec, scale, layer),
         store=store,
     )

@@ -24,15 +24,23 @@ class Tile(NamedTuple):
 
 
 def masked_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, visible: Tensor) -> Tensor:
-    """Softmax attention over the visible keys, (B, H, L, C); `visible` broadcasts to (B, H, L, S)."""
+    """Softmax attention over the visible keys, (B, H, L, C); `visible` broadcasts to (B, H, L, S).
+
+    A query that sees no key gets zeros.
+    """
     return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=visible, scale=1.0)
 
 
 def tiled_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-    """Equals `masked_attention` with the tiles' visibility, and computes only the tiles."""
-    out_BHLC = torch.empty_like(q_BHLC)
+    """Equals `masked_attention` with the tiles' visibility, and computes only the tiles; zeros outside of them."""
+    out_BHLC = torch.zeros_like(q_BHLC)
     for query_L, key_S, visible_LS in tiles:
         out_BHLC[:, :, query_L] = F.scaled_dot_product_attention(
             q_BHLC[:, :, query_L], k_BHSC[:, :, key_S], v_BHSC[:, :, key_S], attn_mask=visible_LS, scale=1.0
         )
     return out_BHLC
+
+
+def take(t_BHSC: Tensor, index_BHN: Tensor) -> Tensor:
+    """Each row's and head's own choice of entries, (B, H, N, C)."""
+    return t_BHSC.gather(2, index_BHN[..., None].expand(-1, -1, -1, t_BHSC.shape[3]))

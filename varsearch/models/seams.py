@@ -30,6 +30,13 @@ class BranchMemory:
     size: tuple[int, int] = (0, 0)
 
 
+@dataclass(slots=True)
+class AttentionMemory:
+    """What the attention of one layer remembers within a generation; who wrote the tensors knows what they are."""
+
+    tensors: tuple[Tensor, ...] = ()
+
+
 class Branch(Protocol):
     """Seam 1: runs one residual branch. `n_images` says how many of the rows are conditional."""
 
@@ -84,7 +91,9 @@ class Attend(Protocol):
     The model has scaled the queries, so the softmax takes the plain products.
     """
 
-    def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor: ...
+    def __call__(
+        self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory
+    ) -> Tensor: ...
 
 
 def run_dense(fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory, n_images: int) -> Tensor:
@@ -92,7 +101,7 @@ def run_dense(fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory,
     return fn(x_BLD, pos_BL)
 
 
-def dense_attention(q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor:
+def dense_attention(q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
     """The default `Attend`: every query sees every key of its view."""
     if views[0].heads is None:
         return F.scaled_dot_product_attention(q_BHLC, views[0].k_BHSC, views[0].v_BHSC, scale=1.0)
@@ -211,3 +220,4 @@ class LayerState:
     n_images: int
     attn: BranchMemory = field(default_factory=BranchMemory)
     ffn: BranchMemory = field(default_factory=BranchMemory)
+    attention: AttentionMemory = field(default_factory=AttentionMemory)

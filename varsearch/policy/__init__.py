@@ -1,6 +1,6 @@
 """The policy: what is made cheaper, in which layer, head and scale."""
 
-from varsearch.policy.attention import SparseAttention
+from varsearch.policy.attention import CrossScale, Reach, SparseAttention
 from varsearch.policy.grid import GRID, describe, share_of
 from varsearch.policy.kv import KVCompression
 from varsearch.policy.policy import LayerPolicy, Policy
@@ -10,10 +10,12 @@ from varsearch.policy.weights import LINEARS, Quantization, Weights
 __all__ = [
     "GRID",
     "LINEARS",
+    "CrossScale",
     "KVCompression",
     "LayerPolicy",
     "Policy",
     "Quantization",
+    "Reach",
     "ScalePolicy",
     "SparseAttention",
     "TokenPruning",

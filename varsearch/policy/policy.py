@@ -55,18 +55,31 @@ class Policy(Frozen):
         if off != sorted(off):
             raise ValueError("guidance cannot resume: the unconditional rows were dropped at an earlier scale")
         heads = {len(layer.kv.keep) for layer in self.layers} | {
-            len(row) for layer in self.layers for row in layer.attention.window
+            len(row) for layer in self.layers for row in (*layer.attention.window, *layer.attention.band)
         }
         if len(heads - {0}) > 1:
             raise ValueError(f"layers disagree about the number of heads: {sorted(heads - {0})}")
         for i, layer in enumerate(self.layers):
-            if len(layer.attention.window) not in (0, len(self.scales)):
-                raise ValueError(
-                    f"layers[{i}].attention.window has {len(layer.attention.window)} rows for {len(self.scales)} scales"
-                )
+            self._check_attention(i, layer.attention)
         for k, scale in enumerate(self.scales):
             self._check_layers(k, scale)
         return self
+
+    def _check_attention(self, i: int, attention: SparseAttention) -> None:
+        n = len(self.scales)
+        for name, rows in (("window", attention.window), ("band", attention.band)):
+            if len(rows) not in (0, n):
+                raise ValueError(f"layers[{i}].attention.{name} has {len(rows)} rows for {n} scales")
+        chosen = attention.cross_scale
+        if chosen is None:
+            return
+        decision, place = chosen.decision_scale, f"layers[{i}].attention.cross_scale"
+        if decision >= n or not self.scales[decision].run:
+            raise ValueError(f"{place} decides at scale {decision}, which does not run")
+        if self.prunes(decision, i):
+            raise ValueError(f"{place} decides at scale {decision}, which needs all queries, but prunes tokens there")
+        if len(chosen.radius) != n - decision:
+            raise ValueError(f"{place}.radius has {len(chosen.radius)} entries for scales {decision}..{n - 1}")
 
     def _check_layers(self, k: int, scale: ScalePolicy) -> None:
         n = len(self.layers)
@@ -103,10 +116,16 @@ class Policy(Frozen):
             if got != expected:
                 raise PolicyError(f"policy has {got} {name}, model {spec.name} has {expected}")
         for i, layer in enumerate(self.layers):
-            for got in (len(layer.kv.keep), *(len(row) for row in layer.attention.window)):
+            for got in (len(layer.kv.keep), *map(len, layer.attention.window), *map(len, layer.attention.band)):
                 if got not in (0, spec.n_heads):
                     raise PolicyError(f"layers[{i}] names {got} heads, model {spec.name} has {spec.n_heads}")
             self._check_groups(i, layer.weights, spec)
+            chosen = layer.attention.cross_scale
+            if chosen and chosen.groups > spec.tokens[chosen.decision_scale]:
+                raise PolicyError(
+                    f"layers[{i}].attention.cross_scale has {chosen.groups} groups of queries, "
+                    f"scale {chosen.decision_scale} has {spec.tokens[chosen.decision_scale]} queries"
+                )
 
     @staticmethod
     def _check_groups(i: int, weights: Weights, spec: ModelSpec) -> None:
