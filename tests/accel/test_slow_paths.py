@@ -200,7 +200,7 @@ def test_tiles_equal_the_mask_on_any_maps(sizes: list[tuple[int, int]], radius: 
     k, v = (torch.randn(2, 2, n_keys, 4, generator=generator) for _ in range(2))
     keys = torch.arange(n_keys)[None, None]
     seen = visible(maps, (Window(radius),), keys[:, :, n_keys - length :], keys)
-    parts = tuple(tile_tensors(tile, q.device) for tile in tiles(maps, (Window(radius),)))
+    parts = tuple(tile_tensors(*tile, like=q) for tile in tiles(maps, (Window(radius),)))
     want = masked_attention(q, k, v, seen)
     torch.testing.assert_close(tiled_attention(q, k, v, parts), want)
     assert seen[0, 0, torch.arange(length), torch.arange(n_keys - length, n_keys)].all(), "a token always sees itself"

@@ -17,7 +17,7 @@ from varsearch.accel.token_maps import Array, Cells, Maps, look_up
 from varsearch.policy import Reach
 
 SHORTEST = 8
-"""Queries of a tile at least: shorter ones save a little work and cost a call each."""
+"""Queries of a tile at least. Shorter ones save a little work and cost a call each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,10 @@ class Band:
         return apart < look_up(widths, key.scale) * length
 
     def query_tiles(self, maps: Maps) -> list[Array]:
-        """Raster indices of the queries that share a tile: runs about as long as the band is wide."""
-        tokens = [h * w for h, w in maps.sizes]
-        length = tokens[maps.scale]
-        widths = [w * length // tokens[j] for j, w in enumerate(per_scale(self.reach, maps.scale)) if w]
-        side = max(SHORTEST, length // 16, *widths) if widths else length
-        return [np.arange(first, min(first + side, length)) for first in range(0, length, side)]
+        """Raster indices of the queries that share a tile: runs, or all where a map is seen in full or not at all."""
+        length = maps.sizes[maps.scale][0] * maps.sizes[maps.scale][1]
+        run = max(SHORTEST, length // 16) if any(per_scale(self.reach, maps.scale)) else length
+        return [np.arange(first, min(first + run, length)) for first in range(0, length, run)]
 
 
 def per_scale(reach: Reach, scale: int) -> tuple[int | None, ...]:

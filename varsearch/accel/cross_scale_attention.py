@@ -14,6 +14,7 @@ of a map, so that each has a counterpart at every scale; the published ones are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from torch import Tensor
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.accel.sparse_attention import Window, visible
 from varsearch.accel.token_maps import Array, Maps
-from varsearch.kernels.attention import masked_attention, take
+from varsearch.kernels.attention import KeyList, listed_attention, masked_attention
 from varsearch.models.seams import Attend, AttentionMemory, KVView, dense_attention
 from varsearch.policy import CrossScale, Policy, share_of
 from varsearch.target import ModelSpec
@@ -113,27 +114,29 @@ class ChosenKeys:
         self.index_T[maps.keys()] = np.arange(maps.n_keys)
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, mass_BHGT: Tensor) -> Tensor:
-        device, known = q_BHLC.device, self.template.known_GT
-        best = mass_BHGT.masked_fill(torch.from_numpy(known).to(device), KNOWN).topk(self.template.n_chosen, dim=-1)
+        chosen_BHGN = self.choose(mass_BHGT)
         if len(pos_BL) == 1 and view.k_BHSC.shape[2] == self.maps.n_keys:
-            index_T = torch.from_numpy(self.index_T[self.template.target_T]).to(device)
-            return self._gathered(q_BHLC, view, index_T[best.indices])
+            return listed_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self._lists(chosen_BHGN))
+        return self.masked(q_BHLC, pos_BL, view, chosen_BHGN)
+
+    def choose(self, mass_BHGT: Tensor) -> Tensor:
+        """Positions of the keys that each group chooses by their mass at the decision scale, (B, H, G, N)."""
+        known_GT, target_T = (
+            torch.from_numpy(array).to(mass_BHGT.device) for array in (self.template.known_GT, self.template.target_T)
+        )
+        best = mass_BHGT.masked_fill(known_GT, KNOWN).topk(self.template.n_chosen, dim=-1)
         # Position 0 is a sink, so naming it for a key that was evicted changes nothing.
-        target_T = torch.from_numpy(self.template.target_T).to(device)
-        chosen_BHGN = target_T[best.indices].where(best.values > ABSENT, 0)
-        return self._masked(q_BHLC, pos_BL, view, chosen_BHGN)
+        return target_T[best.indices].where(best.values > ABSENT, 0)
 
-    def _gathered(self, q_BHLC: Tensor, view: KVView, index_BHGN: Tensor) -> Tensor:
-        out_BHLC = torch.empty_like(q_BHLC)
+    def _lists(self, chosen_BHGN: Tensor) -> Iterator[KeyList]:
+        index_BHGN = torch.from_numpy(self.index_T).to(chosen_BHGN.device)[chosen_BHGN]
         for g, (first, end) in enumerate(self.template.bounds):
-            always_S = torch.from_numpy(self.index_T[self.template.always[g]]).to(q_BHLC.device)
-            index_BHS = torch.cat((always_S.expand(*index_BHGN.shape[:2], -1), index_BHGN[:, :, g]), dim=-1)
-            out_BHLC[:, :, first:end] = F.scaled_dot_product_attention(
-                q_BHLC[:, :, first:end], take(view.k_BHSC, index_BHS), take(view.v_BHSC, index_BHS), scale=1.0
-            )
-        return out_BHLC
+            always_S = torch.from_numpy(self.index_T[self.template.always[g]]).to(index_BHGN.device)
+            chosen_BHN = index_BHGN[:, :, g]
+            yield KeyList(first, end, torch.cat((always_S.expand(*chosen_BHN.shape[:2], -1), chosen_BHN), dim=-1))
 
-    def _masked(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, chosen_BHGN: Tensor) -> Tensor:
+    def masked(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, chosen_BHGN: Tensor) -> Tensor:
+        """The same by a mask, for any part of the queries and keys."""
         always_GT = np.zeros((len(self.template.always), len(self.index_T)), dtype=bool)
         for g, positions in enumerate(self.template.always):
             always_GT[g, positions] = True

@@ -23,8 +23,8 @@ from varsearch.models.seams import Attend, AttentionMemory, KVView, dense_attent
 from varsearch.policy import Policy, Reach
 from varsearch.target import ModelSpec
 
-NARROWEST = 4
-"""Side of a tile of queries at least: smaller ones save a little work and cost a call each."""
+NARROWEST, USUAL = 4, 8
+"""Sides of a tile of queries: the least, and one that keeps a CPU busy. Smaller tiles save work and cost calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class Window:
         return (dy <= radius) & (abs((2 * query.x + 1) * widths // (2 * width) - key.x) <= radius)
 
     def query_tiles(self, maps: Maps) -> list[Array]:
-        """Raster indices of the queries that share a tile: squares about as wide as the window."""
+        """Raster indices of the queries that share a tile: squares, on small maps no wider than the window."""
         height, width = maps.sizes[maps.scale]
         radii = [r for r in per_scale(self.reach, maps.scale) if r is not None]
-        side = max(NARROWEST, max(height, width) // 8, 2 * max(radii, default=height))
+        side = max(NARROWEST, min(USUAL, 2 * max(radii, default=0)), max(height, width) // 8)
         index = np.arange(height * width).reshape(height, width)
         corners = ((top, left) for top in range(0, height, side) for left in range(0, width, side))
         return [index[top : top + side, left : left + side].ravel() for top, left in corners]
@@ -102,7 +102,7 @@ class LocalAttention:
             return dense_attention(q_BHLC, pos_BL, (view,), memory)
         if len(pos_BL) == 1 and view.k_BHSC.shape[2] == self.maps.n_keys:
             if pattern not in self.tiles:
-                self.tiles[pattern] = tuple(tile_tensors(part, q_BHLC.device) for part in tiles(self.maps, pattern))
+                self.tiles[pattern] = tuple(tile_tensors(*tile, like=q_BHLC) for tile in tiles(self.maps, pattern))
             return tiled_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self.tiles[pattern])
         seen = visible(self.maps, pattern, pos_BL[:, None], view.positions())
         return masked_attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen)
@@ -127,21 +127,22 @@ def visible(maps: Maps, pattern: Pattern, query_L: Any, key_S: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def tiles(maps: Maps, pattern: Pattern) -> tuple[tuple[Array, Array, Array], ...]:
+def tiles(maps: Maps, pattern: Pattern) -> tuple[tuple[Array, Array, Array | None], ...]:
     """The tiles of complete maps: queries near each other, with the keys that they see.
 
-    Each is (queries, keys, visibility): the fields of `Tile` as arrays. Queries that see nothing are in no tile.
+    Each has the fields of `Tile` as arrays. Queries that see nothing are in no tile.
     """
     found, keys = [], maps.keys()
     for query_L in pattern[0].query_tiles(maps):
         seen_LS = visible(maps, pattern, maps.queries()[query_L], keys)
         used_S = seen_LS.any(0).nonzero()[0]
         if len(used_S):
-            found.append((query_L, used_S, seen_LS[:, used_S]))
+            bias_LS = np.where(seen_LS[:, used_S], np.float32(0), np.float32(-np.inf))
+            found.append((query_L, used_S, bias_LS if bias_LS.any() else None))
     return tuple(found)
 
 
-def tile_tensors(tile: tuple[Array, Array, Array], device: torch.device) -> Tile:
-    """The tile on `device`, without its visibility where that is complete."""
-    query_L, key_S, visible_LS = (torch.from_numpy(part).to(device) for part in tile)
-    return Tile(query_L, key_S, None if tile[2].all() else visible_LS)
+def tile_tensors(query_L: Array, key_S: Array, bias_LS: Array | None, like: Tensor) -> Tile:
+    """The tile where `like` is, in its dtype."""
+    query, key = (torch.from_numpy(index).to(like.device) for index in (query_L, key_S))
+    return Tile(query, key, None if bias_LS is None else torch.from_numpy(bias_LS).to(like))
