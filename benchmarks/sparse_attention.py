@@ -59,7 +59,7 @@ class Layer:
         """One window or band for all heads."""
         attend = LocalAttention(((rule,),) * HEADS, self.maps)
         work = sum(len(query) * len(key) for query, key, _ in tiles(self.maps, (rule,)))
-        seen = torch.from_numpy(visible(self.maps, (rule,), self.maps.queries(), self.maps.keys()))
+        seen = torch.from_numpy(visible(self.maps, (rule,), self.maps.query_positions(), self.maps.key_positions()))
         return (
             name,
             work / (self.q.shape[2] * self.maps.n_keys),

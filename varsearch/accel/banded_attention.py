@@ -16,7 +16,7 @@ import numpy as np
 from varsearch.accel.token_maps import Array, Cells, Maps, look_up
 from varsearch.policy import Reach
 
-SHORTEST = 8
+SHORTEST = 4
 """Queries of a tile at least. Shorter ones save a little work and cost a call each."""
 
 

@@ -66,12 +66,12 @@ class Template(NamedTuple):
 @lru_cache(maxsize=256)
 def template(how: CrossScale, maps: Maps) -> Template:
     """The groups of the scale `maps.scale`. T counts the positions up to the decision scale."""
-    length = len(maps.queries())
+    length = len(maps.query_positions())
     edges = [length * g // how.groups for g in range(how.groups + 1)]
     bounds = tuple(pairwise(edges))
     window = (Window(how.radius[maps.scale - how.decision_scale]),)
     sinks = [maps.positions(k) for k in maps.run if k < min(how.sink_scales, maps.scale)]
-    own = maps.queries()
+    own = maps.query_positions()
     near = [own[visible(maps, window, own[first:end], own).any(0)] for first, end in bounds]
     if maps.scale < how.sink_scales:
         near = [own for _ in bounds]
@@ -111,11 +111,11 @@ class ChosenKeys:
     def __init__(self, how: CrossScale, maps: Maps) -> None:
         self.maps, self.template = maps, template(how, maps)
         self.index_T = np.full(sum(h * w for h, w in maps.sizes[: maps.scale + 1]), -1)
-        self.index_T[maps.keys()] = np.arange(maps.n_keys)
+        self.index_T[maps.key_positions()] = np.arange(maps.n_keys)
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, mass_BHGT: Tensor) -> Tensor:
         chosen_BHGN = self.choose(mass_BHGT)
-        if len(pos_BL) == 1 and view.k_BHSC.shape[2] == self.maps.n_keys:
+        if self.maps.complete(pos_BL, view):
             return listed_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self._lists(chosen_BHGN))
         return self.masked(q_BHLC, pos_BL, view, chosen_BHGN)
 
@@ -144,8 +144,8 @@ class ChosenKeys:
         seen_BHGT = torch.from_numpy(always_GT).to(q_BHLC.device).repeat(rows, heads, 1, 1)
         seen_BHGT.scatter_(3, chosen_BHGN, True)
         edges = [first for first, _ in self.template.bounds[1:]]
-        of_query = np.searchsorted(edges, np.arange(len(self.maps.queries())), side="right")
-        group_BL = torch.from_numpy(of_query).to(q_BHLC.device)[pos_BL - self.maps.queries()[0]]
+        of_query = np.searchsorted(edges, np.arange(len(self.maps.query_positions())), side="right")
+        group_BL = torch.from_numpy(of_query).to(q_BHLC.device)[pos_BL - self.maps.query_positions()[0]]
         group_BHL1 = group_BL[:, None, :, None].expand(rows, heads, -1, seen_BHGT.shape[3])
         pos_BHLS = view.positions().long()[:, :, None].expand(rows, heads, group_BL.shape[1], -1)
         seen_BHLS = seen_BHGT.gather(2, group_BHL1).gather(3, pos_BHLS)
@@ -186,7 +186,7 @@ class Following:
     """A later scale: the chosen keys, moved here, and the residual of the decision scale."""
 
     def __init__(self, how: CrossScale, maps: Maps) -> None:
-        self.sparse, self.start = ChosenKeys(how, maps), int(maps.queries()[0])
+        self.sparse, self.start = ChosenKeys(how, maps), int(maps.query_positions()[0])
         self.size, self.old_size = maps.sizes[maps.scale], maps.sizes[how.decision_scale]
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:

@@ -60,13 +60,13 @@ Pattern = tuple[Window | Band, ...]
 
 def attend(policy: Policy, spec: ModelSpec, scale: int, layer: int) -> Attend:
     """Attention of `layer` at `scale`: local where the policy has windows or bands, dense otherwise."""
-    patterns = [patterns_of(policy, scale, layer, head) for head in range(spec.n_heads)]
+    patterns = [pattern_of(policy, scale, layer, head) for head in range(spec.n_heads)]
     if not any(patterns):
         return dense_attention
     return LocalAttention(tuple(patterns), Maps(spec.scales, run_scales(policy), scale))
 
 
-def patterns_of(policy: Policy, scale: int, layer: int, head: int) -> Pattern:
+def pattern_of(policy: Policy, scale: int, layer: int, head: int) -> Pattern:
     """The pattern of one head."""
     sparse = policy.layers[layer].attention
     window = sparse.window[scale][head] if sparse.window else None
@@ -100,7 +100,7 @@ class LocalAttention:
     def _group(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, pattern: Pattern, memory: AttentionMemory) -> Tensor:
         if not pattern:
             return dense_attention(q_BHLC, pos_BL, (view,), memory)
-        if len(pos_BL) == 1 and view.k_BHSC.shape[2] == self.maps.n_keys:
+        if self.maps.complete(pos_BL, view):
             if pattern not in self.tiles:
                 self.tiles[pattern] = tuple(tile_tensors(*tile, like=q_BHLC) for tile in tiles(self.maps, pattern))
             return tiled_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self.tiles[pattern])
@@ -132,9 +132,9 @@ def tiles(maps: Maps, pattern: Pattern) -> tuple[tuple[Array, Array, Array | Non
 
     Each has the fields of `Tile` as arrays. Queries that see nothing are in no tile.
     """
-    found, keys = [], maps.keys()
+    found, keys = [], maps.key_positions()
     for query_L in pattern[0].query_tiles(maps):
-        seen_LS = visible(maps, pattern, maps.queries()[query_L], keys)
+        seen_LS = visible(maps, pattern, maps.query_positions()[query_L], keys)
         used_S = seen_LS.any(0).nonzero()[0]
         if len(used_S):
             bias_LS = np.where(seen_LS[:, used_S], np.float32(0), np.float32(-np.inf))

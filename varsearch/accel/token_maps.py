@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from varsearch.models.seams import KVView
+
 Sizes = tuple[tuple[int, int], ...]
 Array = npt.NDArray[Any]
 
@@ -52,13 +54,17 @@ class Maps(NamedTuple):
         start = sum(h * w for h, w in self.sizes[:scale])
         return np.arange(start, start + self.sizes[scale][0] * self.sizes[scale][1])
 
-    def queries(self) -> Array:
+    def query_positions(self) -> Array:
         """Positions of all queries."""
         return self.positions(self.scale)
 
-    def keys(self) -> Array:
+    def key_positions(self) -> Array:
         """Positions of all keys when nothing was pruned or evicted."""
         return np.concatenate([self.positions(k) for k in self.run if k <= self.scale])
+
+    def complete(self, pos_BL: Tensor, view: KVView) -> bool:
+        """Whether the queries at `pos_BL` and the keys of `view` are all that there are, the same for all rows."""
+        return len(pos_BL) == 1 and view.k_BHSC.shape[2] == self.n_keys
 
     def cells(self, positions: Array | Tensor) -> Cells:
         """Where the tokens at these positions lie, as arrays or tensors like `positions`."""
