@@ -93,8 +93,8 @@ class LocalAttention:
             heads = view.heads or tuple(range(q_BHLC.shape[1]))
             for pattern in dict.fromkeys(self.patterns[h] for h in heads):
                 place = [i for i, h in enumerate(heads) if self.patterns[h] == pattern]
-                chosen = [heads[i] for i in place]
-                out_BHLC[:, chosen] = self._group(q_BHLC[:, chosen], pos_BL, _heads(view, place), pattern, memory)
+                chosen, part = _index([heads[i] for i in place]), _heads(view, _index(place))
+                out_BHLC[:, chosen] = self._group(q_BHLC[:, chosen], pos_BL, part, pattern, memory)
         return out_BHLC
 
     def _group(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, pattern: Pattern, memory: AttentionMemory) -> Tensor:
@@ -108,7 +108,13 @@ class LocalAttention:
         return masked_attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen)
 
 
-def _heads(view: KVView, place: list[int]) -> KVView:
+def _index(place: list[int]) -> list[int] | slice:
+    """These indices as a slice where they follow each other: a view instead of a copy."""
+    run = range(place[0], place[-1] + 1)
+    return slice(run.start, run.stop) if place == list(run) else place
+
+
+def _heads(view: KVView, place: list[int] | slice) -> KVView:
     """The part of `view` at these indices of its head dimension, as a view of all its heads."""
     pos_parts = tuple(p if p.shape[1] == 1 else p[:, place] for p in view.pos_parts)
     return KVView(view.k_BHSC[:, place], view.v_BHSC[:, place], pos_parts)
