@@ -7,6 +7,7 @@ indices, decide who sees whom: after pruning or eviction every entry still has i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -58,12 +59,18 @@ Pattern = tuple[Window | Band, ...]
 """What a head sees: the keys that all of these show. The empty pattern is full attention."""
 
 
-def attend(policy: Policy, spec: ModelSpec, scale: int, layer: int) -> Attend:
+def attend(
+    policy: Policy,
+    spec: ModelSpec,
+    scale: int,
+    layer: int,
+    local: Callable[[tuple[Pattern, ...], Maps], LocalAttention],
+) -> Attend:
     """Attention of `layer` at `scale`: local where the policy has windows or bands, dense otherwise."""
     patterns = [pattern_of(policy, scale, layer, head) for head in range(spec.n_heads)]
     if not any(patterns):
         return dense_attention
-    return LocalAttention(tuple(patterns), Maps(spec.scales, run_scales(policy), scale))
+    return local(tuple(patterns), Maps(spec.scales, run_scales(policy), scale))
 
 
 def pattern_of(policy: Policy, scale: int, layer: int, head: int) -> Pattern:
