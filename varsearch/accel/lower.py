@@ -1,7 +1,8 @@
 """Turns a declarative `Policy` into an executable `Plan`.
 
 Order of composition, outermost first: guidance sharing (rows), token pruning (tokens), the sublayer. Attention sees
-what the KV cache gives it, through windows, bands or a choice of keys. Weight quantization is not part of the plan: it swaps modules.
+what the KV cache gives it, through windows, bands or a choice of keys. Weight quantization is not part of
+the plan: it swaps modules.
 """
 
 from __future__ import annotations

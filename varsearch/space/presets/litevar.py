@@ -27,6 +27,9 @@ def litevar(
 ) -> Policy:
     """The policy of one strength; coverage was published from 0.60 to 0.95.
 
+    The paper's 85 % less attention is 70 % by bands, halved by sharing everywhere, on maps of 16x16. On the 8x8 maps of
+    `mnist` it takes a coverage of 0.4, a floor of 0.1 and any difference, and costs far more quality.
+
     Args:
         spec: of the model.
         calibration: of the model.
