@@ -55,7 +55,7 @@ TECHNIQUES: dict[str, Policy] = {
         decision_scale=2, keys=0.25, sink_scales=2, radius=(0, 0, 1), groups=4,
     ))),
     "cross-scale-plain": layers(attention=SparseAttention(cross_scale=CrossScale(
-        decision_scale=3, keys=0.125, sink_scales=1, radius=(1, 1), groups=3, residual=False,
+        decision_scale=3, keys=0.75, sink_scales=1, radius=(1, 1), groups=3, residual=False,
     ))),
     "prune-last": scales({4: ScalePolicy(tokens=TokenPruning(keep=0.5))}),
     "prune-two": scales({
