@@ -49,6 +49,7 @@ def deciding(after: int = 0, feature: str = "low_entropy", **leave: object) -> d
     }
 
 
+CROSS: dict[str, object] = {"decision_scale": 1, "keys": 0.5, "sink_scales": 1, "radius": [0, 1]}
 REFUSED = {
     "weights of another feature": (deciding(feature="high_frequency"), "has 1 weights, high_frequency gives 2"),
     "shares above 1": (deciding(share=1), "must add up to 1"),
@@ -126,6 +127,19 @@ REFUSED = {
     "ragged window": (with_layer(attention={"window": [[1], [1, 2], [1]]}), "different lengths"),
     "window of other scales": (with_layer(attention={"window": [[1]]}), "rows for 3 scales"),
     "negative radius": (with_layer(attention={"window": [[-1]] * 3}), "window"),
+    "band of other scales": (with_layer(attention={"band": [[1]]}), "rows for 3 scales"),
+    "map of a later scale": (with_layer(attention={"band": [[None], [None], [[1, 2]]]}), r"maps of scales 0\.\.2"),
+    "decides nowhere": (with_layer(attention={"cross_scale": CROSS | {"decision_scale": 3}}), "does not run"),
+    "radii of other scales": (with_layer(attention={"cross_scale": CROSS | {"radius": [1]}}), r"for scales 1\.\.2"),
+    "no sinks": (with_layer(attention={"cross_scale": CROSS | {"sink_scales": 0}}), "sink_scales"),
+    "window and cross scale": (
+        with_layer(attention={"cross_scale": CROSS, "window": [[None], [1], [None]]}),
+        "scales from 1 on see: choose one",
+    ),
+    "decides on pruned queries": (
+        {"layers": [{"attention": {"cross_scale": CROSS}}, {}, {}], "scales": [{}, {"tokens": {"keep": 0.5}}, {}]},
+        "needs all queries",
+    ),
 }
 
 
@@ -149,6 +163,10 @@ MISFITS = {
     "heads": (
         Policy(layers=(LayerPolicy(kv=KVCompression(keep=(0.5, 1))),) * 3, scales=DENSE.scales),
         "names 2 heads, model m has 4",
+    ),
+    "groups of queries": (
+        Policy(layers=(LayerPolicy(attention={"cross_scale": CROSS}),) * 3, scales=DENSE.scales),
+        "has 8 groups of queries, scale 1 has 4",
     ),
     "groups": (
         Policy(layers=(LayerPolicy(weights=Weights(qkv=Quantization(bits=8, group=128))),) * 3, scales=DENSE.scales),
@@ -178,6 +196,13 @@ quantizations = st.builds(
     activation_bits=st.sampled_from([None, 8]),
 )
 shares = st.integers(0, 16).map(lambda i: i / 16)
+
+
+def reach(scale: int) -> st.SearchStrategy[object]:
+    one = st.none() | st.integers(0, 9)
+    return one | st.tuples(*[one] * (scale + 1))
+
+
 layer_policies = st.builds(
     LayerPolicy,
     weights=st.builds(Weights, qkv=st.none() | quantizations, fc2=st.none() | quantizations),
@@ -190,6 +215,8 @@ layer_policies = st.builds(
     attention=st.builds(
         SparseAttention,
         window=st.just(()) | st.tuples(*[st.tuples(*[st.none() | st.integers(0, 3)] * 4)] * 3),
+        band=st.just(()) | st.tuples(*[st.tuples(*[reach(k)] * 4) for k in range(3)]),
+        cross_scale=st.none(),
     ),
 )
 steps = st.integers(1, 79).map(lambda i: i / 80)
@@ -245,6 +272,11 @@ def test_the_digest_of_a_policy_with_budgets_never_changes() -> None:
     assert policy.canonical() == (
         '{"layers":[' + ",".join(['{"kv":{"bits":8,"keep":[0.5,1.0,0.0,1.0]}}'] * 3) + '],"scales":[{},{},{}]}'
     )
+
+
+def test_one_reach_for_all_maps_is_written_as_one() -> None:
+    listed = SparseAttention(window=((0,), (1,), ((2, 2, 2),)), band=((None,), (3,), ((None, None, None),)))
+    assert listed == SparseAttention(window=((0,), (1,), (2,)), band=((None,), (3,), (None,)))
 
 
 def test_the_digest_of_the_dense_policy_never_changes() -> None:

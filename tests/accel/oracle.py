@@ -56,6 +56,8 @@ class Oracle:
         self.branch_output: dict[tuple[int, str, int], Tensor] = {}
         self.entropy: dict[tuple[int, int], Tensor] = {}
         self.estimates = [torch.zeros_like(quantizer.empty(self.n))]
+        self.mass: dict[int, Tensor] = {}
+        self.residual: dict[int, Tensor] = {}
         cond = var.class_emb(torch.cat((labels, torch.full_like(labels, var.config.classes))))
         f_hat = quantizer.empty(self.n)
         self.after: dict[int, int] = {}
@@ -147,31 +149,105 @@ class Oracle:
         self.alive[layer, :, :, here] = kept[:, None].expand(-1, attn.heads, -1)
         ranked = self._ranked(layer, k, q, kept, here)
         attended = self._best(layer, k, ranked, self.policy.layers[layer].kv.attended(k, attn.heads))[:, :, None]
-        p = (q @ self.k[layer].mT).masked_fill(~attended, -torch.inf).softmax(-1)
+        product = q @ self.k[layer].mT
+
+        def attend(seen: Tensor) -> Tensor:
+            return product.masked_fill(~(seen & attended), -torch.inf).softmax(-1).nan_to_num(0.0)
+
+        p = attend(torch.ones_like(attended))
         self.entropy[layer, k] = -(p * p.clamp(min=1e-300).log()).sum(-1).mean(1)
-        seen = self._window(layer, k, here) & attended
-        product = (q @ self.k[layer].mT).masked_fill(~seen, -torch.inf)
-        y = product.softmax(-1).nan_to_num(0.0) @ self.v[layer]
+        y = attend(self._local(layer, k, here)) @ self.v[layer]
+        how = self.policy.layers[layer].attention.cross_scale
+        if how and k == how.decision_scale:
+            groups = self._groups(k, how.groups)
+            dense = attend(torch.ones_like(attended))
+            self.mass[layer] = torch.stack([dense[:, :, group].sum(2) for group in groups], dim=2)
+            self.residual[layer] = y - attend(self._chosen(layer, k, here)) @ self.v[layer]
+            if layer in self.policy.scales[k].shared_attention:
+                for kept in (self.mass, self.residual):
+                    kept[layer] = torch.cat((kept[layer][: self.n], kept[layer][: self.n]))
+        elif how and k > how.decision_scale:
+            y = attend(self._chosen(layer, k, here)) @ self.v[layer]
+            if how.residual:
+                past = self.residual[layer].mT.flatten(1, 2).unflatten(2, self.sizes[how.decision_scale])
+                fine = F.interpolate(past, size=self.sizes[k], mode="bilinear", align_corners=False)
+                y = y + fine.flatten(2).unflatten(1, (attn.heads, -1)).mT
         if not last:
             self._evict(layer, k, ranked, here)
         return linear(y.transpose(1, 2).flatten(2), attn.proj.weight, attn.proj.bias, w.proj) * gate
 
-    def _window(self, layer: int, k: int, here: Tensor) -> Tensor:
+    def _local(self, layer: int, k: int, here: Tensor) -> Tensor:
         heads = self.model.spec.n_heads
         seen = torch.ones(heads, len(here), self.total, dtype=torch.bool)
-        window = self.policy.layers[layer].attention.window
-        for head, radius in enumerate(window[k] if window else ()):
-            if radius is None:
-                continue
-            for i, query in enumerate(here.tolist()):
-                for j, (scale, y, x) in enumerate(self.cells):
-                    place = [
-                        math.floor(
-                            (self.cells[query][1 + axis] + 0.5) / self.sizes[k][axis] * self.sizes[scale][axis] + 1e-9
-                        )
-                        for axis in (0, 1)
-                    ]
-                    seen[head, i, j] = max(abs(place[0] - y), abs(place[1] - x)) <= radius
+        sparse = self.policy.layers[layer].attention
+        for rows, sees in ((sparse.window, self._in_window), (sparse.band, self._in_band)):
+            for head, reach in enumerate(rows[k] if rows else ()):
+                for i, query in enumerate(here.tolist()):
+                    for j, (scale, _, _) in enumerate(self.cells):
+                        limit = reach[scale] if isinstance(reach, tuple) and scale <= k else reach
+                        if scale <= k and limit is not None and not sees(query, j, limit):
+                            seen[head, i, j] = False
+        return seen
+
+    def _counterpart(self, token: int, scale: int) -> tuple[int, int]:
+        k, *cell = self.cells[token]
+        pairs = zip(cell, self.sizes[k], self.sizes[scale], strict=True)
+        y, x = (math.floor((place + 0.5) / old * new + 1e-9) for place, old, new in pairs)
+        return y, x
+
+    def _in_window(self, query: int, key: int, radius: int) -> bool:
+        scale, *cell = self.cells[key]
+        return all(abs(a - b) <= radius for a, b in zip(self._counterpart(query, scale), cell, strict=True))
+
+    def _in_band(self, query: int, key: int, width: int) -> bool:
+        (k, *_), (scale, *_) = self.cells[query], self.cells[key]
+        i, j = query - self._start(k), key - self._start(scale)
+        return abs(i * math.prod(self.sizes[scale]) / math.prod(self.sizes[k]) - j) < width
+
+    def _start(self, k: int) -> int:
+        return sum(math.prod(size) for size in self.sizes[:k])
+
+    def _groups(self, k: int, count: int) -> list[range]:
+        tokens = math.prod(self.sizes[k])
+        return [range(tokens * g // count, tokens * (g + 1) // count) for g in range(count)]
+
+    def _chosen(self, layer: int, k: int, here: Tensor) -> Tensor:
+        """What the queries of scale `k` see by the decision taken in this layer."""
+        how = self.policy.layers[layer].attention.cross_scale
+        decision, start = how.decision_scale, self._start(k)
+        run = [j for j, scale in enumerate(self.policy.scales) if scale.run]
+        later, radius = run.index(k) - run.index(decision), how.radius[k - decision]
+        counterpart = {}
+        for source, (j, _, _) in enumerate(self.cells[: self._start(decision + 1)]):
+            if j in run:
+                scale = run[run.index(j) + later]
+                y, x = self._counterpart(source, scale)
+                target = self._start(scale) + y * self.sizes[scale][1] + x
+                if target not in counterpart.values():
+                    counterpart[source] = target
+        groups = self._groups(k, how.groups)
+        always = [
+            {
+                j
+                for j, (scale, _, _) in enumerate(self.cells)
+                if scale in run and scale <= k
+                if scale < how.sink_scales or (scale == k and any(self._in_window(start + i, j, radius) for i in group))
+            }
+            for group in groups
+        ]
+        seen = torch.zeros(*self.mass[layer].shape[:2], len(here), self.total, dtype=torch.bool)
+        wanted = math.ceil(how.keys * sum(math.prod(self.sizes[j]) for j in run if j <= decision) - 1e-9)
+        open_to = [{source for source, target in counterpart.items() if target not in known} for known in always]
+        wanted = min(wanted, *map(len, open_to))
+        for row in range(seen.shape[0]):
+            for head in range(seen.shape[1]):
+                for g, group in enumerate(groups):
+                    mass = self.mass[layer][row, head, g]
+                    there = [s for s in open_to[g] if mass[s] > 0]
+                    best = sorted(there, key=lambda s: -mass[s].item())[:wanted]
+                    visible = torch.tensor(sorted(always[g] | {counterpart[s] for s in best}))
+                    for i in group:
+                        seen[row, head, i, visible] = True
         return seen
 
     def _ranked(self, layer: int, k: int, q: Tensor, kept: Tensor, here: Tensor) -> list[list[list[int]]]:

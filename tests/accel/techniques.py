@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from varsearch.policy import (
     Action,
+    CrossScale,
     Decision,
     KVCompression,
     LayerPolicy,
@@ -39,6 +40,7 @@ def leave(*weights: float, scales: tuple[ScalePolicy, ...], bias: float = 0.0, s
     return Action(weights=weights, bias=bias, share=share, scales=scales)
 
 
+NO_HEAD = (None,) * 4
 W8 = Quantization(bits=8)
 SKIP, UNGUIDED, FULL = ScalePolicy(run=False), ScalePolicy(guidance="off"), ScalePolicy()
 PRUNED = ScalePolicy(tokens=TokenPruning(keep=0.5, score="entropy"))
@@ -91,6 +93,22 @@ TECHNIQUES: dict[str, Policy] = {
     "kv4-ragged": layers(kv=KVCompression(keep=(0.75, 0.5, 0.5, 0.125), bits=4)),
     "window": layers(attention=SparseAttention(window=((1,) * 4,) * 5)),
     "window-ragged": layers(attention=SparseAttention(window=((None, 0, 1, 2),) * 5)),
+    "sinks": layers(attention=SparseAttention(window=(NO_HEAD,) * 3 + (
+        ((None, None, 0, 1),) * 4,
+        ((None, None, 0, 0, 1),) * 4,
+    ))),
+    "band": layers(attention=SparseAttention(band=((2,) * 4,) * 5)),
+    "band-ragged": layers(attention=SparseAttention(band=(NO_HEAD,) * 3 + (
+        (None, (None, None, 2, 3), (None, 0, 0, 2), 1),
+        ((None, None, 0, 4, 9), 5, None, (None, 1, 2, 3, 0)),
+    ))),
+    "band-drop": layers(attention=SparseAttention(band=(NO_HEAD,) * 4 + ((None, 0, 0, 3),))),
+    "cross-scale": layers(attention=SparseAttention(cross_scale=CrossScale(
+        decision_scale=2, keys=0.25, sink_scales=2, radius=(0, 0, 1), groups=4,
+    ))),
+    "cross-scale-plain": layers(attention=SparseAttention(cross_scale=CrossScale(
+        decision_scale=3, keys=0.75, sink_scales=1, radius=(1, 1), groups=3, residual=False,
+    ))),
     "prune-last": scales({4: ScalePolicy(tokens=TokenPruning(keep=0.5))}),
     "prune-two": scales({
         3: ScalePolicy(tokens=TokenPruning(keep=0.75, first_layer=1)),

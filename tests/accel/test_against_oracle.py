@@ -81,20 +81,26 @@ def merged(a: Policy, b: Policy) -> Policy | None:
     """Both techniques in one policy, or None where they set the same field or cannot be built together."""
     dumps = a.model_dump(exclude_defaults=True), b.model_dump(exclude_defaults=True)
     result: dict[str, object] = {}
-    for part in ("layers", "scales"):
-        rows = []
-        for left, right in zip(dumps[0][part], dumps[1][part], strict=True):
-            if left.keys() & right.keys() and left != right:
-                return None
-            rows.append(left | right)
-        result[part] = rows
     if a.decisions and b.decisions:
         return None
     result["decisions"] = a.decisions or b.decisions
     try:
+        for part in ("layers", "scales"):
+            result[part] = [joined(*rows) for rows in zip(dumps[0][part], dumps[1][part], strict=True)]
         return Policy.model_validate(result)
     except ValueError:
         return None
+
+
+def joined(left: dict[str, object], right: dict[str, object]) -> dict[str, object]:
+    both = left | right
+    for name in left.keys() & right.keys():
+        a, b = left[name], right[name]
+        if isinstance(a, dict) and isinstance(b, dict):
+            both[name] = joined(a, b)
+        elif a != b:
+            raise ValueError(f"both set {name}")
+    return both
 
 
 PAIRS = [

@@ -21,7 +21,8 @@ from varsearch.accel.attention_entropy import note_entropy
 from varsearch.accel.guidance import Shared
 from varsearch.accel.kv_compression import Budget, CompressedKV, Head, grouped
 from varsearch.accel.quantization import QuantizedLinear
-from varsearch.accel.sparse_attention import Maps, Windowed, tile_tensors, tiles, visible
+from varsearch.accel.sparse_attention import LocalAttention, Window, tile_tensors, tiles, visible
+from varsearch.accel.token_maps import Maps
 from varsearch.accel.token_pruning import SELECT, Pruned, Remembered, Select
 from varsearch.kernels.attention import masked_attention, tiled_attention
 from varsearch.kernels.packing import pack, quantize, unpack
@@ -48,13 +49,17 @@ def images(model: ImageModel, plan: Plan | None = None) -> Tensor:
     return model.generate(LABELS, PairedSampler(5, range(3)), plan)
 
 
+def maps_at(k: int) -> Maps:
+    return Maps(SIZES, tuple(range(5)), k)
+
+
 def prune_all(k: int, layer: LayerPlan, select: Select = SELECT["distance"]) -> LayerPlan:
     branch = Pruned(TOKENS[k], SIZES[k], select) if k == 4 else Remembered(SIZES[k])
     return replace(layer, attn=branch, ffn=branch, observe=note_entropy if k == 3 else None)
 
 
 def window_all(k: int, layer: LayerPlan) -> LayerPlan:
-    return replace(layer, attend=Windowed((6,) * 4, SIZES, tuple(range(5)), k))
+    return replace(layer, attend=LocalAttention(((Window(6),),) * 4, maps_at(k)))
 
 
 def cache(
@@ -66,11 +71,11 @@ def cache(
     return CompressedKV(grouped(heads, SIZES), bits)
 
 
-class MaskedOnly(Windowed):
+class MaskedOnly(LocalAttention):
     """Takes the path for incomplete maps although the maps are complete."""
 
     def __init__(self, k: int) -> None:
-        super().__init__((6,) * 4, SIZES, tuple(range(5)), k)
+        super().__init__(((Window(6),),) * 4, maps_at(k))
         self.maps = self.maps._replace(run=())
 
 
@@ -202,8 +207,8 @@ def test_tiles_equal_the_mask_on_any_maps(sizes: list[tuple[int, int]], radius: 
     q = torch.randn(2, 2, length, 4, generator=generator)
     k, v = (torch.randn(2, 2, n_keys, 4, generator=generator) for _ in range(2))
     keys = torch.arange(n_keys)[None, None]
-    seen = visible(maps, radius, keys[:, :, n_keys - length :], keys)
-    parts = tuple(tile_tensors(tile, q.device) for tile in tiles(maps, radius))
+    seen = visible(maps, (Window(radius),), keys[:, :, n_keys - length :], keys)
+    parts = tuple(tile_tensors(*tile, like=q) for tile in tiles(maps, (Window(radius),)))
     want = masked_attention(q, k, v, seen)
     torch.testing.assert_close(tiled_attention(q, k, v, parts), want)
     assert seen[0, 0, torch.arange(length), torch.arange(n_keys - length, n_keys)].all(), "a token always sees itself"
@@ -212,5 +217,5 @@ def test_tiles_equal_the_mask_on_any_maps(sizes: list[tuple[int, int]], radius: 
 
 def test_small_windows_skip_most_of_a_large_map() -> None:
     maps = Maps(((1, 1), (8, 8), (32, 32)), (0, 1, 2), 2)
-    work = sum(len(q) * len(k) for q, k, _ in tiles(maps, 2))
+    work = sum(len(q) * len(k) for q, k, _ in tiles(maps, (Window(2),)))
     assert work < 0.1 * 1024 * maps.n_keys

@@ -1,137 +1,161 @@
-"""Windowed attention: a query sees the neighbourhood of its own place on the map of every scale.
+"""Local attention: which keys a query sees is fixed by where both lie.
 
-Local windows on every earlier map are LiteVAR's (arXiv 2411.17178); its windows are bands of the raster order,
-these are squares of the map, so that a row's end is not next to the following row's start. Places, not array
+Windows are squares of cells around the query's own place on every map: SparVAR's CSLA (arXiv 2602.04361), with a radius
+per key scale and its sinks as scales without one. Bands are LiteVAR's, in `banded_attention`. Places, not array
 indices, decide who sees whom: after pruning or eviction every entry still has its original position.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from varsearch.accel.banded_attention import Band, per_scale
 from varsearch.accel.scale_skipping import run_scales
+from varsearch.accel.token_maps import Array, Cells, Maps, look_up
 from varsearch.kernels.attention import Tile, masked_attention, tiled_attention
-from varsearch.models.seams import Attend, KVView, dense_attention
-from varsearch.policy import Policy
+from varsearch.models.seams import Attend, AttentionMemory, KVView, dense_attention
+from varsearch.policy import Policy, Reach
 from varsearch.target import ModelSpec
 
-Sizes = tuple[tuple[int, int], ...]
-Array = npt.NDArray[Any]
+NARROWEST, USUAL = 4, 8
+"""Sides of a tile of queries: the least, and one that keeps a CPU busy. Smaller tiles save work and cost calls."""
 
 
-def attend(policy: Policy, spec: ModelSpec, scale: int, layer: int) -> Attend:
-    """Attention of `layer` at `scale`: windowed where the policy has windows, dense otherwise."""
-    window = policy.layers[layer].attention.window
-    if not window or all(radius is None for radius in window[scale]):
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A radius in cells for the map of each key scale; None is the whole map."""
+
+    reach: Reach
+
+    def sees(self, maps: Maps, query: Cells, key: Cells) -> Any:
+        """Whether each query sees each key; `query` and `key` broadcast.
+
+        A query's place on another map is the cell under the query's centre.
+        """
+        radii = [max(maps.sizes[j]) if r is None else r for j, r in enumerate(per_scale(self.reach, maps.scale))]
+        radius, (height, width) = look_up(radii, key.scale), maps.sizes[maps.scale]
+        heights, widths = (look_up([size[axis] for size in maps.sizes], key.scale) for axis in (0, 1))
+        dy = abs((2 * query.y + 1) * heights // (2 * height) - key.y)
+        return (dy <= radius) & (abs((2 * query.x + 1) * widths // (2 * width) - key.x) <= radius)
+
+    def query_tiles(self, maps: Maps) -> list[Array]:
+        """Raster indices of the queries that share a tile: squares, on small maps no wider than the window."""
+        height, width = maps.sizes[maps.scale]
+        radii = [r for r in per_scale(self.reach, maps.scale) if r is not None]
+        side = max(NARROWEST, min(USUAL, 2 * max(radii, default=0)), max(height, width) // 8)
+        index = np.arange(height * width).reshape(height, width)
+        corners = ((top, left) for top in range(0, height, side) for left in range(0, width, side))
+        return [index[top : top + side, left : left + side].ravel() for top, left in corners]
+
+
+Pattern = tuple[Window | Band, ...]
+"""What a head sees: the keys that all of these show. The empty pattern is full attention."""
+
+
+def attend(
+    policy: Policy,
+    spec: ModelSpec,
+    scale: int,
+    layer: int,
+    local: Callable[[tuple[Pattern, ...], Maps], LocalAttention],
+) -> Attend:
+    """Attention of `layer` at `scale`: local where the policy has windows or bands, dense otherwise."""
+    patterns = [pattern_of(policy, scale, layer, head) for head in range(spec.n_heads)]
+    if not any(patterns):
         return dense_attention
-    return Windowed(window[scale], spec.scales, run_scales(policy), scale)
+    return local(tuple(patterns), Maps(spec.scales, run_scales(policy), scale))
 
 
-class Windowed:
-    """Attention with one radius per head; None is full attention.
+def pattern_of(policy: Policy, scale: int, layer: int, head: int) -> Pattern:
+    """The pattern of one head."""
+    sparse = policy.layers[layer].attention
+    window = sparse.window[scale][head] if sparse.window else None
+    band = sparse.band[scale][head] if sparse.band else None
+    return (() if window is None else (Window(window),)) + (() if band is None else (Band(band),))
 
-    Where keys and queries are complete (no pruning, no eviction) the work outside the windows is skipped, tile by
-    tile. Otherwise the remaining entries differ between rows and heads, and the window masks them.
+
+class LocalAttention:
+    """Attention with a pattern per head.
+
+    Where keys and queries are complete (no pruning, no eviction) the work outside the patterns is skipped, tile by
+    tile. Otherwise the remaining entries differ between rows and heads, and the pattern masks them.
     """
 
-    def __init__(self, radius_H: tuple[int | None, ...], sizes: Sizes, run: tuple[int, ...], scale: int) -> None:
-        self.radius_H, self.scale = radius_H, scale
-        self.maps = Maps(sizes, run, scale)
-        self.tiles: dict[int, tuple[Tile, ...]] = {}
+    def __init__(self, patterns: tuple[Pattern, ...], maps: Maps) -> None:
+        self.patterns, self.maps = patterns, maps
+        self.tiles: dict[Pattern, tuple[Tile, ...]] = {}
 
-    def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor:
+    def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
+        if views[0].heads is None and len(set(self.patterns)) == 1:
+            return self._group(q_BHLC, pos_BL, views[0], self.patterns[0], memory)
         out_BHLC = torch.empty_like(q_BHLC)
         for view in views:
             heads = view.heads or tuple(range(q_BHLC.shape[1]))
-            for radius in sorted({self.radius_H[h] for h in heads}, key=str):
-                place = [i for i, h in enumerate(heads) if self.radius_H[h] == radius]
-                chosen = [heads[i] for i in place]
-                out_BHLC[:, chosen] = self._group(q_BHLC[:, chosen], pos_BL, _heads(view, place), radius)
+            for pattern in dict.fromkeys(self.patterns[h] for h in heads):
+                place = [i for i, h in enumerate(heads) if self.patterns[h] == pattern]
+                chosen, part = _index([heads[i] for i in place]), _heads(view, _index(place))
+                out_BHLC[:, chosen] = self._group(q_BHLC[:, chosen], pos_BL, part, pattern, memory)
         return out_BHLC
 
-    def _group(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, radius: int | None) -> Tensor:
-        if radius is None:
-            return dense_attention(q_BHLC, pos_BL, (view,))
-        if len(pos_BL) == 1 and view.k_BHSC.shape[2] == self.maps.n_keys:
-            if radius not in self.tiles:
-                self.tiles[radius] = tuple(tile_tensors(part, q_BHLC.device) for part in tiles(self.maps, radius))
-            return tiled_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self.tiles[radius])
-        seen = visible(self.maps, radius, pos_BL[:, None], view.positions())
+    def _group(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, pattern: Pattern, memory: AttentionMemory) -> Tensor:
+        if not pattern:
+            return dense_attention(q_BHLC, pos_BL, (view,), memory)
+        if self.maps.complete(pos_BL, view):
+            if pattern not in self.tiles:
+                self.tiles[pattern] = tuple(tile_tensors(*tile, like=q_BHLC) for tile in tiles(self.maps, pattern))
+            return tiled_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self.tiles[pattern])
+        seen = visible(self.maps, pattern, pos_BL[:, None], view.positions())
         return masked_attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen)
 
 
-def _heads(view: KVView, place: list[int]) -> KVView:
+def _index(place: list[int]) -> list[int] | slice:
+    """These indices as a slice where they follow each other: a view instead of a copy."""
+    run = range(place[0], place[-1] + 1)
+    return slice(run.start, run.stop) if place == list(run) else place
+
+
+def _heads(view: KVView, place: list[int] | slice) -> KVView:
     """The part of `view` at these indices of its head dimension, as a view of all its heads."""
     pos_parts = tuple(p if p.shape[1] == 1 else p[:, place] for p in view.pos_parts)
     return KVView(view.k_BHSC[:, place], view.v_BHSC[:, place], pos_parts)
 
 
-class Maps(NamedTuple):
-    """Sizes of the token maps of all scales, the scales that run, and the scale whose queries attend."""
+def visible(maps: Maps, pattern: Pattern, query_L: Any, key_S: Any) -> Any:
+    """Whether each query sees each key, by their positions in the full token sequence, (..., L, S) bool.
 
-    sizes: Sizes
-    run: tuple[int, ...]
-    scale: int
-
-    @property
-    def n_keys(self) -> int:
-        """Number of keys when nothing was pruned or evicted."""
-        return sum(self.sizes[k][0] * self.sizes[k][1] for k in self.run if k <= self.scale)
-
-
-@lru_cache(maxsize=256)
-def geometry(maps: Maps) -> tuple[Array, Array, Array]:
-    """Per token of the sequence: its scale (T), its cell (T, 2), and its place on every map up to `scale` (T, K, 2).
-
-    The place on another map is the cell under the token's centre; integers only, so it is the same everywhere.
+    `query_L` (..., L) and `key_S` (..., S) are both arrays or both tensors.
     """
-    table_T3 = np.array([(k, y, x) for k, (h, w) in enumerate(maps.sizes) for y in range(h) for x in range(w)])
-    scale_T, yx_T2, size_K2 = table_T3[:, 0], table_T3[:, 1:], np.array(maps.sizes)
-    place_TK2 = (2 * yx_T2[:, None] + 1) * size_K2[None, : maps.scale + 1] // (2 * size_K2[scale_T][:, None])
-    return scale_T, yx_T2, place_TK2
-
-
-def visible(maps: Maps, radius: int, query_BHL: Tensor, key_BHS: Tensor) -> Tensor:
-    """Whether each query sees each key, by their positions in the full token sequence, (B, H, L, S) bool."""
-    key_BHS, query_BHL = key_BHS.long(), query_BHL.long()
-    scale_T, yx_T2, place_TK2 = (torch.from_numpy(array).to(key_BHS.device) for array in geometry(maps))
-    place_BHLK2, scale_BH1S = place_TK2[query_BHL], scale_T[key_BHS][:, :, None]
-    shape = torch.broadcast_shapes((*place_BHLK2.shape[:3], 1), scale_BH1S.shape)
-    index_BHLS2 = scale_BH1S.expand(shape)[..., None].expand(*shape, 2)
-    place_BHLS2 = place_BHLK2.expand(*shape[:3], -1, -1).gather(3, index_BHLS2)
-    seen: Tensor = ((place_BHLS2 - yx_T2[key_BHS][:, :, None]).abs() <= radius).all(-1)
+    query, key = maps.cells(query_L).queries(), maps.cells(key_S).keys()
+    seen = pattern[0].sees(maps, query, key)
+    for rule in pattern[1:]:
+        seen = seen & rule.sees(maps, query, key)
     return seen
 
 
-@lru_cache(maxsize=1024)
-def tiles(maps: Maps, radius: int) -> tuple[tuple[Array, Array, Array], ...]:
-    """The tiles of complete maps: squares of queries, about as wide as the window, with the keys they see.
+@lru_cache(maxsize=256)
+def tiles(maps: Maps, pattern: Pattern) -> tuple[tuple[Array, Array, Array | None], ...]:
+    """The tiles of complete maps: queries near each other, with the keys that they see.
 
-    Each is (queries, keys, visibility): the fields of `Tile` as arrays.
+    Each has the fields of `Tile` as arrays. Queries that see nothing are in no tile.
     """
-    (height, width), side = maps.sizes[maps.scale], max(4, 2 * radius)
-    starts = np.cumsum([0, *(h * w for h, w in maps.sizes)])
-    scale_T, yx_T2, place_TK2 = geometry(maps)
-    key_S = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in maps.run if k <= maps.scale])
-    index_hw = np.arange(height * width).reshape(height, width)
-    found = []
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            query_L = index_hw[top : top + side, left : left + side].ravel()
-            place_LS2 = place_TK2[query_L + starts[maps.scale]][:, scale_T[key_S]]
-            seen_LS = (abs(place_LS2 - yx_T2[key_S]) <= radius).all(-1)
-            used_S = seen_LS.any(0).nonzero()[0]
-            found.append((query_L, used_S, seen_LS[:, used_S]))
+    found, keys = [], maps.key_positions()
+    for query_L in pattern[0].query_tiles(maps):
+        seen_LS = visible(maps, pattern, maps.query_positions()[query_L], keys)
+        used_S = seen_LS.any(0).nonzero()[0]
+        if len(used_S):
+            bias_LS = np.where(seen_LS[:, used_S], np.float32(0), np.float32(-np.inf))
+            found.append((query_L, used_S, bias_LS if bias_LS.any() else None))
     return tuple(found)
 
 
-def tile_tensors(tile: tuple[Array, Array, Array], device: torch.device) -> Tile:
-    """The tile on `device`, without its visibility where that is complete."""
-    query_L, key_S, visible_LS = (torch.from_numpy(part).to(device) for part in tile)
-    return Tile(query_L, key_S, None if tile[2].all() else visible_LS)
+def tile_tensors(query_L: Array, key_S: Array, bias_LS: Array | None, like: Tensor) -> Tile:
+    """The tile where `like` is, in its dtype."""
+    query, key = (torch.from_numpy(index).to(like.device) for index in (query_L, key_S))
+    return Tile(query, key, None if bias_LS is None else torch.from_numpy(bias_LS).to(like))

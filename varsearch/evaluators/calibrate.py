@@ -21,7 +21,7 @@ from varsearch.evaluators.workload import device_of
 from varsearch.kernels.packing import quantize
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import PairedSampler
-from varsearch.models.seams import BranchMemory, KVView, Plan, Sublayer
+from varsearch.models.seams import AttentionMemory, BranchMemory, KVView, Plan, Sublayer
 
 BATCH = 10
 """Images at a time; attention maps are held for one layer at one scale."""
@@ -98,7 +98,15 @@ class _Watch:
         self.mean.add(("half", k, layer), (cond - uncond).norm() / cond.norm())
         return y_BLD
 
-    def _attend(self, k: int, layer: int, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor:
+    def _attend(
+        self,
+        k: int,
+        layer: int,
+        q_BHLC: Tensor,
+        pos_BL: Tensor,
+        views: tuple[KVView, ...],
+        memory: AttentionMemory,
+    ) -> Tensor:
         (view,), tokens, key = views, self.spec.tokens[: k + 1], (k, layer)
         map_BHLS = (q_BHLC.float() @ view.k_BHSC.float().mT).softmax(-1)
         self.mean.add(("mass", *key), statistics.scale_mass(map_BHLS, tokens))

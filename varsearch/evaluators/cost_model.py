@@ -24,7 +24,7 @@ KINDS = {
     "movement": "cat copy_ clone repeat gather scatter_ index index_put_ embedding _to_copy",
     "selection": "topk sort",
     "sampling": "multinomial exponential_",
-    "interpolation": "upsample_bicubic2d upsample_nearest2d _adaptive_avg_pool2d",
+    "interpolation": "upsample_bicubic2d upsample_bilinear2d upsample_nearest2d _adaptive_avg_pool2d",
 }
 """Operators by kind. Matrix products and convolutions set a device's peak rate, plain arithmetic sets its bandwidth:
 those reach all of it. `attention` is a kind too, whatever operators it is made of."""

@@ -1,10 +1,12 @@
-"""Attention in which queries see only some keys: the definition, and a version that skips what is not seen.
+"""Attention in which queries see only some keys: the definition, and versions that skip what is not seen.
 
-Shape suffixes: B rows, H heads, L queries, S keys, C head dim. Queries come scaled; the softmax takes plain products.
+Shape suffixes: B rows, H heads, L queries, S keys, N keys of a list, C head dim. Queries come scaled; the softmax takes
+plain products.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,24 +17,49 @@ from torch import Tensor
 class Tile(NamedTuple):
     """Queries that are computed together, the keys that at least one of them sees, and who sees what.
 
-    `visible_LS` is None where every query of the tile sees every key of it.
+    `bias_LS` is 0 where a query sees a key and -inf elsewhere; None where every query of the tile sees every key of it.
+    A boolean mask would be turned into this at each call, which costs a quarter of the time.
     """
 
     query_L: Tensor
     key_S: Tensor
-    visible_LS: Tensor | None
+    bias_LS: Tensor | None
+
+
+class KeyList(NamedTuple):
+    """A run of queries, `first` to `end`, and the keys that each row and head of it sees."""
+
+    first: int
+    end: int
+    index_BHN: Tensor
 
 
 def masked_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, visible: Tensor) -> Tensor:
-    """Softmax attention over the visible keys, (B, H, L, C); `visible` broadcasts to (B, H, L, S)."""
+    """Softmax attention over the visible keys, (B, H, L, C); `visible` broadcasts to (B, H, L, S).
+
+    A query that sees no key gets zeros.
+    """
     return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=visible, scale=1.0)
 
 
 def tiled_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-    """Equals `masked_attention` with the tiles' visibility, and computes only the tiles."""
+    """Equals `masked_attention` with the tiles' visibility, and computes only the tiles; zeros outside of them."""
+    out_BHLC = torch.zeros_like(q_BHLC)
+    for query_L, key_S, bias_LS in tiles:
+        q, k, v = (t.index_select(2, index) for t, index in ((q_BHLC, query_L), (k_BHSC, key_S), (v_BHSC, key_S)))
+        out_BHLC[:, :, query_L] = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_LS, scale=1.0)
+    return out_BHLC
+
+
+def listed_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, lists: Iterable[KeyList]) -> Tensor:
+    """Attention of runs of queries, which cover all queries, to the keys of their lists: each gathered once."""
+    rows, heads, length = k_BHSC.shape[:3]
+    starts_BH1 = torch.arange(0, rows * heads * length, length, device=q_BHLC.device).view(rows, heads, 1)
+    # Whole entries are copied: a gather along one dimension would move them number by number.
+    k_MC, v_MC = k_BHSC.flatten(0, 2), v_BHSC.flatten(0, 2)
     out_BHLC = torch.empty_like(q_BHLC)
-    for query_L, key_S, visible_LS in tiles:
-        out_BHLC[:, :, query_L] = F.scaled_dot_product_attention(
-            q_BHLC[:, :, query_L], k_BHSC[:, :, key_S], v_BHSC[:, :, key_S], attn_mask=visible_LS, scale=1.0
-        )
+    for first, end, index_BHN in lists:
+        index_M = (index_BHN + starts_BH1).flatten()
+        k, v = (t.index_select(0, index_M).unflatten(0, index_BHN.shape) for t in (k_MC, v_MC))
+        out_BHLC[:, :, first:end] = F.scaled_dot_product_attention(q_BHLC[:, :, first:end], k, v, scale=1.0)
     return out_BHLC

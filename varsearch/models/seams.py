@@ -55,6 +55,17 @@ class BranchMemory:
         return BranchMemory(y_BLD, self.size, entropy_BL)
 
 
+@dataclass(slots=True)
+class AttentionMemory:
+    """What the attention of one layer remembers within a generation; who wrote the tensors knows what they are."""
+
+    tensors: tuple[Tensor, ...] = ()
+
+    def take(self, rows: Rows) -> AttentionMemory:
+        """The memory of these rows only."""
+        return AttentionMemory(tuple(map(rows, self.tensors)))
+
+
 class Branch(Protocol):
     """Seam 1: runs one residual branch. `n_images` says how many of the rows are conditional."""
 
@@ -109,7 +120,9 @@ class Attend(Protocol):
     The model has scaled the queries, so the softmax takes the plain products.
     """
 
-    def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor: ...
+    def __call__(
+        self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory
+    ) -> Tensor: ...
 
 
 def run_dense(fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory, n_images: int) -> Tensor:
@@ -117,7 +130,7 @@ def run_dense(fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory,
     return fn(x_BLD, pos_BL)
 
 
-def dense_attention(q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor:
+def dense_attention(q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
     """The default `Attend`: every query sees every key of its view."""
     if views[0].heads is None:
         return F.scaled_dot_product_attention(q_BHLC, views[0].k_BHSC, views[0].v_BHSC, scale=1.0)
@@ -269,7 +282,10 @@ class LayerState:
     n_images: int
     attn: BranchMemory = field(default_factory=BranchMemory)
     ffn: BranchMemory = field(default_factory=BranchMemory)
+    attention: AttentionMemory = field(default_factory=AttentionMemory)
 
     def take(self, rows: Rows, n_images: int) -> LayerState:
         """The state of these rows only."""
-        return LayerState(self.kv.take(rows), n_images, self.attn.take(rows), self.ffn.take(rows))
+        return LayerState(
+            self.kv.take(rows), n_images, self.attn.take(rows), self.ffn.take(rows), self.attention.take(rows)
+        )

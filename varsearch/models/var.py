@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from varsearch.models.seams import KVView, LayerPlan, LayerState, Rows
+from varsearch.models.seams import AttentionMemory, KVView, LayerPlan, LayerState, Rows
 from varsearch.target import Count, Ratio, Scales, Size
 
 
@@ -137,7 +137,7 @@ class Block(nn.Module):
             views = state.kv.extend(q, k, v, pos_BL, store=plan.store)
             if plan.observe is not None:
                 plan.observe(q, views, state)
-            y_BHLC = plan.attend(q, pos_BL, views)
+            y_BHLC = plan.attend(q, pos_BL, views, state.attention)
             y_BLD: Tensor = self.attn.proj(y_BHLC.transpose(1, 2).flatten(2))
             return y_BLD * mod.gate_attn[: len(y_BLD)]
 
@@ -235,7 +235,9 @@ class VAR(nn.Module):
             x_NLD = block(x_NLD, mod, positions, plan, LayerState(PassThroughKV(), len(x_NLD)))
         return self.logits(x_NLD, cond_ND)
 
-    def _block_causal(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...]) -> Tensor:
+    def _block_causal(
+        self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory
+    ) -> Tensor:
         k_BHSC, v_BHSC = views[0].k_BHSC, views[0].v_BHSC
         mask = self.attn_bias_for_masking.to(q_BHLC.dtype)
         return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=mask, scale=1.0)

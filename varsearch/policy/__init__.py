@@ -1,6 +1,6 @@
 """The policy: what is made cheaper, in which layer, head and scale."""
 
-from varsearch.policy.attention import SparseAttention
+from varsearch.policy.attention import CrossScale, Reach, SparseAttention
 from varsearch.policy.decision import Action, Decision, largest_remainder
 from varsearch.policy.grid import GRID, describe, share_of
 from varsearch.policy.kv import KVCompression, Selection
@@ -12,11 +12,13 @@ __all__ = [
     "GRID",
     "LINEARS",
     "Action",
+    "CrossScale",
     "Decision",
     "KVCompression",
     "LayerPolicy",
     "Policy",
     "Quantization",
+    "Reach",
     "ScalePolicy",
     "Selection",
     "SparseAttention",

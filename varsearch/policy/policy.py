@@ -30,7 +30,7 @@ class LayerPolicy(Frozen):
     @property
     def head_counts(self) -> set[int]:
         """For how many heads the fields have entries; more than one number is a mistake."""
-        return self.kv.head_counts | {len(row) for row in self.attention.window if row}
+        return self.kv.head_counts | {len(row) for row in (*self.attention.window, *self.attention.band) if row}
 
 
 class Policy(Frozen):
@@ -66,14 +66,27 @@ class Policy(Frozen):
             raise ValueError(f"layers disagree about the number of heads: {sorted(heads)}")
         for i, layer in enumerate(self.layers):
             layer.kv.check_scales(i, len(self.scales))
-            if len(layer.attention.window) not in (0, len(self.scales)):
-                raise ValueError(
-                    f"layers[{i}].attention.window has {len(layer.attention.window)} rows for {len(self.scales)} scales"
-                )
+            self._check_attention(i, layer.attention)
         for k, scale in enumerate(self.scales):
             self._check_layers(k, scale)
         self._check_decisions()
         return self
+
+    def _check_attention(self, i: int, attention: SparseAttention) -> None:
+        n = len(self.scales)
+        for name, rows in (("window", attention.window), ("band", attention.band)):
+            if len(rows) not in (0, n):
+                raise ValueError(f"layers[{i}].attention.{name} has {len(rows)} rows for {n} scales")
+        chosen = attention.cross_scale
+        if chosen is None:
+            return
+        decision, place = chosen.decision_scale, f"layers[{i}].attention.cross_scale"
+        if decision >= n or not self.scales[decision].run:
+            raise ValueError(f"{place} decides at scale {decision}, which does not run")
+        if self.prunes(decision, i):
+            raise ValueError(f"{place} decides at scale {decision}, which needs all queries, but prunes tokens there")
+        if len(chosen.radius) != n - decision:
+            raise ValueError(f"{place}.radius has {len(chosen.radius)} entries for scales {decision}..{n - 1}")
 
     def _check_decisions(self) -> None:
         asked = [decision.after for decision in self.decisions]
@@ -151,6 +164,12 @@ class Policy(Frozen):
             if wrong:
                 raise PolicyError(f"layers[{i}] names {min(wrong)} heads, model {spec.name} has {spec.n_heads}")
             self._check_groups(i, layer.weights, spec)
+            chosen = layer.attention.cross_scale
+            if chosen and chosen.groups > spec.tokens[chosen.decision_scale]:
+                raise PolicyError(
+                    f"layers[{i}].attention.cross_scale has {chosen.groups} groups of queries, "
+                    f"scale {chosen.decision_scale} has {spec.tokens[chosen.decision_scale]} queries"
+                )
 
     @staticmethod
     def _check_groups(i: int, weights: Weights, spec: ModelSpec) -> None:

@@ -136,7 +136,7 @@ class SearchSpace:
                 levels[f"S{k}.prune_from"] = _level(self.from_layers, scale.tokens.first_layer)
             radii = {layer.attention.window[k][0] for layer in policy.layers if layer.attention.window} - {None}
             if radii and f"S{k}.radius" in levels:
-                levels[f"S{k}.radius"] = _level((None, *self._radii(k)), min(r for r in radii if r is not None))
+                levels[f"S{k}.radius"] = _level((None, *self._radii(k)), max(radii, key=str))
         return levels
 
     def _encode_layer(self, i: int, layer: LayerPolicy) -> dict[str, int]:
