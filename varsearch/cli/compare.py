@@ -53,16 +53,18 @@ def compare(
     plan = prepare(request)
     chosen = named_policies(policies, plan.seeds, plan.space.spec, library_folder)
     with Store(storage) as store:
-        rows = evaluate(chosen, plan.settings, plan.worker.make(), store, lambda name, _: _progress(name, json))
+        rows = evaluate(
+            chosen, plan.settings, plan.worker.make(), store, lambda name, reused: _progress(name, reused, json)
+        )
     if json:
         print_json({name: measurements_json(row) for name, row in rows.items()})
         return
     _print(plan, chosen, rows)
 
 
-def _progress(name: str, quiet: bool) -> None:
+def _progress(name: str, reused: bool, quiet: bool) -> None:
     if not quiet:
-        console.print(f"evaluated {name}")
+        console.print(f"{name}: {'known already' if reused else 'evaluated'}")
 
 
 def _print(plan: Plan, policies: dict[str, Policy], rows: dict[str, dict[str, Measurement]]) -> None:

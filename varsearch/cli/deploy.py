@@ -63,7 +63,8 @@ def apply(
     console.print(str(found["check"]))
     console.print(
         f"measured here ({found['machine']}), batch {found['batch_size']}: {found['latency_ms']:.1f} ms, dense "
-        f"{found['dense_latency_ms']:.1f} ms: {found['speedup']:.2f}x [{found['low']:.2f}, {found['high']:.2f}]"
+        f"{found['dense_latency_ms']:.1f} ms: {found['speedup']:.2f}x [{found['low']:.2f}, {found['high']:.2f}] "
+        "(medians: of the times, and of the ratios of paired rounds)"
     )
     if "speedup" in file.values:
         console.print(f"the file says {file.values['speedup']:.2f}x, {file.origin.value} for {file.target}")

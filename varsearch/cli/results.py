@@ -156,6 +156,9 @@ def export(
         _verify(file, found, reference, inception)
     label = select.replace("=", "-")
     if to_library:
+        reference = f"{file.model.name}/{file.target.device}/{label if name is None else name}"
+        if reference in library.index(library_folder):
+            console.print(f"{reference} was in the library already: this replaces it")
         where = library.add(file, label if name is None else name, library_folder)
     else:
         where = str(output or Path(f"{file.model.name}-{file.target.device}-{label}.json"))

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from varsearch.db import Store
-from varsearch.errors import EvaluationError
+from varsearch.errors import EvaluationError, PolicyError
 from varsearch.evaluators.worker import PolicyWorker
-from varsearch.library import load_policy
+from varsearch.library import index, load_policy
 from varsearch.measurement import Job, Measurement
 from varsearch.policy import Policy
 from varsearch.search.settings import RunSettings
@@ -27,11 +27,16 @@ def named_policies(
     """
     if not names:
         return dict(seeds)
-    return {name: seeds[name] if name in seeds else _filed(name, spec, folder) for name in names}
+    return {name: seeds[name] if name in seeds else _filed(name, seeds, spec, folder) for name in names}
 
 
-def _filed(name: str, spec: ModelSpec, folder: Path | None) -> Policy:
-    file = load_policy(name, folder)
+def _filed(name: str, seeds: Mapping[str, Policy], spec: ModelSpec, folder: Path | None) -> Policy:
+    try:
+        file = load_policy(name, folder)
+    except PolicyError as error:
+        if Path(name).exists() or name in index(folder):
+            raise
+        raise PolicyError(f"{error}; hand-made policies are {', '.join(seeds)}") from None
     file.check_model(spec)
     return file.policy
 
@@ -41,7 +46,7 @@ def compare(
     settings: RunSettings,
     worker: PolicyWorker,
     store: Store,
-    on_row: Callable[[str, Row], None] = lambda name, row: None,
+    on_row: Callable[[str, bool], None] = lambda name, reused: None,
 ) -> dict[str, Row]:
     """Metric name to measurement, for each policy; what the store knows already is not evaluated again.
 
@@ -57,5 +62,5 @@ def compare(
             raise EvaluationError(f"{name}: {outcome.error}")
         evidence = [store.save(outcome.quality), store.save(outcome.speed)]
         rows[name] = {m.metric: m for e in evidence for m in e.measurements}
-        on_row(name, rows[name])
+        on_row(name, quality is not None and speed is not None)
     return rows
