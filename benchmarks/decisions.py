@@ -25,6 +25,7 @@ from varsearch.target import Target
 
 LARGE = tuple((side, side) for side in (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32))
 ROUNDS, IMAGES = 5, 200
+SIMILAR = (0.84, 0.86, 0.88, 0.95)
 
 
 def large_model() -> ImageModel:
@@ -63,7 +64,7 @@ def main() -> None:
     policies = {
         "fastvar (Infinity)": fastvar(model.spec),
         "fastvar (HART)": fastvar(model.spec, HART, layers=(0, 1)),
-        **{f"skipvar {t}": skipvar(model.spec, fit_skipvar(model, t, IMAGES)) for t in (0.84, 0.86, 0.88, 0.95)},
+        **{f"skipvar {t}": skipvar(model.spec, d) for t, d in fit_skipvar(model, SIMILAR, IMAGES).items()},
         "toprovar": measure_shares(model, toprovar(model.spec, found), IMAGES),
         "toprovar tau 0.48": measure_shares(model, toprovar(model.spec, found, tau=0.48), IMAGES),
     }

@@ -14,11 +14,11 @@ from varsearch.search.setup import Request, prepare
 STORAGE = "example.db"
 
 if __name__ == "__main__":
-    plan = prepare(Request(model="mnist", target="4090", images=64))
+    plan = prepare(Request(model="mnist", target="4090", images=64), STORAGE)
     status = run(
         plan.settings,
         plan.space,
-        plan.seeds,
+        plan.starts.by_origin,
         plan.worker.make,
         storage=STORAGE,
         budget=6,

@@ -9,6 +9,9 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from varsearch.calibration import Calibration
+from varsearch.evaluators.calibrate import calibrate, protocol_of
+from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
@@ -40,6 +43,13 @@ def build_tiny(shared_adaln: bool = False, cosine: bool = True, seed: int = 0) -
 @pytest.fixture(scope="session")
 def tiny() -> ImageModel:
     return build_tiny()
+
+
+@pytest.fixture(scope="session")
+def mnist_calibration() -> Calibration:
+    """What a calibration pass learns about the shipped model; the pass takes a while."""
+    model = zoo.load("mnist")
+    return calibrate(model, protocol_of(model))
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import create_engine, text
 
+from varsearch.calibration import Calibration, CalibrationProtocol
 from varsearch.db import RunRecord, TrialRecord
 from varsearch.db.engine import locate
 from varsearch.measurement import Evidence, Measurement, Origin
-from varsearch.policy import LayerPolicy, Policy, Quantization, ScalePolicy, Weights
+from varsearch.policy import Action, Decision, LayerPolicy, Policy, Quantization, ScalePolicy, Weights
 
 DENSE = Policy.dense(2, 3)
 W8 = Policy(
@@ -37,6 +38,30 @@ SPEED = Evidence(
     protocol="s" * 64,
     measurements=(Measurement(metric="latency_ms", value=1e-3, n=0, origin=Origin.PREDICTED),),
     seconds=0.25,
+)
+
+CALIBRATION = Calibration(
+    fingerprint="f" * 64,
+    protocol=CalibrationProtocol(images=2, guidance=1.5, top_k=0, top_p=0.0),
+    column_variance=((0.1 + 0.2,), (1 / 3,)),
+    scale_mass=((((1.0,),), ((1.0,),)),),
+    band_mass=(((((1.0,),),), (((1.0,),),)),),
+    history_top=((0.0, 0.5),),
+    entropy_ratio=((1.0, 2.0),),
+    half_distance=((0.25, 0.5),),
+    low_entropy=((0.5, 0.25),),
+    skipvar={
+        0.84: Decision(
+            after=0,
+            feature="high_frequency",
+            actions=(
+                Action(weights=(0.5, -1.0), share=0.25),
+                Action(weights=(0, 0), bias=0.5, share=0.75, scales=(ScalePolicy(run=False),)),
+            ),
+        )
+    },
+    sqnr=({"qkv": {8: 40.5, 4: 20.25}}, {}),
+    seconds=1.5,
 )
 
 

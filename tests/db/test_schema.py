@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from tests.db.samples import QUALITY, RUN, SPEED, W8, execute, trial
+from tests.db.samples import CALIBRATION, QUALITY, RUN, SPEED, W8, execute, trial
 from varsearch.db import State, Store
 from varsearch.db.engine import VERSION_TABLE, engine_options, locate
 from varsearch.db.tables import Base
@@ -50,6 +50,9 @@ def test_old_databases_are_read_and_continued(dump: Path, tmp_path: Path) -> Non
             replace(trial(0), state=State.COMPLETE, attempts=1, worker="a", quality=QUALITY, speed=SPEED),
             replace(trial(1, W8), origin="sampler", state=State.FAIL, error="why", attempts=3),
         ]
+        known = CALIBRATION if dump.stem >= "0002" else None
+        assert store.calibration(CALIBRATION.fingerprint, CALIBRATION.protocol) == known
+        assert store.save_calibration(CALIBRATION) == CALIBRATION
         store.leave(store.claim(run), "finished")
         assert store.run("first").status == "finished"
 

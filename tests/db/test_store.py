@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.db.samples import QUALITY, RUN, SPEED, W8, execute, trial
+from tests.db.samples import CALIBRATION, QUALITY, RUN, SPEED, W8, execute, trial
 from varsearch.db import State, Store
 from varsearch.errors import StoreError
 from varsearch.measurement import METRICS, Evidence, Measurement
@@ -47,6 +47,24 @@ def test_processes_may_save_the_same_evidence_at_once(storage: str) -> None:
         for number in range(10):
             evidence = QUALITY.model_copy(update={"policy": f"{number:064}"})
             assert list(pool.map(Store.save, stores, [evidence] * 4)) == [evidence] * 4
+
+
+def test_a_calibration_comes_back_and_the_first_one_stays(storage: str, store: Store) -> None:
+    protocol = CALIBRATION.protocol
+    assert store.calibration(CALIBRATION.fingerprint, protocol) is None
+    assert store.save_calibration(CALIBRATION) == CALIBRATION
+    assert store.save_calibration(CALIBRATION.model_copy(update={"seconds": 9.0})) == CALIBRATION
+    with Store(storage) as later:
+        assert later.calibration(CALIBRATION.fingerprint, protocol) == CALIBRATION
+        assert later.calibration("0" * 64, protocol) is None
+        assert later.calibration(CALIBRATION.fingerprint, protocol.model_copy(update={"seed": 1})) is None
+
+
+def test_a_damaged_calibration_is_named(storage: str, store: Store) -> None:
+    store.save_calibration(CALIBRATION)
+    execute(storage, "UPDATE calibration SET body = '{}'")
+    with pytest.raises(StoreError, match="the stored calibration of ffffffffffff… is damaged: fingerprint"):
+        store.calibration(CALIBRATION.fingerprint, CALIBRATION.protocol)
 
 
 def test_a_run_and_its_trials_come_back_with_their_evidence(storage: str, store: Store) -> None:

@@ -23,12 +23,12 @@ def chosen(decision: Decision) -> list[float]:
 
 @pytest.mark.parametrize(("threshold", "action"), [(1.01, 0), (-1.0, 6)])
 def test_the_label_is_the_strongest_action_that_is_similar_enough(threshold: float, action: int) -> None:
-    decision = fit_skipvar(MODEL, threshold, images=8)
+    decision = fit_skipvar(MODEL, [threshold], images=8)[threshold]
     assert chosen(decision) == [float(a == action) for a in range(7)]
 
 
 def test_training_is_seeded_and_its_result_is_a_policy() -> None:
-    first, second, other = (fit_skipvar(MODEL, 0.6, images=20, seed=seed) for seed in (0, 0, 1))
+    first, second, other = (fit_skipvar(MODEL, [0.6], images=20, seed=seed)[0.6] for seed in (0, 0, 1))
     assert first == second != other
     policy = skipvar(MODEL.spec, first)
     assert Policy.parse(policy.canonical()) == policy

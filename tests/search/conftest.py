@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.db.conftest import postgres, storage
-from tests.search.fakes import SEEDS, SPACE, settings
+from tests.search.fakes import SPACE, STARTS, settings
 from tests.search.harness import Open
 from tests.search.process import Search
 from varsearch.policy import Policy
@@ -26,7 +26,7 @@ def start(tmp_path: Path) -> Iterator[Open]:
     def start(
         chosen: RunSettings | None = None,
         space: Space = SPACE,
-        seeds: Mapping[str, Policy] = SEEDS,
+        starts: Mapping[str, Policy] = STARTS,
         *,
         storage: str | Path = tmp_path / "runs.db",
         budget: int = 4,
@@ -34,7 +34,7 @@ def start(tmp_path: Path) -> Iterator[Open]:
         minutes: float | None = None,
     ) -> Broker:
         chosen = chosen or settings()
-        opened.append(Broker(chosen, space, seeds, storage=storage, budget=budget, name=name, minutes=minutes))
+        opened.append(Broker(chosen, space, starts, storage=storage, budget=budget, name=name, minutes=minutes))
         return opened[-1]
 
     yield start

@@ -10,7 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from fakes import SEEDS, SPACE, FakeWorker, broken, deadly, settings
+from fakes import SPACE, STARTS, FakeWorker, broken, deadly, settings
 
 from varsearch.errors import VarsearchError
 from varsearch.search.progress import Progress
@@ -30,7 +30,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
     try:
         run(
-            settings(), SPACE, SEEDS, make_worker,
+            settings(), SPACE, STARTS, make_worker,
             storage=storage, budget=int(budget), workers=int(workers), on_event=show,
             ray_address=kind[0] if kind and ":" in kind[0] else None,
         )  # fmt: skip

@@ -66,7 +66,7 @@ class FakeSpace:
 
 SPACE = FakeSpace()
 DENSE = Policy.dense(4, 3)
-SEEDS = {"dense": DENSE, "w8": SPACE.decode(dict.fromkeys(SPACE.knobs, 0) | {"bits0": 1, "bits1": 1})}
+STARTS = {"seed:dense": DENSE, "seed:w8": SPACE.decode(dict.fromkeys(SPACE.knobs, 0) | {"bits0": 1, "bits1": 1})}
 
 
 def numbers(policy: Policy) -> dict[str, float]:

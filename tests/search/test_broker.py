@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import DENSE, SEEDS, FakeSpace, evidence, outcome
+from tests.search.fakes import DENSE, STARTS, FakeSpace, evidence, outcome
 from tests.search.harness import Open, check_consistent, drain, shown, stored, taken
 from varsearch.db import State
 from varsearch.errors import PolicyError, UsageError
@@ -42,13 +42,13 @@ def test_workers_in_parallel_never_get_the_same_policy_and_share_the_budget(star
 @pytest.mark.parametrize("space", [FakeSpace(1, 1), FakeSpace(1, 2)])
 def test_an_exhausted_space_ends_the_run(start: Open, space: FakeSpace) -> None:
     dense = Policy.dense(space.layers, space.scales)
-    broker = start(space=space, seeds={"dense": dense}, budget=1000)
+    broker = start(space=space, starts={"seed:dense": dense}, budget=1000)
     assert len(drain(broker)) == 5 * (space.scales + 1)
     assert broker.status().exhausted
 
 
 def test_seeds_that_are_equal_count_once(start: Open) -> None:
-    broker = start(seeds={"dense": DENSE, "again": DENSE, **SEEDS}, budget=3)
+    broker = start(starts={"seed:dense": DENSE, "seed:again": DENSE, **STARTS}, budget=3)
     drain(broker)
     assert [p.trial.origin for p in broker.events()] == ["seed:dense", "seed:w8", "sampler"]
 
@@ -82,7 +82,9 @@ class Reported:
 
     @staticmethod
     def foreign(job: Job) -> Outcome:
-        return Outcome(number=job.number, quality=evidence("quality", job.policy), speed=evidence("speed", SEEDS["w8"]))
+        return Outcome(
+            number=job.number, quality=evidence("quality", job.policy), speed=evidence("speed", STARTS["seed:w8"])
+        )
 
 
 @pytest.mark.parametrize(

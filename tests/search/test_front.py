@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import DENSE, SEEDS, SPACE, FakeWorker, evidence, settings
+from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, evidence, settings
 from varsearch.db import State, Store, TrialRecord
 from varsearch.errors import StoreError, UsageError
 from varsearch.measurement import Evidence, Measurement
@@ -77,7 +77,7 @@ def test_volume_of_dense_and_of_half_the_cost() -> None:
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Front:
     path = tmp_path_factory.mktemp("front") / "runs.db"
-    status = run(settings(), SPACE, SEEDS, FakeWorker, storage=path, budget=20)
+    status = run(settings(), SPACE, STARTS, FakeWorker, storage=path, budget=20)
     with Store(path) as store:
         found = read_front(store, store.run(status.run))
         trials = {t.number: t for t in store.trials(store.run(status.run))}
@@ -170,7 +170,7 @@ def test_an_empty_front_and_a_missing_metric_say_so(front: Front, tmp_path: Path
 
 
 def test_a_run_without_dense_has_no_volume(tmp_path: Path) -> None:
-    seeds: dict[str, Policy] = {"w8": SEEDS["w8"]}
-    status = run(settings(), SPACE, seeds, FakeWorker, storage=tmp_path / "runs.db", budget=2)
+    starts: dict[str, Policy] = {"seed:w8": STARTS["seed:w8"]}
+    status = run(settings(), SPACE, starts, FakeWorker, storage=tmp_path / "runs.db", budget=2)
     assert status.hypervolume is None
     assert status.front

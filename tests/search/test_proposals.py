@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.search import fakes
-from tests.search.fakes import DENSE, SEEDS, SPACE, FakeSpace, evidence
+from tests.search.fakes import DENSE, SPACE, STARTS, FakeSpace, evidence
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
 from varsearch.search.proposals import Proposer
@@ -25,7 +25,7 @@ def shown(number: int, policy: Policy, state: State = State.COMPLETE) -> TrialRe
 
 def propose(n: int, *, seed: int = 0, space: FakeSpace = SPACE, restart: bool = False) -> list[Policy]:
     """The policies of `n` trials in a row; `restart` makes a new proposer before each."""
-    trials = [shown(i, policy) for i, policy in enumerate(SEEDS.values())] if space == SPACE else []
+    trials = [shown(i, policy) for i, policy in enumerate(STARTS.values())] if space == SPACE else []
     proposer = Proposer(fakes.settings(seed=seed), space)
     for trial in trials:
         proposer.view.show(trial)

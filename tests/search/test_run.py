@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import SEEDS, SPACE, FakeWorker, broken, outcome, settings
+from tests.search.fakes import SPACE, STARTS, FakeWorker, broken, outcome, settings
 from varsearch.db import State, Store
 from varsearch.errors import EvaluationError, Interrupted, ModelError, UsageError
 from varsearch.measurement import Job, Outcome
@@ -25,7 +25,7 @@ class Worker:
 
 
 def search(path: Path, answer: Callable[[Job], Outcome] = outcome, budget: int = 4, **options: object) -> Status:
-    return run(settings(), SPACE, SEEDS, lambda: Worker(answer), storage=path / "runs.db", budget=budget, **options)
+    return run(settings(), SPACE, STARTS, lambda: Worker(answer), storage=path / "runs.db", budget=budget, **options)
 
 
 def states(path: Path) -> list[State]:
@@ -90,7 +90,7 @@ def test_a_worker_that_cannot_start_ends_the_run(
     tmp_path: Path, make_worker: Callable[[], FakeWorker], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        run(settings(), SPACE, SEEDS, make_worker, storage=tmp_path / "runs.db", budget=4)
+        run(settings(), SPACE, STARTS, make_worker, storage=tmp_path / "runs.db", budget=4)
     assert states(tmp_path) == []
     assert search(tmp_path).evaluated == 4
 
@@ -115,9 +115,9 @@ def test_neither_ray_nor_torch_is_imported_in_process(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from fakes import SEEDS, SPACE, FakeWorker, settings
+from fakes import STARTS, SPACE, FakeWorker, settings
 from varsearch.search.run import run
-run(settings(), SPACE, SEEDS, FakeWorker, storage={str(tmp_path / "runs.db")!r}, budget=3)
+run(settings(), SPACE, STARTS, FakeWorker, storage={str(tmp_path / "runs.db")!r}, budget=3)
 print(sorted({{"ray", "torch"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

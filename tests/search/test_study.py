@@ -16,14 +16,14 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
-from tests.search.fakes import DENSE, SEEDS, SPACE, evidence, settings
+from tests.search.fakes import DENSE, SPACE, STARTS, evidence, settings
 from varsearch.db import State, TrialRecord
 from varsearch.db.engine import locate
 from varsearch.errors import StoreError
 from varsearch.search.study import StudyView, open_storage
 
 BOUNDED = settings(bounds={"delta_fid": 0.1, "latency_ms": 99.0})
-W8 = SEEDS["w8"]
+W8 = STARTS["seed:w8"]
 
 
 def complete(number: int, **changes: Any) -> TrialRecord:

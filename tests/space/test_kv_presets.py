@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from varsearch.calibration import Calibration, CalibrationProtocol
+from tests.space.calibrations import random_calibration
 from varsearch.policy import Policy, Selection, share_of
 from varsearch.space.presets.budgets import contextual_heads, proportional, share_within
 from varsearch.space.presets.hack import hack
@@ -22,23 +21,6 @@ def spec_of(layers: int, heads: int, sides: tuple[int, ...]) -> ModelSpec:
     return ModelSpec(
         name="m", n_layers=layers, n_heads=heads, head_dim=32, scales=tuple((s, s) for s in sides), classes=10,
         image_size=(32, 32),
-    )  # fmt: skip
-
-
-def calibration_of(spec: ModelSpec, seed: int = 0) -> Calibration:
-    rng = random.Random(seed)
-    layers, heads, scales = range(spec.n_layers), range(spec.n_heads), range(len(spec.scales))
-
-    def masses(k: int) -> tuple[float, ...]:
-        parts = [rng.random() + 1e-3 for _ in range(k + 1)]
-        return tuple(p / sum(parts) for p in parts)
-
-    return Calibration(
-        fingerprint="", protocol=CalibrationProtocol(guidance=1.5, top_k=0, top_p=0.0),
-        column_variance=tuple(tuple(rng.random() for _ in heads) for _ in layers),
-        scale_mass=tuple(tuple(tuple(masses(k) for _ in heads) for _ in layers) for k in scales),
-        band_mass=(), entropy_ratio=(), half_distance=(), sqnr=(),
-        history_top=tuple(tuple(rng.random() for _ in layers) for _ in scales), seconds=1.0,
     )  # fmt: skip
 
 
@@ -70,7 +52,7 @@ PRESETS = {
 @settings(max_examples=60)
 @given(specs, st.integers(0, 9), st.floats(0.05, 1))
 def test_no_scale_keeps_more_than_was_asked_for(name: str, spec: ModelSpec, seed: int, ratio: float) -> None:
-    policy = PRESETS[name](spec, calibration_of(spec, seed), ratio)
+    policy = PRESETS[name](spec, random_calibration(spec, seed), ratio)
     policy.check(spec)
     # HACK's queries see what is kept, so a head keeps at least one step of the grid.
     least = (
@@ -83,26 +65,26 @@ def test_no_scale_keeps_more_than_was_asked_for(name: str, spec: ModelSpec, seed
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.n_layers))
 def test_the_budget_is_used(name: str, spec: ModelSpec) -> None:
     ratio = 0.3 if name == "hack" else 0.1
-    policy = PRESETS[name](spec, calibration_of(spec), ratio)
+    policy = PRESETS[name](spec, random_calibration(spec), ratio)
     # Rounded down to entries and to the grid: up to one entry, or one step of the grid, per head.
     assert kept(policy, spec, len(spec.scales) - 2) > 0.8 * ratio
 
 
 def test_no_compression_is_dense() -> None:
     dense = Policy.dense(6, 6)
-    assert hack(SMALL, calibration_of(SMALL), 0.0) == dense
-    assert hackpp(SMALL, calibration_of(SMALL), attention=1.0, cache=1.0) == dense
-    assert scalekv(SMALL, calibration_of(SMALL), 1.0) == dense
+    assert hack(SMALL, random_calibration(SMALL), 0.0) == dense
+    assert hackpp(SMALL, random_calibration(SMALL), attention=1.0, cache=1.0) == dense
+    assert scalekv(SMALL, random_calibration(SMALL), 1.0) == dense
 
 
 def test_contextual_heads_are_those_of_least_variance_in_all_layers() -> None:
-    calibration = calibration_of(SMALL).model_copy(update={"column_variance": ((5, 1, 2, 9), (8, 7, 3, 4))})
+    calibration = random_calibration(SMALL).model_copy(update={"column_variance": ((5, 1, 2, 9), (8, 7, 3, 4))})
     assert contextual_heads(calibration, 0.5) == ((False, True, True, False), (False, False, True, True))
     assert contextual_heads(calibration, 0.25) == ((False, True, True, False), (False,) * 4)
 
 
 def test_hack_couples_both_budgets_and_follows_the_classes() -> None:
-    calibration = calibration_of(LARGE)
+    calibration = random_calibration(LARGE)
     policy = hack(LARGE, calibration)
     for layer, heads in zip(policy.layers, contextual_heads(calibration, 0.5), strict=True):
         assert layer.kv.cache_budget[:-1] == layer.kv.attention_budget[:-1]
@@ -115,7 +97,7 @@ def test_hack_couples_both_budgets_and_follows_the_classes() -> None:
 
 
 def test_hackpp_gives_more_to_layers_that_are_relied_on() -> None:
-    calibration = calibration_of(LARGE)
+    calibration = random_calibration(LARGE)
     mass = tuple(
         tuple(
             tuple((*((0.9 if i == 0 else 0.1) / max(k, 1) for _ in range(k)), 0.1) for _ in range(16))
@@ -131,14 +113,14 @@ def test_hackpp_gives_more_to_layers_that_are_relied_on() -> None:
 def test_hackpp_priors_are_attention_per_key() -> None:
     spec = spec_of(1, 1, (1, 2, 4))
     mass = (((((1.0,),),)), (((0.5, 0.5),),), (((0.1, 0.1, 0.8),),))
-    calibration = calibration_of(spec).model_copy(update={"scale_mass": mass})
+    calibration = random_calibration(spec).model_copy(update={"scale_mass": mass})
     policy = hackpp(spec, calibration, contextual=0.0)
     # Per key: 0.5 and 0.125 at scale 1; 0.1, 0.025 and 0.05 at scale 2.
     assert policy.layers[0].kv.selection == (Selection(prior=((0,), (0, 6), (0, 6, 3))),)
 
 
 def test_scalekv_drafters_are_the_layers_of_least_selectivity_at_the_next_scale() -> None:
-    calibration = calibration_of(LARGE)
+    calibration = random_calibration(LARGE)
     policy = scalekv(LARGE, calibration)
     for k in (5, 8):
         top = calibration.history_top[k + 1]
@@ -151,7 +133,7 @@ def test_scalekv_drafters_are_the_layers_of_least_selectivity_at_the_next_scale(
 def test_scalekv_of_the_published_size_has_the_published_budgets() -> None:
     """Infinity-8B at 10 %: 40 layers, 3 drafters; refiners lose 70 tokens per scale, drafters get the rest."""
     spec = spec_of(40, 2, (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64))
-    policy = scalekv(spec, calibration_of(spec), 650 / 6425)
+    policy = scalekv(spec, random_calibration(spec), 650 / 6425)
     tokens = 6425
     counts = sorted(share_of(layer.kv.cached(11, 2)[0], tokens) for layer in policy.layers)
     # In steps of 1/80, which are 80 tokens here: 650 - 70 * (k - first) at most.

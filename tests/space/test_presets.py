@@ -29,6 +29,7 @@ def calibration(ratios: tuple[tuple[float, ...], ...]) -> Calibration:
     return Calibration(
         fingerprint="", protocol=CalibrationProtocol(guidance=1.0, top_k=0, top_p=0.0), column_variance=(),
         scale_mass=(), band_mass=(), history_top=(), entropy_ratio=ratios, half_distance=(), sqnr=(), seconds=0.0,
+        low_entropy=((0.3, 0.5, 0.45, 0.2), (0.5, 0.5, 0.5, 0.3)) * 3, skipvar={},
     )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ def calibration(spec: ModelSpec) -> Calibration:
         history_top=((0.0,),),
         entropy_ratio=((1.0,),),
         half_distance=tuple(tuple(k / n for _ in layers) for k in range(n)),
+        low_entropy=(),
+        skipvar={},
         sqnr=(),
         seconds=1.0,
     )

@@ -7,12 +7,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from varsearch.cli import options as o
-from varsearch.cli.render import console, interval, known, measurements_json, print_json, quantity, ratio, table
+from varsearch.cli.render import (
+    announce_calibration,
+    console,
+    interval,
+    known,
+    measurements_json,
+    print_json,
+    quantity,
+    ratio,
+    table,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from varsearch.measurement import Measurement
-    from varsearch.policy import Policy
-    from varsearch.search.setup import Plan
+    from varsearch.search.compare import Row
+    from varsearch.search.settings import RunSettings
+    from varsearch.target import Target
+
+RATIOS = {
+    "flops": "FLOPs",
+    "attention_flops": "attention",
+    "kv_bytes": "KV",
+    "weight_bytes": "weights",
+    "peak_bytes": "peak",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -22,10 +43,15 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     policies: Annotated[
-        list[str] | None, typer.Argument(help="Seeds' names, policy files, library names; default: all seeds.")
+        list[str] | None,
+        typer.Argument(
+            help="Published systems (litevar, hack, …), hand-made policies, policy files, library names; "
+            "default: dense and all published systems."
+        ),
     ] = None,
     model: o.Model = "mnist",
     target: o.TargetName = "cpu",
+    predict: Annotated[str, typer.Option(help="Device that latency is also predicted for.")] = "4090",
     batch_size: o.BatchSize = None,
     images: o.Images = 512,
     seed: o.Seed = 0,
@@ -37,9 +63,13 @@ def compare(
 ) -> None:
     """Evaluate policies side by side on the same noise; what the database knows is not evaluated again."""
     from varsearch.db import Store
+    from varsearch.evaluators.cost_model import CostModel, predicted_protocol
+    from varsearch.evaluators.workload import skeleton
+    from varsearch.models import zoo
     from varsearch.search.compare import compare as evaluate
     from varsearch.search.compare import named_policies
     from varsearch.search.setup import Request, prepare
+    from varsearch.target import default_target, find_device
 
     request = Request(
         model=model,
@@ -50,16 +80,26 @@ def compare(
         reference=reference,
         inception=inception,
     )
-    plan = prepare(request)
-    chosen = named_policies(policies, plan.seeds, plan.space.spec, library_folder)
+    second = default_target(find_device(predict))
+    plan = prepare(request, storage, announce_calibration if not json else lambda: None)
+    chosen = named_policies(policies, plan.starts, plan.space.spec, library_folder)
+    cost_model = CostModel(skeleton(zoo.manifest(model)), predicted_protocol(second))
     with Store(storage) as store:
         rows = evaluate(
-            chosen, plan.settings, plan.worker.make(), store, lambda name, reused: _progress(name, reused, json)
+            chosen,
+            plan.settings,
+            plan.worker.make(),
+            store,
+            cost_model,
+            lambda name, reused: _progress(name, reused, json),
         )
     if json:
-        print_json({name: measurements_json(row) for name, row in rows.items()})
+        print_json({name: _json(row, second) for name, row in rows.items()})
         return
-    _print(plan, chosen, rows)
+    _print(plan.settings, rows, second)
+    if not policies:
+        for name, reason in plan.starts.missing.items():
+            console.print(f"not shown: {name}: {reason}")
 
 
 def _progress(name: str, reused: bool, quiet: bool) -> None:
@@ -67,44 +107,36 @@ def _progress(name: str, reused: bool, quiet: bool) -> None:
         console.print(f"{name}: {'known already' if reused else 'evaluated'}")
 
 
-def _print(plan: Plan, policies: dict[str, Policy], rows: dict[str, dict[str, Measurement]]) -> None:
-    dense = rows.get("dense")
-    settings = plan.settings
+def _json(row: Row, second: Target) -> dict[str, object]:
+    predicted = {name: row.predicted[name] for name in ("latency_ms", "speedup")}
+    return {**measurements_json(row.metrics), "predicted": {"target": str(second), **measurements_json(predicted)}}
+
+
+def _print(settings: RunSettings, rows: dict[str, Row], second: Target) -> None:
+    dense = rows["dense"].metrics if "dense" in rows else None
     title = (
         f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; "
-        f"quality of {settings.quality.n_images} images"
+        f"quality of {settings.quality.n_images} images; {second.device}: PREDICTED for {second}"
     )
-    columns = (
-        "<policy",
-        "ΔFID [95 %]",
-        "distance",
-        "NLL",
-        "FLOPs",
-        "attention",
-        "KV",
-        "weights",
-        "peak",
-        "latency",
-        "speed-up",
-    )
-    table(
-        title,
-        columns,
-        (
-            (
-                name,
-                interval(known(m, "delta_fid")),
-                f"{known(m, 'feature_distance').value:.3f}",
-                f"{m['nll'].value:.3f}" if "nll" in m else "",
-                *(
-                    ratio(m, dense, metric)
-                    for metric in ("flops", "attention_flops", "kv_bytes", "weight_bytes", "peak_bytes")
-                ),
-                quantity("latency_ms", known(m, "latency_ms").value),
-                f"{known(m, 'speedup').value:.2f}x",
-            )
-            for name, m in rows.items()
-        ),
-    )
+    columns = ("<policy", "ΔFID [95 %]", "distance", "NLL", *RATIOS.values(), "latency", "speed-up")
+    table(title, (*columns, second.device, "speed-up"), ((name, *_cells(row, dense)) for name, row in rows.items()))
     if dense is None:
         console.print("add 'dense' to the policies to see ratios")
+
+
+def _cells(row: Row, dense: Mapping[str, Measurement] | None) -> list[str]:
+    m = row.metrics
+    return [
+        interval(known(m, "delta_fid")),
+        f"{known(m, 'feature_distance').value:.3f}",
+        f"{m['nll'].value:.3f}" if "nll" in m else "",
+        *(ratio(m, dense, metric) for metric in RATIOS),
+        *(
+            cell
+            for speed in (m, row.predicted)
+            for cell in (
+                quantity("latency_ms", known(speed, "latency_ms").value),
+                f"{known(speed, 'speedup').value:.2f}x",
+            )
+        ),
+    ]

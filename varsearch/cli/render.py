@@ -34,6 +34,11 @@ console = Terminal(
 )
 
 
+def announce_calibration() -> None:
+    """Says why nothing seems to happen."""
+    console.print("calibrating the model for published systems, once per database …")
+
+
 def print_json(value: object) -> None:
     """Pretty JSON on stdout."""
     print(json.dumps(value, indent=1))

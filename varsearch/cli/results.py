@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from varsearch.db import RunRecord, Store
     from varsearch.policy_file import PolicyFile
     from varsearch.search.front import Front, FrontEntry
+    from varsearch.search.rivals import Rival
+
+FORMS = (("delta_fid", "+.2f"), ("speedup", ".2f"))
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +60,8 @@ def _draw(store: Store, record: RunRecord, path: Path) -> None:
 
 def front_json(name: str, found: Front) -> dict[str, object]:
     """Everything known about a front."""
+    from varsearch.search.rivals import rivals
+
     return {
         "run": name,
         "model": found.settings.model,
@@ -73,6 +78,16 @@ def front_json(name: str, found: Front) -> dict[str, object]:
                 "policy": entry.policy.model_dump(mode="json", exclude_defaults=True),
             }
             for entry in found.entries
+        ],
+        "presets": [
+            {
+                "name": rival.preset.origin.partition(":")[2],
+                "trial": rival.preset.number,
+                "feasible": rival.feasible,
+                "metrics": measurements_json(rival.preset.metrics),
+                "beaten_by": rival.beaten_by.number if rival.beaten_by else None,
+            }
+            for rival in rivals(found)
         ],
     }
 
@@ -99,6 +114,30 @@ def print_front(storage: str, name: str) -> None:
     if dense and found.dense and found.dense.number not in {entry.number for entry in found.entries}:
         latency = quantity("latency_ms", known(dense, "latency_ms").value)
         console.print(f"dense is trial {found.dense.number}, not on the front: {latency}")
+    if found.presets:
+        _print_rivals(found)
+
+
+def _print_rivals(found: Front) -> None:
+    """Each published system beside what beats it."""
+    from varsearch.search.rivals import presets_volume, rivals
+
+    alone = presets_volume(found)
+    volume = "" if alone is None else f"; hypervolume {found.hypervolume:.3f}, of these and dense alone {alone:.3f}"
+    columns = ("<published", "ΔFID", "speed-up", "peak", "KV", "<beaten by", "ΔFID", "speed-up", "peak", "KV")
+    table(f"the front against the published systems{volume}", columns, (_rival_cells(r, found) for r in rivals(found)))
+
+
+def _rival_cells(rival: Rival, found: Front) -> list[str]:
+    def cells(entry: FrontEntry) -> list[str]:
+        m, dense = entry.metrics, found.dense.metrics if found.dense else None
+        delta, speedup = (f"{m[name].value:{form}}" if name in m else "" for name, form in FORMS)
+        return [delta, speedup, ratio(m, dense, "peak_bytes"), ratio(m, dense, "kv_bytes")]
+
+    name, best = rival.preset.origin.partition(":")[2], rival.beaten_by
+    told = "on the front" if rival.feasible else "breaks a bound"
+    beaten = [f"trial {best.number} ({best.origin})", *cells(best)] if best else [told, "", "", "", ""]
+    return [name, *cells(rival.preset), *beaten]
 
 
 def _cells(entry: FrontEntry, found: Front) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from varsearch.cli import options as o
-from varsearch.cli.render import console, duration, print_json, quantity, table
+from varsearch.cli.render import announce_calibration, console, duration, print_json, quantity, table
 
 if TYPE_CHECKING:
     from varsearch.search.progress import Progress, Status
@@ -70,7 +70,7 @@ def run(
         reference=reference,
         inception=inception,
     )
-    _search(request, prepare(request), name, storage, budget, time)
+    _search(request, prepare(request, storage, announce_calibration), name, storage, budget, time)
 
 
 def _search(request: Request, plan: Plan, name: str | None, storage: str, budget: int, minutes: float | None) -> None:
@@ -85,7 +85,7 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, budget
     final = search(
         plan.settings,
         plan.space,
-        plan.seeds,
+        plan.starts.by_origin,
         plan.worker.make,
         storage=storage,
         budget=budget,
@@ -114,8 +114,11 @@ def _announce(plan: Plan, name: str, storage: str, budget: int, minutes: float |
     spend = f"{budget} evaluations" + (f" or {minutes:g} minutes" if minutes else "")
     console.print(
         f"budget {spend}, {settings.quality.n_images} images each; "
-        f"{len(plan.space.knobs)} knobs, {len(plan.seeds)} seeds; bounds: {limits}; storage {storage}"
+        f"{len(plan.space.knobs)} knobs; starts from {len(plan.starts.presets)} published systems and "
+        f"{len(plan.starts.seeds)} hand-made policies; bounds: {limits}; storage {storage}"
     )
+    for preset, reason in plan.starts.missing.items():
+        console.print(f"not among them: {preset}: {reason}")
 
 
 def _print_progress(event: Progress) -> None:

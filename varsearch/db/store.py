@@ -12,9 +12,10 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from varsearch.calibration import Calibration, CalibrationProtocol
 from varsearch.db.engine import label, locate, one_line_errors, open_engine, reason
 from varsearch.db.records import RunRecord, State, TrialRecord
-from varsearch.db.tables import EvidenceRow, MeasurementRow, PolicyRow, RunRow, TrialRow, now
+from varsearch.db.tables import CalibrationRow, EvidenceRow, MeasurementRow, PolicyRow, RunRow, TrialRow, now
 from varsearch.errors import PolicyError, StoreError
 from varsearch.measurement import Evidence, Measurement
 from varsearch.policy import Policy, describe
@@ -78,6 +79,22 @@ class Store:
             if known is None:
                 session.add(_evidence_row(evidence))
             return known or evidence
+
+        return self._transaction(work)
+
+    def calibration(self, model: str, protocol: CalibrationProtocol) -> Calibration | None:
+        """What was learnt of these weights under this protocol."""
+        return self._transaction(lambda session: _calibration(session.get(CalibrationRow, (model, protocol.digest))))
+
+    def save_calibration(self, calibration: Calibration) -> Calibration:
+        """Stores a calibration and returns what the store holds now: the first under a key is the one that stays."""
+        key = calibration.fingerprint, calibration.protocol.digest
+
+        def work(session: Session) -> Calibration:
+            known = _calibration(session.get(CalibrationRow, key))
+            if known is None:
+                session.add(CalibrationRow(model=key[0], protocol=key[1], body=calibration.model_dump_json()))
+            return known or calibration
 
         return self._transaction(work)
 
@@ -212,6 +229,15 @@ def _evidence(row: EvidenceRow) -> Evidence:
     fields = {name: getattr(row, name) for name in Evidence.model_fields if name != "measurements"}
     measurements = [{name: getattr(m, name) for name in Measurement.model_fields} for m in row.measurements]
     return _checked(EVIDENCE, {**fields, "measurements": measurements}, f"evidence {row.id}")
+
+
+def _calibration(row: CalibrationRow | None) -> Calibration | None:
+    if row is None:
+        return None
+    try:
+        return Calibration.model_validate_json(row.body)
+    except ValidationError as error:
+        raise StoreError(f"the stored calibration of {row.model[:12]}… is damaged: {describe(error)}") from None
 
 
 def _policy(row: PolicyRow) -> Policy:

@@ -116,3 +116,14 @@ class MeasurementRow(Base):
     n: Mapped[int] = mapped_column(Integer)
     origin: Mapped[str] = mapped_column(String(20))
     note: Mapped[str] = mapped_column(Text)
+
+
+class CalibrationRow(Base):
+    """What one pass over a model with these weights learnt, as JSON."""
+
+    __tablename__ = "calibration"
+
+    model: Mapped[str] = mapped_column(String(64), primary_key=True)
+    protocol: Mapped[str] = mapped_column(String(64), primary_key=True)
+    body: Mapped[str] = mapped_column(Text)
+    created: Mapped[datetime] = mapped_column(UTCDateTime, default=now)

@@ -15,13 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varsearch.accel import labels_for
+from varsearch.accel.decision import low_entropy
 from varsearch.calibration import Calibration, CalibrationProtocol, Floats
 from varsearch.evaluators import attention_statistics as statistics
+from varsearch.evaluators.decisions import fit_skipvar
 from varsearch.evaluators.workload import device_of
 from varsearch.kernels.packing import quantize
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import AttentionMemory, BranchMemory, KVView, Plan, Sublayer
+from varsearch.policy import Decision
 
 BATCH = 10
 """Images at a time; attention maps are held for one layer at one scale."""
@@ -69,7 +72,8 @@ def calibrate(model: ImageModel, protocol: CalibrationProtocol) -> Calibration:
             sampler = PairedSampler(protocol.seed, images, protocol.top_k, protocol.top_p)
             watch.mean.images = len(images)
             model.generate(labels_N, sampler, watch.plan, protocol.guidance)
-    return watch.result(protocol, time.perf_counter() - started)
+    skipvar = fit_skipvar(model, seed=protocol.seed)
+    return watch.result(protocol, skipvar, time.perf_counter() - started)
 
 
 class _Watch:
@@ -77,6 +81,8 @@ class _Watch:
 
     def __init__(self, model: ImageModel) -> None:
         self.spec, self.mean = model.spec, Mean()
+        self.entropy_NL = torch.zeros(())
+        self.low_entropy: list[list[float]] = [[] for _ in model.spec.scales]
         dense = model.dense_plan()
         scales = tuple(
             replace(
@@ -114,9 +120,17 @@ class _Watch:
             self.mean.add(("band", *key, j), mass_HW)
         self.mean.add(("top", *key), statistics.history_top(map_BHLS, tokens[-1]))
         self.mean.add(("entropy", *key), statistics.entropy_ratio(map_BHLS, self.spec.scales[k]))
+        self._entropy(k, layer, map_BHLS[: self.mean.images])
         if k == len(self.spec.scales) - 1:
             self.mean.add(("variance", layer), statistics.column_variance(map_BHLS))
         return map_BHLS.to(view.v_BHSC) @ view.v_BHSC
+
+    def _entropy(self, k: int, layer: int, map_NHLS: Tensor) -> None:
+        """Adds the layers' entropies up, and asks the images behind the last one."""
+        entropy_NL = torch.special.entr(map_NHLS).sum(-1).mean(1)
+        self.entropy_NL = self.entropy_NL + entropy_NL if layer else entropy_NL
+        if layer == self.spec.n_layers - 1:
+            self.low_entropy[k] += low_entropy(self.entropy_NL).flatten().tolist()
 
     def input_of(self, layer: int, name: str, linear: nn.Linear, x: Tensor) -> None:
         """Measures what rounding the weights of a linear does to its output on the last scale's tokens."""
@@ -128,8 +142,8 @@ class _Watch:
             error = F.linear(x, q * scale).double() - y
             self.mean.add(("sqnr", layer, name, bits), 10 * torch.log10(y.square().sum() / error.square().sum()))
 
-    def result(self, protocol: CalibrationProtocol, seconds: float) -> Calibration:
-        """The means of everything seen."""
+    def result(self, protocol: CalibrationProtocol, skipvar: dict[float, Decision], seconds: float) -> Calibration:
+        """The means of everything seen, and what was trained beside."""
         mean, layers, scales = self.mean, range(self.spec.n_layers), range(len(self.spec.scales))
         names = {key[2] for key in mean.sums if key[0] == "sqnr"}
         return Calibration(
@@ -141,6 +155,8 @@ class _Watch:
             history_top=tuple(tuple(mean["top", k, i] for i in layers) for k in scales),
             entropy_ratio=tuple(tuple(mean["entropy", k, i] for i in layers) for k in scales),
             half_distance=tuple(tuple(mean["half", k, i] for i in layers) for k in scales),
+            low_entropy=tuple(map(tuple, self.low_entropy)),
+            skipvar=skipvar,
             sqnr=tuple({name: {b: mean["sqnr", i, name, b] for b in BITS} for name in sorted(names)} for i in layers),
             seconds=seconds,
         )

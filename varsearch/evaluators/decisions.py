@@ -5,7 +5,7 @@ Shape suffixes: N images, A actions, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from varsearch.accel import Accelerated, apply, labels_for
 from varsearch.accel.decision import Asked
+from varsearch.errors import UsageError
 from varsearch.evaluators.workload import device_of
 from varsearch.models.image_model import ImageModel
 from varsearch.models.seams import Decide, Fork, LayerState, ScalePlan
@@ -23,6 +24,9 @@ from varsearch.space.presets.skipvar import skipvar, untrained
 
 BATCH = 50
 """Images at a time."""
+
+THRESHOLDS = (0.84, 0.86, 0.88)
+"""Structural similarities that SkipVAR was published for."""
 
 
 @dataclass(slots=True)
@@ -92,13 +96,18 @@ def similarity(model: ImageModel, policy: Policy, images: int = 200, seed: int =
     return _ssim(changed, torch.cat(list(_drawn(Accelerated(model, model.dense_plan()), images, seed))))
 
 
-def fit_skipvar(model: ImageModel, threshold: float = 0.84, images: int = 200, seed: int = 0) -> Decision:
-    """SkipVAR's decision (arXiv 2506.08908) for `model`, trained on images of its own, of every class in turn.
+def fit_skipvar(
+    model: ImageModel, thresholds: Sequence[float] = THRESHOLDS, images: int = 100, seed: int = 0
+) -> dict[float, Decision]:
+    """SkipVAR's decision (arXiv 2506.08908) for each threshold, trained on images of `model`, of every class in turn.
 
     The label of an image is the strongest action whose structural similarity with the full image reaches the threshold.
-    Published thresholds are 0.84, 0.86 and 0.88; the published fit used 3,000 images.
+    The published fit used 3,000 images. Empty if the model has too few scales.
     """
-    decision = untrained(model.spec)
+    try:
+        decision = untrained(model.spec)
+    except UsageError:
+        return {}
     policy = skipvar(model.spec, decision)
     with apply(model, policy) as applied:
         ears, (ear,) = listening(applied)
@@ -107,10 +116,14 @@ def fit_skipvar(model: ImageModel, threshold: float = 0.84, images: int = 200, s
     for action in decision.actions[1:]:
         with apply(model, policy.path(decision, action)) as applied:
             similar.append(_ssim(torch.cat(list(_drawn(applied, images, seed))), full))
-    reached_NA = torch.stack(similar, dim=1) >= threshold
+    features_NF, similar_NA = torch.cat(ear.features), torch.stack(similar, dim=1)
+    return {threshold: _trained(decision, features_NF, similar_NA >= threshold) for threshold in thresholds}
+
+
+def _trained(decision: Decision, features_NF: Tensor, reached_NA: Tensor) -> Decision:
     strength_A = torch.arange(len(decision.actions))
     label_N = (reached_NA * strength_A).amax(1)
-    weights_AF, bias_A, chosen_N = fit_linear(torch.cat(ear.features), label_N, len(decision.actions))
+    weights_AF, bias_A, chosen_N = fit_linear(features_NF, label_N, len(decision.actions))
     actions = (
         action.model_copy(update={"weights": tuple(w.tolist()), "bias": b.item()})
         for action, w, b in zip(decision.actions, weights_AF, bias_A, strict=True)

@@ -39,7 +39,7 @@ class Broker:
     under their old number.
 
     Args:
-        seeds: name and policy of what is tried before the sampler; "dense" is the one to compare with.
+        starts: origin and policy of what is tried before the sampler; "seed:dense" is the one to compare with.
         storage: SQLAlchemy URL, or path of an SQLite file.
         name: the run's name, by default `settings.default_name`. A run of that name is continued.
         budget: evaluations in total, those of earlier invocations included.
@@ -47,7 +47,7 @@ class Broker:
 
     Raises:
         UsageError: the budget or time is not positive, or the name belongs to a run with other settings.
-        PolicyError: a seed lies outside the space.
+        PolicyError: a start lies outside the space.
         StoreError: from here and from every method, if the database fails or another process continues the run.
     """
 
@@ -55,7 +55,7 @@ class Broker:
         self,
         settings: RunSettings,
         space: Space,
-        seeds: Mapping[str, Policy],
+        starts: Mapping[str, Policy],
         *,
         storage: str | Path,
         budget: int,
@@ -68,8 +68,8 @@ class Broker:
             raise UsageError(f"the time must be a positive number of minutes, got {minutes}")
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self._settings, self._budget = settings, budget
-        self._seeds = {f"seed:{seed}": policy for seed, policy in seeds.items()}
-        for policy in seeds.values():
+        self._starts = dict(starts)
+        for policy in starts.values():
             space.encode(policy)
         self._proposer = Proposer(settings, space)
         self._trials: list[TrialRecord] = []
@@ -210,8 +210,8 @@ class Broker:
     def _propose(self) -> int | None:
         """Appends a trial with an untried policy; None when the space is exhausted."""
         number = len(self._trials)
-        seeds = ((origin, policy) for origin, policy in self._seeds.items() if policy.digest not in self._tried)
-        proposal = next(seeds, None) or self._proposer.propose(number, self._tried)
+        starts = ((origin, policy) for origin, policy in self._starts.items() if policy.digest not in self._tried)
+        proposal = next(starts, None) or self._proposer.propose(number, self._tried)
         if proposal is None:
             self._exhausted = True
             return None

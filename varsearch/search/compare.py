@@ -3,40 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from varsearch.db import Store
 from varsearch.errors import EvaluationError, PolicyError
+from varsearch.evaluators.cost_model import CostModel
 from varsearch.evaluators.worker import PolicyWorker
 from varsearch.library import index, load_policy
 from varsearch.measurement import Job, Measurement
 from varsearch.policy import Policy
 from varsearch.search.settings import RunSettings
+from varsearch.search.starts import Starts
 from varsearch.target import ModelSpec
 
-Row = dict[str, Measurement]
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy's numbers by metric: those of the protocol, and the speed that a second target would have."""
+
+    metrics: dict[str, Measurement]
+    predicted: dict[str, Measurement]
 
 
 def named_policies(
-    names: Sequence[str] | None, seeds: Mapping[str, Policy], spec: ModelSpec, folder: Path | None
+    names: Sequence[str] | None, starts: Starts, spec: ModelSpec, folder: Path | None
 ) -> dict[str, Policy]:
-    """Policies by name: of a seed, a policy file, or a library reference; all seeds without names.
+    """Policies by name: a published system, a hand-made policy, a policy file, or a library reference.
+
+    Without names all published systems, and dense.
 
     Raises:
-        PolicyError: neither a seed, nor a file, nor in the library; or a file that was made for another model.
+        PolicyError: none of these, or a published system that does not fit; or a file that was made for another model.
     """
     if not names:
-        return dict(seeds)
-    return {name: seeds[name] if name in seeds else _filed(name, seeds, spec, folder) for name in names}
+        return {"dense": starts.seeds["dense"], **starts.presets}
+    return {name: starts.by_name.get(name) or _filed(name, starts, spec, folder) for name in names}
 
 
-def _filed(name: str, seeds: Mapping[str, Policy], spec: ModelSpec, folder: Path | None) -> Policy:
+def _filed(name: str, starts: Starts, spec: ModelSpec, folder: Path | None) -> Policy:
+    if name in starts.missing:
+        raise PolicyError(f"{name} does not fit {spec.name}: {starts.missing[name]}")
     try:
         file = load_policy(name, folder)
     except PolicyError as error:
         if Path(name).exists() or name in index(folder):
             raise
-        raise PolicyError(f"{error}; hand-made policies are {', '.join(seeds)}") from None
+        raise PolicyError(
+            f"{error}; published systems are {', '.join(starts.presets)}; hand-made policies {', '.join(starts.seeds)}"
+        ) from None
     file.check_model(spec)
     return file.policy
 
@@ -46,9 +61,18 @@ def compare(
     settings: RunSettings,
     worker: PolicyWorker,
     store: Store,
+    cost_model: CostModel | None = None,
     on_row: Callable[[str, bool], None] = lambda name, reused: None,
 ) -> dict[str, Row]:
-    """Metric name to measurement, for each policy; what the store knows already is not evaluated again.
+    """The numbers of each policy; what the store knows already is not evaluated again.
+
+    Args:
+        policies: by name.
+        settings: the protocols.
+        worker: evaluates under them.
+        store: keeps what was evaluated.
+        cost_model: predicts the speed on a second target.
+        on_row: called with each name, and whether everything was known.
 
     Raises:
         EvaluationError: a policy gave no usable number; the message names it.
@@ -61,6 +85,7 @@ def compare(
         if outcome.quality is None or outcome.speed is None:
             raise EvaluationError(f"{name}: {outcome.error}")
         evidence = [store.save(outcome.quality), store.save(outcome.speed)]
-        rows[name] = {m.metric: m for e in evidence for m in e.measurements}
+        predicted = cost_model.evaluate(policy).measurements if cost_model else ()
+        rows[name] = Row({m.metric: m for e in evidence for m in e.measurements}, {m.metric: m for m in predicted})
         on_row(name, quality is not None and speed is not None)
     return rows

@@ -13,7 +13,10 @@ from varsearch.policy import Policy
 from varsearch.search.pareto import hypervolume, nearest_to_ideal, non_dominated
 from varsearch.search.settings import RunSettings
 
-DENSE = "seed:dense"
+SEED, PRESET = "seed:", "preset:"
+"""How the origins of hand-made and of published policies begin."""
+
+DENSE = f"{SEED}dense"
 """Origin of the trial that all others are compared with."""
 
 WORST = 1.1
@@ -34,6 +37,11 @@ class FrontEntry:
     metrics: dict[str, Measurement]
     environment: dict[str, str]
 
+    @property
+    def values(self) -> dict[str, float]:
+        """The value of every metric."""
+        return {name: measurement.value for name, measurement in self.metrics.items()}
+
     def value(self, metric: str) -> float:
         """The value of a metric; `UsageError` if the run did not evaluate it."""
         if metric not in self.metrics:
@@ -48,6 +56,7 @@ class Front:
     Attributes:
         complete: number of trials with numbers, feasible or not.
         dense: the dense policy's trial, on the front or not; None while it has no numbers.
+        presets: the trials of published systems, on the front or not.
         hypervolume: see `front_volume`; None without dense.
     """
 
@@ -55,6 +64,7 @@ class Front:
     entries: tuple[FrontEntry, ...]
     complete: int
     dense: FrontEntry | None
+    presets: tuple[FrontEntry, ...]
     hypervolume: float | None
 
 
@@ -109,6 +119,7 @@ def read_front(store: Store, run: RunRecord) -> Front:
         entries=tuple(map(entry_of, best)),
         complete=sum(t.state is State.COMPLETE for t in trials),
         dense=entry_of(dense) if dense else None,
+        presets=tuple(entry_of(t) for t in trials if t.origin.startswith(PRESET) and t.state is State.COMPLETE),
         hypervolume=front_volume(settings, [t.values for t in best], dense.values) if dense else None,
     )
 
@@ -143,8 +154,8 @@ def select(front: Front, how: str) -> FrontEntry:
 def _knee(front: Front) -> FrontEntry:
     if front.dense is None:
         raise UsageError("the knee is relative to the dense policy, which has no numbers in this run: select otherwise")
-    dense = _values(front.dense)
-    costs = [relative_costs(front.settings, _values(entry), dense) for entry in front.entries]
+    dense = front.dense.values
+    costs = [relative_costs(front.settings, entry.values, dense) for entry in front.entries]
     return front.entries[nearest_to_ideal(costs, [0.0] * len(costs[0]))]
 
 
@@ -171,7 +182,3 @@ def entry_of(trial: TrialRecord) -> FrontEntry:
         metrics={m.metric: m for evidence in (quality, speed) if evidence for m in evidence.measurements},
         environment={**(speed.environment if speed else {}), **(quality.environment if quality else {})},
     )
-
-
-def _values(entry: FrontEntry) -> dict[str, float]:
-    return {name: measurement.value for name, measurement in entry.metrics.items()}

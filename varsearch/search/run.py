@@ -19,7 +19,7 @@ from varsearch.search.worker import MakeWorker
 def run(
     settings: RunSettings,
     space: Space,
-    seeds: Mapping[str, Policy],
+    starts: Mapping[str, Policy],
     make_worker: MakeWorker,
     *,
     storage: str | Path,
@@ -36,7 +36,7 @@ def run(
     Args:
         settings: what the run is about; with equal settings the same call continues a run that was killed.
         space: where policies come from. It travels to other processes, so it must be picklable.
-        seeds: name and policy of what is tried first.
+        starts: origin and policy of what is tried first, "seed:dense" among them.
         make_worker: loads the model and returns what evaluates; picklable too.
         storage: SQLAlchemy URL, or path of an SQLite file.
         budget: evaluations in total. Trials that stored evidence answers cost none.
@@ -56,7 +56,7 @@ def run(
     if workers < 0:
         raise UsageError(f"workers must be 0 (in this process) or more, got {workers}")
     make_broker = partial(
-        Broker, settings, space, dict(seeds), storage=storage, budget=budget, name=name, minutes=minutes
+        Broker, settings, space, dict(starts), storage=storage, budget=budget, name=name, minutes=minutes
     )
     if workers == 0:
         status = run_inline(make_broker, make_worker, on_event)

@@ -28,7 +28,7 @@ def default_objectives(origin: Origin) -> tuple[str, str, str]:
 
 
 class RunSettings(Frozen):
-    """Model, target, protocols, objectives, bounds and the sampler's seed. Budget, time and workers are not part.
+    """Model, target, protocols, objectives, bounds, space and the sampler's seed. Budget, time and workers are no part.
 
     Args:
         model: name or folder of the model, `fingerprint` the sha256 of its weights.
@@ -37,6 +37,7 @@ class RunSettings(Frozen):
         objectives: one to three metrics.
         bounds: metric to the worst value that is feasible.
         seed: of the sampler.
+        space: digest of the search space.
 
     Raises:
         UsageError: an unknown metric, no objective, or a bound that no policy can satisfy.
@@ -49,6 +50,7 @@ class RunSettings(Frozen):
     objectives: tuple[str, ...]
     bounds: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = Field(default={})
     seed: int = Field(default=0, ge=0)
+    space: str = ""
 
     @model_validator(mode="after")
     def _metrics_make_sense(self) -> Self:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,11 +18,10 @@ from varsearch.evaluators.worker import WorkerConfig, features
 from varsearch.evaluators.workload import skeleton
 from varsearch.measurement import METRICS, Origin, SpeedProtocol
 from varsearch.models import zoo
-from varsearch.policy import Policy
 from varsearch.search.progress import Resources
 from varsearch.search.settings import RunSettings, default_objectives
+from varsearch.search.starts import Starts, calibrated, starts_for
 from varsearch.space import SearchSpace
-from varsearch.space.presets import seeds
 from varsearch.target import Target, default_target, find_device
 
 MAX_NAME = 200
@@ -75,7 +76,7 @@ class Plan:
     settings: RunSettings
     worker: WorkerConfig
     space: SearchSpace
-    seeds: dict[str, Policy]
+    starts: Starts
     resources: Resources
 
 
@@ -93,8 +94,13 @@ def check_name(name: str) -> None:
         raise UsageError(f"the run's name {name!r} is not 1 to {MAX_NAME} printable characters: give another --name")
 
 
-def prepare(request: Request) -> Plan:
+def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], None] = lambda: None) -> Plan:
     """Loads what is needed to know what the run is about, and refuses what cannot work before anything is evaluated.
+
+    Args:
+        request: what the user asks for.
+        storage: database that knows the model's calibration, or gets it.
+        on_calibrate: called before a calibration pass, which takes a while.
 
     Raises:
         UsageError: a bound that nothing can satisfy, or workers that would disturb each other's measurements.
@@ -117,15 +123,18 @@ def prepare(request: Request) -> Plan:
         nll_images=min(request.images, available, 256),
         seed=request.seed,
     )
-    space = SearchSpace(model.spec)
+    bounds = _bounds(request, SearchSpace(model.spec), speed)
+    starts = starts_for(model, calibrated(model, storage, on_start=on_calibrate))
+    space = SearchSpace(model.spec, starts.presets)
     settings = RunSettings(
         model=request.model,
         fingerprint=model.spec.fingerprint,
         quality=quality,
         speed=speed,
         objectives=default_objectives(speed.origin) if request.objectives is None else request.objectives,
-        bounds=_bounds(request, space, speed),
+        bounds=bounds,
         seed=request.seed,
+        space=space.digest,
     )
     worker = WorkerConfig(
         model=request.model,
@@ -136,7 +145,7 @@ def prepare(request: Request) -> Plan:
         reference=request.reference,
         inception=request.inception,
     )
-    return Plan(settings, worker, space, seeds(model.spec), resources)
+    return Plan(settings, worker, space, starts, resources)
 
 
 def _resources(request: Request) -> Resources:
@@ -224,7 +233,7 @@ class Costs:
 
     def require(self, metric: str, limit: float, option: str) -> None:
         """Raises `UsageError` if even the cheapest policy exceeds `limit`."""
-        cheapest = self.space.decode({name: levels - 1 for name, levels in self.space.knobs.items()})
+        cheapest = self.space.decode({name: levels - 1 for name, levels in self.space.own.items()})
         least = self.model.evaluate(cheapest).values[metric]
         measured_latency = metric == "latency_ms" and self.speed.origin is Origin.MEASURED
         if limit < least * (0.5 if measured_latency else 1.0):

@@ -19,7 +19,7 @@ def seeds(spec: ModelSpec) -> dict[str, Policy]:
     kv_half, kv_quarter, kv_none = _kv(spec, 0.5, None), _kv(spec, 0.25, 8), _kv(spec, 0.0, None)
     share = {f"L{layer}.share": 2 for layer in range(spec.n_layers)}
     prune_last = {f"S{last}.tokens": TOKEN_KEEP.index(0.5), f"S{last}.prune_from": half}
-    window = {f"L{layer}.window": 1 for layer in range(spec.n_layers)}
+    window = {f"L{layer}.attention": 1 for layer in range(spec.n_layers)}
     window |= {f"S{k}.radius": 1 for k in range(len(spec.scales))}
     levels: dict[str, dict[str, int]] = {
         "dense": {},

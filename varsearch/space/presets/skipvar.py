@@ -8,6 +8,7 @@ strength: the stages ask the same two features, and an image takes one way in th
 
 from __future__ import annotations
 
+from varsearch.calibration import Calibration
 from varsearch.errors import UsageError
 from varsearch.policy import Action, Decision, Policy, ScalePolicy
 from varsearch.target import ModelSpec
@@ -33,6 +34,16 @@ def untrained(spec: ModelSpec) -> Decision:
     ways = [(full,) * (LAST - n) + (other,) * n for other in (unguided, skipped) for n in range(1, LAST + 1)]
     actions = [Action(weights=(0, 0), share=1), *(Action(weights=(0, 0), share=0, scales=way) for way in ways)]
     return Decision(after=after(spec), feature="high_frequency", actions=tuple(actions))
+
+
+def trained(spec: ModelSpec, calibration: Calibration, threshold: float) -> Decision:
+    """The decision that was trained for images of this structural similarity with the full ones.
+
+    Raises:
+        UsageError: the model has too few scales.
+    """
+    after(spec)
+    return calibration.skipvar[threshold]
 
 
 def skipvar(spec: ModelSpec, decision: Decision) -> Policy:

@@ -12,6 +12,7 @@ product of the other two, which gives the number of tokens that stay. Which do i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from varsearch.calibration import Calibration
@@ -35,7 +36,7 @@ def toprovar(
 
     Args:
         spec: the model's shape.
-        calibration: of the model; its ratios of singular values are used.
+        calibration: of the model: its ratios of singular values, and how many images start where.
         tau: share of low entropies at which an image starts to prune.
         beta: how fast a layer's score exp(-beta (ratio - 1)) falls; None gives the median layer a score of 1/2.
         alpha_min: chance that a token is pruned whatever its entropy.
@@ -52,7 +53,9 @@ def toprovar(
         _scale([1 - alpha_min - (alpha_max - alpha_min) * (k + 1) / n * score / 2 for score in scores])
         for k in range(n)
     ]
-    decisions = tuple(_start(k, tau, tuple(pruned[k + 1 :])) for k in range(n // 2, n - 1))
+    asked = range(n // 2, n - 1)
+    starting = _starting([calibration.low_entropy[k] for k in asked], tau)
+    decisions = tuple(_start(k, tau, share, tuple(pruned[k + 1 :])) for k, share in zip(asked, starting, strict=True))
     dense = Policy.dense(spec.n_layers, n)
     return Policy(layers=dense.layers, scales=dense.scales, decisions=decisions)
 
@@ -71,7 +74,16 @@ def _scale(keep: list[float]) -> ScalePolicy:
     return ScalePolicy(tokens=TokenPruning(keep=min(shares), layer_keep=shares, score="entropy"))
 
 
-def _start(k: int, tau: float, scales: tuple[ScalePolicy, ...]) -> Decision:
-    """Prunes behind scale `k` where the share of low entropies exceeds `tau`; half of the images until measured."""
-    stay, prune = Action(weights=(0,), share=0.5), Action(weights=(1,), bias=-tau, share=0.5, scales=scales)
+def _starting(low_entropy: list[tuple[float, ...]], tau: float) -> Iterator[float]:
+    """For each decision, the share of images that prune behind it among those that have not started before."""
+    left: Sequence[int] = range(len(low_entropy[0]))
+    for shares in low_entropy:
+        stay = [n for n in left if shares[n] <= tau]
+        yield round(GRID * (1 - len(stay) / len(left))) / GRID if left else 0.0
+        left = stay
+
+
+def _start(k: int, tau: float, share: float, scales: tuple[ScalePolicy, ...]) -> Decision:
+    """Prunes behind scale `k` where the share of low entropies exceeds `tau`, in this share of the images."""
+    stay, prune = Action(weights=(0,), share=1 - share), Action(weights=(1,), bias=-tau, share=share, scales=scales)
     return Decision(after=k, feature="low_entropy", actions=(stay, prune))

@@ -1,0 +1,85 @@
+"""`varsearch calibrate`: what one pass over a model learns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from varsearch.cli import options as o
+from varsearch.cli.render import announce_calibration, console, print_json, table
+
+if TYPE_CHECKING:
+    from varsearch.calibration import Calibration
+    from varsearch.target import ModelSpec
+
+BITS = 4
+"""Precision that the table shows sensitivities for."""
+
+LEGEND = f"""heads: c contextual, s structural (HACK)
+own scale: attention of each head to its own scale; history top: to the tenth of earlier keys it likes best (ScaleKV)
+entropy ratio: first over second singular value of the map of attention entropies (ToProVAR)
+halves: distance of the unconditional rows' attention output from the conditional rows' (LiteVAR)
+dB: signal to noise of {BITS}-bit weights"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this file's commands."""
+    app.command()(calibrate)
+
+
+def calibrate(
+    model: o.Model = "mnist",
+    images: Annotated[int, typer.Option(min=1, help="Images to watch; published systems use 50.")] = 50,
+    seed: o.Seed = 0,
+    storage: o.Storage = o.DEFAULT_STORAGE,
+    json: o.Json = False,
+) -> None:
+    """Learn what published systems set their constants by, once per database; 'run' and 'compare' do it too."""
+    from varsearch.models import zoo
+    from varsearch.search.starts import calibrated
+
+    loaded = zoo.load(model)
+    found = calibrated(loaded, storage, images, seed, announce_calibration if not json else lambda: None)
+    if json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        _print(loaded.spec, found)
+
+
+def _print(spec: ModelSpec, found: Calibration) -> None:
+    from varsearch.space.presets.budgets import CONTEXTUAL, contextual_heads
+
+    classes, last = contextual_heads(found, CONTEXTUAL), len(spec.scales) - 1
+    linears = sorted(found.sqnr[0])
+    rows = (
+        (
+            str(i),
+            "".join("c" if contextual else "s" for contextual in classes[i]),
+            " ".join(f"{head[last]:.2f}" for head in found.scale_mass[last][i]),
+            f"{found.history_top[last][i]:.2f}",
+            f"{found.entropy_ratio[last][i]:.1f}",
+            f"{found.half_distance[last][i]:.2f}",
+            *(f"{found.sqnr[i][name][BITS]:.1f}" for name in linears),
+        )
+        for i in range(spec.n_layers)
+    )
+    columns = (
+        "layer",
+        "<heads",
+        "<own scale",
+        "history top",
+        "entropy ratio",
+        "halves",
+        *(f"{name} dB" for name in linears),
+    )
+    protocol = found.protocol
+    table(
+        f"{spec.name}, last scale, {protocol.images} images of seed {protocol.seed}; {found.seconds:.0f} s",
+        columns,
+        rows,
+    )
+    console.print(LEGEND)
+    for threshold, decision in found.skipvar.items():
+        shares = ", ".join(f"{action.share:.0%}" for action in decision.actions)
+        console.print(f"SkipVAR at similarity {threshold}: images per action, from full to 3 scales skipped: {shares}")

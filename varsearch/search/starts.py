@@ -1,0 +1,59 @@
+"""What a search starts from: the dense model, every published system that fits it, and hand-made policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from varsearch.calibration import Calibration
+from varsearch.db import Store
+from varsearch.evaluators.calibrate import calibrate, protocol_of
+from varsearch.models.image_model import ImageModel
+from varsearch.policy import Policy
+from varsearch.search.front import PRESET, SEED
+from varsearch.space.presets import presets, seeds
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """Policies that a search tries first.
+
+    Attributes:
+        presets: published systems by name.
+        seeds: hand-made policies by name, "dense" first.
+        missing: why each of the other published systems is not among them.
+    """
+
+    presets: dict[str, Policy]
+    seeds: dict[str, Policy]
+    missing: dict[str, str]
+
+    @property
+    def by_name(self) -> dict[str, Policy]:
+        """All of them: dense, published systems, hand-made policies."""
+        return {"dense": self.seeds["dense"], **self.presets, **self.seeds}
+
+    @property
+    def by_origin(self) -> dict[str, Policy]:
+        """All of them in the same order, by the origin that their trials show."""
+        return {f"{PRESET if name in self.presets else SEED}{name}": policy for name, policy in self.by_name.items()}
+
+
+def calibrated(
+    model: ImageModel, storage: str | Path, images: int = 50, seed: int = 0, on_start: Callable[[], None] = lambda: None
+) -> Calibration:
+    """What the database knows of these weights; a pass over the model, told by `on_start` and stored, if nothing."""
+    protocol = protocol_of(model, images, seed)
+    with Store(storage) as store:
+        known = store.calibration(model.spec.fingerprint, protocol)
+        if known is not None:
+            return known
+        on_start()
+        return store.save_calibration(calibrate(model, protocol))
+
+
+def starts_for(model: ImageModel, calibration: Calibration) -> Starts:
+    """Everything that fits the model."""
+    found, missing = presets(model.spec, calibration)
+    return Starts(found, seeds(model.spec), missing)
