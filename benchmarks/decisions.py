@@ -1,7 +1,7 @@
 """FastVAR, SkipVAR and ToProVAR next to dense: `python -m benchmarks.decisions`.
 
 Work and bytes are of one batch of 16 and exact, for batches that part as the images of the calibration did; times are
-measured here, on one thread. Random weights show cost only, so the large model has no similarity.
+measured here, on one thread. `python -m benchmarks.techniques` has a model whose maps are large.
 """
 
 from __future__ import annotations
@@ -14,38 +14,26 @@ from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.evaluators.decisions import fit_skipvar, measure_shares, similarity
 from varsearch.evaluators.speed import dense_twin, interleaved, machine
 from varsearch.evaluators.trace import trace
-from varsearch.models import ImageModel, zoo
-from varsearch.models.var import VARConfig
-from varsearch.models.vqvae import TokenizerConfig
+from varsearch.models import ImageModel
 from varsearch.policy import Policy
 from varsearch.space.presets.fastvar import HART, fastvar
 from varsearch.space.presets.skipvar import skipvar
 from varsearch.space.presets.toprovar import toprovar
 from varsearch.target import Target
 
-LARGE = tuple((side, side) for side in (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32))
-ROUNDS, IMAGES = 5, 200
+ROUNDS, IMAGES, BATCH = 5, 200, 16
 SIMILAR = (0.84, 0.86, 0.88, 0.95)
 
 
-def large_model() -> ImageModel:
-    """Random weights, 32 x 32 tokens at the last scale, 128 x 128 images."""
-    transformer = VARConfig(LARGE, depth=8, width=256, heads=8, classes=10, vocab=512, z_channels=8)
-    tokenizer = TokenizerConfig(
-        LARGE, vocab=512, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=3, norm_groups=8
-    )
-    return zoo.random_model(transformer, tokenizer, (128, 128))
-
-
-def row(model: ImageModel, name: str, policy: Policy, batch: int, compare: bool) -> None:
+def row(model: ImageModel, name: str, policy: Policy) -> None:
     """One line: ratios to dense."""
-    target = Target(device="cpu", dtype="float32", batch_size=batch)
+    target = Target(device="cpu", dtype="float32", batch_size=BATCH)
     dense = Policy.dense(model.spec.n_layers, len(model.spec.scales))
     cost, full = (trace(model, p, target) for p in (policy, dense))
     with apply(model, policy) as applied:
-        speedup = interleaved(dense_twin(model), applied, batch, ROUNDS).speedup
+        speedup = interleaved(dense_twin(model), applied, BATCH, ROUNDS).speedup
     shares = "; ".join("/".join(f"{a.share:.0%}" for a in d.actions) for d in policy.decisions)
-    ssim = f"{similarity(model, policy, IMAGES).mean():.3f}" if compare else "-"
+    ssim = similarity(model, policy, IMAGES).mean()
     ratios = {
         "FLOPs": cost.flops / full.flops,
         "attention": cost.attention_flops / full.attention_flops,
@@ -53,13 +41,13 @@ def row(model: ImageModel, name: str, policy: Policy, batch: int, compare: bool)
         "peak": cost.peak_bytes / full.peak_bytes,
     }
     columns = "  ".join(f"{label} {ratio:4.2f}" for label, ratio in ratios.items())
-    print(f"{name:20s} {columns}  CPU {speedup:4.2f}x  SSIM {ssim}  {shares}", flush=True)
+    print(f"{name:20s} {columns}  CPU {speedup:4.2f}x  SSIM {ssim:.3f}  {shares}", flush=True)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     model = small_model()
-    print(f"{machine(torch.device('cpu'))}; {model.spec.name}, batch 16; similarity and shares of {IMAGES} images")
+    print(f"{machine(torch.device('cpu'))}; {model.spec.name}, batch {BATCH}; similarity and shares of {IMAGES} images")
     found = calibrate(model, protocol_of(model))
     policies = {
         "fastvar (Infinity)": fastvar(model.spec),
@@ -69,11 +57,7 @@ def main() -> None:
         "toprovar tau 0.48": measure_shares(model, toprovar(model.spec, found, tau=0.48), IMAGES),
     }
     for name, policy in policies.items():
-        row(model, name, policy, 16, compare=True)
-    large = large_model()
-    print("random weights, 12 scales up to 32 x 32, batch 1")
-    row(large, "fastvar (Infinity)", fastvar(large.spec), 1, compare=False)
-    row(large, "fastvar (HART)", fastvar(large.spec, HART, layers=(0, 1)), 1, compare=False)
+        row(model, name, policy)
 
 
 if __name__ == "__main__":

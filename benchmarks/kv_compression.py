@@ -6,7 +6,8 @@ import re
 
 import torch
 
-from benchmarks.model import small_model
+from benchmarks.assumed import assumed
+from benchmarks.model import large_model, small_model
 from varsearch.accel import apply
 from varsearch.calibration import Calibration
 from varsearch.evaluators.calibrate import calibrate, protocol_of
@@ -14,8 +15,6 @@ from varsearch.evaluators.per_image import nll
 from varsearch.evaluators.speed import dense_twin, interleaved, machine
 from varsearch.evaluators.trace import Trace, trace
 from varsearch.models import ImageModel, zoo
-from varsearch.models.var import VARConfig
-from varsearch.models.vqvae import TokenizerConfig
 from varsearch.policy import Policy
 from varsearch.space.presets.hack import hack
 from varsearch.space.presets.hackpp import hackpp
@@ -23,16 +22,6 @@ from varsearch.space.presets.scalekv import scalekv
 from varsearch.target import ModelSpec, Target
 
 REPEATS = 9
-
-
-def large_model() -> ImageModel:
-    """Random weights, with the 512-pixel schedule of VAR: its last map has 32 x 32 tokens."""
-    scales = tuple((side, side) for side in (1, 2, 3, 4, 6, 9, 13, 18, 24, 32))
-    transformer = VARConfig(scales, depth=4, width=256, heads=8, classes=10, vocab=256, z_channels=8)
-    tokenizer = TokenizerConfig(
-        scales, vocab=256, z_channels=8, ch=16, ch_mult=(1, 1), res_blocks=1, image_channels=1, norm_groups=8
-    )
-    return zoo.random_model(transformer, tokenizer, (64, 64))
 
 
 def policies(spec: ModelSpec, calibration: Calibration) -> dict[str, Policy]:
@@ -52,13 +41,12 @@ def scoring_flops(found: Trace) -> int:
     return sum(op.flops for op in found.ops if not op.attention and block.fullmatch(op.module))
 
 
-def show(name: str, model: ImageModel, batch_size: int, images: int) -> None:
-    calibration = calibrate(model, protocol_of(model, images))
+def show(name: str, model: ImageModel, calibration: Calibration, batch_size: int) -> None:
     target = Target(device="cpu", dtype="float32", batch_size=batch_size)
     full = trace(model, Policy.dense(model.spec.n_layers, len(model.spec.scales)), target)
     twin = dense_twin(model)
     held_out = zoo.held_out(name) if name in zoo.names() else None
-    print(f"\n{name}: batch of {batch_size}, calibrated in {calibration.seconds:.0f} s; parts of dense")
+    print(f"\n{name}: batch of {batch_size}; parts of dense")
     print("preset             KV  attention  scoring    all FLOPs  speed-up (95 %)       NLL")
     for label, policy in policies(model.spec, calibration).items():
         found = trace(model, policy, target)
@@ -76,8 +64,9 @@ def show(name: str, model: ImageModel, batch_size: int, images: int) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     print(f"{machine(torch.device('cpu'))}; {REPEATS} rounds")
-    show("mnist", small_model(), 16, 50)
-    show("32 x 32 map, random weights", large_model(), 1, 2)
+    small, large = small_model(), large_model()
+    show("mnist", small, calibrate(small, protocol_of(small)), 16)
+    show("32 x 32 map, random weights, calibration assumed", large, assumed(large.spec), 1)
 
 
 if __name__ == "__main__":

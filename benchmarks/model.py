@@ -1,4 +1,4 @@
-"""The model that benchmarks run."""
+"""The models that benchmarks run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 
 SCALES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8))
+
+SIDES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
+"""Maps of Infinity's 1024-pixel schedule; its 512-pixel schedule is the first ten."""
 
 
 def small_model() -> ImageModel:
@@ -18,3 +21,16 @@ def small_model() -> ImageModel:
         SCALES, vocab=128, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=1, norm_groups=8
     )
     return zoo.random_model(transformer, tokenizer, (32, 32))
+
+
+def large_model() -> ImageModel:
+    """Random weights, Infinity's 512-pixel schedule: 2,521 tokens, 1,024 of them in the last map of 32 x 32.
+
+    Attention and linears do about the same work, as in the published models at 1024 pixels.
+    """
+    scales = tuple((side, side) for side in SIDES[:10])
+    transformer = VARConfig(scales, depth=6, width=256, heads=8, classes=10, vocab=512, z_channels=8)
+    tokenizer = TokenizerConfig(
+        scales, vocab=512, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=3, norm_groups=8
+    )
+    return zoo.random_model(transformer, tokenizer, (128, 128))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from benchmarks.model import SIDES
 from varsearch.accel.banded_attention import Band
 from varsearch.accel.cross_scale_attention import ChosenKeys
 from varsearch.accel.sparse_attention import LocalAttention, Window, tiles, visible
@@ -24,9 +25,6 @@ from varsearch.evaluators.speed import machine
 from varsearch.kernels.attention import masked_attention
 from varsearch.models.seams import AttentionMemory, KVView, dense_attention
 from varsearch.policy import CrossScale
-
-SIDES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
-"""Scales of Infinity's 1024-pixel schedule."""
 
 SINKS, HEADS, HEAD_DIM, ROUNDS = 5, 4, 64, 7
 Technique = tuple[str, float, Callable[[], Tensor], Callable[[], Tensor]]
