@@ -123,19 +123,18 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
         nll_images=min(request.images, available, 256),
         seed=request.seed,
     )
-    bounds = _bounds(request, SearchSpace(model.spec), speed)
-    starts = starts_for(model, calibrated(model, storage, on_start=on_calibrate))
-    space = SearchSpace(model.spec, starts.presets)
     settings = RunSettings(
         model=request.model,
         fingerprint=model.spec.fingerprint,
         quality=quality,
         speed=speed,
         objectives=default_objectives(speed.origin) if request.objectives is None else request.objectives,
-        bounds=bounds,
+        bounds=_bounds(request, SearchSpace(model.spec), speed),
         seed=request.seed,
-        space=space.digest,
     )
+    starts = starts_for(model, calibrated(model, storage, on_start=on_calibrate))
+    space = SearchSpace(model.spec, starts.presets)
+    settings = settings.model_copy(update={"space": space.digest})
     worker = WorkerConfig(
         model=request.model,
         device="cuda" if request.gpus_per_worker else "cpu",
