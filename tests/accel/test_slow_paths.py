@@ -84,9 +84,9 @@ NEUTRAL = {
     "prune nothing by entropy": lambda m: edited(m, partial(prune_all, select=SELECT["entropy"])),
     "window over everything, tiled": lambda m: edited(m, window_all),
     "window over everything, masked": lambda m: edited(m, lambda k, layer: replace(layer, attend=MaskedOnly(k))),
-    "budgets of everything": lambda m: replace(m.dense_plan(), new_cache=(lambda _: cache([SEEN] * 4),) * 3),
+    "budgets of everything": lambda m: replace(m.dense_plan(), new_cache=(lambda: cache([SEEN] * 4),) * 3),
     "budgets of everything, ragged": lambda m: replace(
-        m.dense_plan(), new_cache=(lambda _: cache([[s + h for s in SEEN] for h in range(4)]),) * 3
+        m.dense_plan(), new_cache=(lambda: cache([[s + h for s in SEEN] for h in range(4)]),) * 3
     ),
 }
 
@@ -140,7 +140,7 @@ def test_budgets_bound_the_memory_of_each_head() -> None:
     for k in range(4):
         q = torch.randn(2, 4, TOKENS[k], 8)
         pos = torch.arange(SEEN[k] - TOKENS[k], SEEN[k])[None]
-        views = kv.extend(q, q, q, pos, store=True)
+        views = kv.extend(q, q, q, pos, room=1)
         sizes = {view.heads[0]: view.k_BHSC.shape[2] for view in views if view.heads}
         history = [0, 0, 0, 0] if k == 0 else [b[k - 1] for b in budgets]
         assert sizes == {h: history[h] + TOKENS[k] for h in range(4)}
@@ -153,7 +153,7 @@ def test_budgets_bound_the_memory_of_each_head() -> None:
 def test_low_bit_entries_take_the_bytes_they_say(bits: int, per_value: int) -> None:
     kv = cache([[9]] * 4, bits=bits)
     q = torch.randn(2, 4, 9, 32)
-    kv.extend(q, q, q, torch.arange(9)[None], store=True)
+    kv.extend(q, q, q, torch.arange(9)[None], room=1)
     entries = 2 * 4 * 9
     assert kv.nbytes == entries * 2 * (32 * per_value // 8 + 4) + 9 * 2
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from tests.accel.techniques import DENSE, TECHNIQUES
+from tests.accel.techniques import DENSE, FULL, LOW_ENTROPY, PRUNED, TECHNIQUES, asking, leave, stay
 from tests.conftest import SCALES, build_tiny
 from varsearch.accel import Accelerated, apply
 from varsearch.evaluators.decisions import listening, with_shares
@@ -26,7 +26,7 @@ from varsearch.models.seams import LayerState
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.models.zoo import Manifest
-from varsearch.policy import Policy
+from varsearch.policy import Decision, Policy
 from varsearch.space import SearchSpace
 from varsearch.target import Target
 
@@ -163,6 +163,30 @@ def test_kv_bytes_of_the_dense_model() -> None:
     assert traced("dense").kv_bytes == 3 * 2 * (2 * N) * 4 * stored * 16 * 4
     assert traced("kv-none").kv_bytes == 0
     assert traced("unguided").kv_bytes == traced("dense").kv_bytes // 2
+
+
+ENTRY = 2 * 4 * 16 * 4
+"""Bytes of one key and value of all heads."""
+
+
+def test_only_kept_tokens_are_held() -> None:
+    # Layers 1 and 2 prune scale 3 to 12 of 16 tokens; the last scale is never stored.
+    assert traced("prune-two").kv_bytes == 2 * N * ENTRY * (30 + 2 * 26)
+    assert traced("prune-last").kv_bytes == traced("dense").kv_bytes
+
+
+def test_images_that_parted_hold_what_their_own_scales_store() -> None:
+    # Half of the images go on in full, while the others, which will prune, wait with what all stored up to scale 2.
+    found = trace(MODEL, asking(DENSE.scales, LOW_ENTROPY[0]), CPU)
+    assert found.kv_bytes == 3 * N * ENTRY * (30 + 14)
+    # All leave for scales that store more than the policy's own.
+    pruned = (FULL, FULL, FULL, PRUNED, PRUNED)
+    everyone = Decision(
+        after=2, feature="low_entropy", actions=(stay(0, share=0), leave(0, bias=1, scales=(FULL, FULL), share=1))
+    )
+    assert trace(MODEL, asking(pruned, everyone), CPU).kv_bytes == traced("dense").kv_bytes
+    with apply(MODEL, asking(pruned, everyone)) as applied, apply(MODEL, DENSE) as dense:
+        assert torch.equal(run_batch(applied, N, default_sampler(MODEL)), run_batch(dense, N, default_sampler(MODEL)))
 
 
 def test_half_precision_halves_memory_and_nothing_else() -> None:

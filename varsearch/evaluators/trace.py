@@ -177,8 +177,8 @@ class ScaleWatch:
         new_cache = tuple(self._watched(make) for make in applied.plan.new_cache)
         self.applied = dataclasses.replace(applied, plan=dataclasses.replace(applied.plan, new_cache=new_cache))
 
-    def _watched(self, make: Callable[[int], KVCache]) -> Callable[[int], KVCache]:
-        return lambda capacity: WatchedKV(make(capacity), self._caches)
+    def _watched(self, make: Callable[[], KVCache]) -> Callable[[], KVCache]:
+        return lambda: WatchedKV(make(), self._caches)
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
         """Samples; between the samplings of two scales caches only grow, so their sizes now are the largest."""
@@ -199,9 +199,9 @@ class WatchedKV:
         self.inner, self.alive = inner, alive
         alive.add(self)
 
-    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, store: bool) -> tuple[KVView, ...]:
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, room: int) -> tuple[KVView, ...]:
         """See `KVCache.extend`."""
-        return self.inner.extend(q, k, v, pos_BL, store=store)
+        return self.inner.extend(q, k, v, pos_BL, room=room)
 
     def take(self, rows: Rows) -> WatchedKV:
         """See `KVCache.take`."""
