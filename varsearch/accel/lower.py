@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from varsearch.accel import (
     attention_entropy,
@@ -19,29 +20,29 @@ from varsearch.accel import (
     sparse_attention,
     token_pruning,
 )
+from varsearch.accel.cross_scale_attention import ChosenKeys
 from varsearch.accel.decision import Asked
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.accel.sparse_attention import LocalAttention, Pattern
 from varsearch.accel.token_maps import Maps
 from varsearch.models.seams import DenseKV, Fork, LayerPlan, Plan, ScalePlan
-from varsearch.policy import Policy
+from varsearch.policy import CrossScale, Policy
 from varsearch.target import ModelSpec
 
 
 def lower(policy: Policy, spec: ModelSpec) -> Plan:
     """The plan of `policy`; raises `PolicyError` if it does not fit `spec`."""
     policy.check(spec)
-    # Layers that see the same share the tiles.
-    local = functools.cache(LocalAttention)
+    shared = Shared(functools.cache(LocalAttention), functools.cache(ChosenKeys))
     decisions = {decision.after: decision for decision in policy.decisions}
     paths, n = [policy], len(policy.scales)
     scales: tuple[ScalePlan, ...] = ()
     for k in reversed(range(n)):
         leaving = [policy.path(decisions[k], action) for action in decisions[k].actions[1:]] if k in decisions else []
         paths += leaving
-        plan = _scale(paths, spec, k, local)
+        plan = _scale(paths, spec, k, shared)
         if leaving:
-            tails = (tuple(_scale([path], spec, j, local) for j in range(k + 1, n)) for path in leaving)
+            tails = (tuple(_scale([path], spec, j, shared) for j in range(k + 1, n)) for path in leaving)
             full = [layer for layer in range(spec.n_layers) if not policy.prunes(k, layer)]
             plan = replace(plan, fork=Fork(Asked(decisions[k], full), (scales, *tails)))
         scales = (plan, *scales)
@@ -49,26 +50,30 @@ def lower(policy: Policy, spec: ModelSpec) -> Plan:
     return Plan(scales, tuple(cache or DenseKV for cache in caches))
 
 
-Local = Callable[[tuple[Pattern, ...], Maps], LocalAttention]
+class Shared(NamedTuple):
+    """Makers that give what they have made before: heads and layers that see the same share the tables of it."""
+
+    local: Callable[[Pattern, Maps], LocalAttention]
+    keys: Callable[[CrossScale, Maps], ChosenKeys]
 
 
-def _scale(paths: Sequence[Policy], spec: ModelSpec, k: int, local: Local) -> ScalePlan:
+def _scale(paths: Sequence[Policy], spec: ModelSpec, k: int, shared: Shared) -> ScalePlan:
     """The plan of scale `k` for images that can go through `paths`, which are equal up to this scale."""
     scale = paths[0].scales[k]
     return ScalePlan(
-        layers=tuple(_layer(paths, spec, k, layer, local) for layer in range(spec.n_layers)),
+        layers=tuple(_layer(paths, spec, k, layer, shared) for layer in range(spec.n_layers)),
         run=scale.run,
         guidance=guidance.of_scale(scale),
     )
 
 
-def _layer(paths: Sequence[Policy], spec: ModelSpec, scale: int, layer: int, local: Local) -> LayerPlan:
+def _layer(paths: Sequence[Policy], spec: ModelSpec, scale: int, layer: int, shared: Shared) -> LayerPlan:
     pruned = token_pruning.branch(paths, spec, scale, layer)
     return LayerPlan(
         attn=guidance.branch(paths[0], scale, layer, "attn", pruned),
         ffn=guidance.branch(paths[0], scale, layer, "ffn", pruned),
-        attend=cross_scale_attention.attend(paths[0], spec, scale, layer)
-        or sparse_attention.attend(paths[0], spec, scale, layer, local),
+        attend=cross_scale_attention.attend(paths[0], spec, scale, layer, shared.keys)
+        or sparse_attention.attend(paths[0], spec, scale, layer, shared.local),
         observe=attention_entropy.observe(paths, scale, layer),
         room=_room(paths[0], spec, scale, layer),
     )

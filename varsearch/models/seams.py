@@ -1,8 +1,8 @@
 """The four places where techniques may act, and their dense defaults.
 
 A model calls these seams and knows nothing of what stands behind them. Beside them, attention may be observed, and
-images may part after a scale. A `Plan` is made once per policy, is immutable and holds no tensor; everything that
-changes during a generation lives in a `LayerState` per layer.
+images may part after a scale. A `Plan` is made once per policy, is immutable and holds no tensor of a generation, only
+the tables that its techniques make when they first run; everything that changes lives in a `LayerState` per layer.
 
 Shape suffixes: B rows (the N images, then, while guidance is on, the same N images unconditionally), L query
 tokens of the current scale, S keys, H heads, C head dim, D width.
