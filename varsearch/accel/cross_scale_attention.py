@@ -39,7 +39,7 @@ ABSENT, KNOWN = -1.0, -2.0
 def attend(
     policy: Policy, spec: ModelSpec, scale: int, layer: int, keys: Callable[[CrossScale, Maps], ChosenKeys]
 ) -> Attend | None:
-    """Attention of `layer` at `scale`, to `keys`, where the policy makes a choice of them or uses one, else None."""
+    """Attention of `layer` at `scale` where the policy makes a choice of keys (by `keys`) or uses one, else None."""
     how, run = policy.layers[layer].attention.cross_scale, run_scales(policy)
     if how is None or scale not in run or scale < how.decision_scale or how.decision_scale == run[-1]:
         return None
@@ -155,10 +155,9 @@ class ChosenKeys:
 
     def _lists(self, chosen_BHGN: Tensor) -> Iterator[KeyList]:
         index_BHGN = self._table("index_T", chosen_BHGN.device)[chosen_BHGN]
-        always_GS = self._table("listed_M", chosen_BHGN.device).split([len(part) for part in self.template.always])
-        for (first, end), always_S, chosen_BHN in zip(
-            self.template.bounds, always_GS, index_BHGN.unbind(2), strict=True
-        ):
+        always_G = self._table("listed_M", chosen_BHGN.device).split([len(part) for part in self.template.always])
+        groups = zip(self.template.bounds, always_G, index_BHGN.unbind(2), strict=True)
+        for (first, end), always_S, chosen_BHN in groups:
             yield KeyList(first, end, torch.cat((always_S.expand(*chosen_BHN.shape[:2], -1), chosen_BHN), dim=-1))
 
     def masked(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, chosen_BHGN: Tensor) -> Tensor:
@@ -207,8 +206,8 @@ class Following:
     """A later scale: the chosen keys, moved here, and the residual of the decision scale."""
 
     def __init__(self, keys: ChosenKeys) -> None:
-        self.sparse, maps = keys, keys.maps
-        self.start = int(maps.query_positions()[0])
+        maps = keys.maps
+        self.sparse, self.start = keys, int(maps.query_positions()[0])
         self.size, self.old_size = maps.sizes[maps.scale], maps.sizes[keys.how.decision_scale]
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:

@@ -51,7 +51,7 @@ def lower(policy: Policy, spec: ModelSpec) -> Plan:
 
 
 class Shared(NamedTuple):
-    """Makers that give what they have made before: heads and layers that see the same share the tables of it."""
+    """Make each attention once, so that heads and layers that see the same share its tables."""
 
     local: Callable[[Pattern, Maps], LocalAttention]
     keys: Callable[[CrossScale, Maps], ChosenKeys]
