@@ -37,7 +37,7 @@ METRICS = {
         Metric("kv_bytes", "B", "minimize", "largest size of the key/value caches of all layers together"),
         Metric("weight_bytes", "B", "minimize", "parameters as stored"),
         Metric("flops", "FLOP", "minimize", "floating-point operations of one batch, a multiply-add counting two"),
-        Metric("attention_flops", "FLOP", "minimize", "the part of flops spent in attention products"),
+        Metric("attention_flops", "FLOP", "minimize", "the part of flops in attention products, scoring included"),
     )
 }
 

@@ -26,6 +26,7 @@ from varsearch.kernels.quantized_linear import Backend
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import Sampler
 from varsearch.models.seams import KVCache, KVView, Rows
+from varsearch.models.var import Block
 from varsearch.policy import Policy
 from varsearch.target import Target, find_device
 
@@ -49,6 +50,8 @@ class Op:
         dtype: torch name of its result's dtype.
         flops: floating-point operations of matrix products, a multiply-add counting two; 0 for other operators.
         bytes: read and written.
+        scoring: whether it multiplies queries with keys for something else than attention: scores that a technique
+            chooses tokens, entries or keys by.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Op:
     dtype: str
     flops: int
     bytes: int
+    scoring: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ class Trace:
 
     @property
     def attention_flops(self) -> int:
-        """The part of `flops` spent in attention products."""
-        return sum(op.flops for op in self.ops if op.attention)
+        """The part of `flops` spent in attention products, those that techniques only score with included."""
+        return sum(op.flops for op in self.ops if op.attention or op.scoring)
 
 
 def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
@@ -118,7 +122,7 @@ class Recorder(StorageTracker):
         super().__init__(weights)
         self.ops: list[Op] = []
         self._labelled = 0
-        self._modules = [""]
+        self._modules: list[tuple[str, bool]] = [("", False)]
         self._attention = False
 
     def scale_ended(self, scale: int) -> None:
@@ -132,8 +136,8 @@ class Recorder(StorageTracker):
         handles = []
         for part in parts:
             for name, module in part.named_modules():
-                path = f"{type(part).__name__}.{name}"
-                handles.append(module.register_forward_pre_hook(lambda *_, path=path: self._modules.append(path)))
+                entry = f"{type(part).__name__}.{name}", isinstance(module, Block)
+                handles.append(module.register_forward_pre_hook(lambda *_, entry=entry: self._modules.append(entry)))
                 handles.append(module.register_forward_hook(lambda *_: self._modules.pop() and None))
         try:
             yield
@@ -164,7 +168,10 @@ class Recorder(StorageTracker):
         dtype = next(tensors(result)).dtype
         flops, moved = flops_of(func, args, kwargs, result), bytes_of(func, args, kwargs, result)
         label = str(dtype).removeprefix("torch.")
-        self.ops.append(Op(name, self._modules[-1], None, self._attention, label, flops, moved))
+        module, in_block = self._modules[-1]
+        # Linears are modules of their own, so what else a block multiplies are queries and keys.
+        scoring = in_block and flops > 0 and not self._attention
+        self.ops.append(Op(name, module, None, self._attention, label, flops, moved, scoring))
 
 
 class ScaleWatch:
@@ -177,8 +184,8 @@ class ScaleWatch:
         new_cache = tuple(self._watched(make) for make in applied.plan.new_cache)
         self.applied = dataclasses.replace(applied, plan=dataclasses.replace(applied.plan, new_cache=new_cache))
 
-    def _watched(self, make: Callable[[int], KVCache]) -> Callable[[int], KVCache]:
-        return lambda capacity: WatchedKV(make(capacity), self._caches)
+    def _watched(self, make: Callable[[], KVCache]) -> Callable[[], KVCache]:
+        return lambda: WatchedKV(make(), self._caches)
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
         """Samples; between the samplings of two scales caches only grow, so their sizes now are the largest."""
@@ -199,9 +206,9 @@ class WatchedKV:
         self.inner, self.alive = inner, alive
         alive.add(self)
 
-    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, store: bool) -> tuple[KVView, ...]:
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, room: int) -> tuple[KVView, ...]:
         """See `KVCache.extend`."""
-        return self.inner.extend(q, k, v, pos_BL, store=store)
+        return self.inner.extend(q, k, v, pos_BL, room=room)
 
     def take(self, rows: Rows) -> WatchedKV:
         """See `KVCache.take`."""

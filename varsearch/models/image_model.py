@@ -34,7 +34,7 @@ class ImageModel:
 
     def dense_plan(self) -> Plan:
         """The plan that changes nothing."""
-        return Plan.dense(self.spec.n_layers, len(self.spec.scales))
+        return Plan.dense(self.spec.n_layers, self.spec.tokens)
 
     def generate(
         self, labels_N: Tensor, sampler: Sampler, plan: Plan | None = None, guidance: float | None = None

@@ -101,7 +101,7 @@ def generate(
     loop = _Loop(model, tokenizer, guidance or 0.0)
     guided = guidance is not None and plan.scales[0].guidance is not Guidance.OFF
     cond_BD = model.condition(labels_N, guided)
-    modulations, states = model.modulations(cond_BD), _new_states(plan, model.config.scales, len(labels_N))
+    modulations, states = model.modulations(cond_BD), _new_states(plan, len(labels_N))
     f_hat_NCHW = tokenizer.quantize.empty(len(labels_N))
     return loop.run(Batch(cond_BD, modulations, states, f_hat_NCHW, sampler, guided), plan.scales)
 
@@ -155,9 +155,8 @@ class _Loop:
         batch.f_hat_NCHW = quantizer.accumulate(batch.f_hat_NCHW, codes_NLC, k)
 
 
-def _new_states(plan: Plan, sizes: tuple[tuple[int, int], ...], n_images: int) -> list[LayerState]:
-    run = [math.prod(size) for size, scale in zip(sizes, plan.scales, strict=True) if scale.run]
-    return [LayerState(new_cache(sum(run[:-1])), n_images) for new_cache in plan.new_cache]
+def _new_states(plan: Plan, n_images: int) -> list[LayerState]:
+    return [LayerState(new_cache(), n_images) for new_cache in plan.new_cache]
 
 
 def _emptied(items: list[T]) -> Iterator[T]:
