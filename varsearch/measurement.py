@@ -75,6 +75,10 @@ class QualityProtocol(Frozen):
     version: int = 1
 
 
+SPEED_VERSION = 2
+"""Rises when the same policy would get other numbers. 2: caches have room for what is stored, scoring is attention."""
+
+
 class SpeedProtocol(Frozen):
     """Everything that a latency or memory number depends on besides the model and the policy.
 
