@@ -42,8 +42,8 @@ class Recorder:
 def exact(shared_adaln: bool = False, cosine: bool = True) -> ImageModel:
     """The tiny model in double precision: rounding to few bits turns any difference in fp32 into a step."""
     model = build_tiny(shared_adaln, cosine)
-    model.transformer.double()
-    model.tokenizer.double()
+    for part in (model.transformer, model.tokenizer, model.sibling("small").transformer):
+        part.double()
     return model
 
 
@@ -58,7 +58,7 @@ def difference(model: ImageModel, policy: Policy, seed: int = 0, n: int = 2) -> 
     labels, tokens = inputs(model, n, seed)
     recorder = Recorder(tokens)
     with apply(model, policy) as fast:
-        model.generate(labels, recorder, fast.plan, GUIDANCE)
+        fast.model.generate(labels, recorder, fast.plan, GUIDANCE)
     found: dict[tuple[int, int], Tensor] = {}
     together = 1 if policy.decisions else n
     for i in range(0, n, together):
@@ -83,7 +83,10 @@ def merged(a: Policy, b: Policy) -> Policy | None:
     result: dict[str, object] = {}
     if a.decisions and b.decisions:
         return None
+    if a.refiner and b.refiner:
+        return None
     result["decisions"] = a.decisions or b.decisions
+    result["refiner"] = a.refiner or b.refiner
     try:
         for part in ("layers", "scales"):
             result[part] = [joined(*rows) for rows in zip(dumps[0][part], dumps[1][part], strict=True)]

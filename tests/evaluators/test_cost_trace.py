@@ -20,7 +20,7 @@ from tests.conftest import SCALES, build_tiny
 from varsearch.accel import Accelerated, apply
 from varsearch.evaluators.decisions import listening, with_shares
 from varsearch.evaluators.trace import Trace, record, trace
-from varsearch.evaluators.workload import cast, default_sampler, run_batch, skeleton
+from varsearch.evaluators.workload import cast, default_sampler, parts_of, run_batch, skeleton
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.seams import LayerState
 from varsearch.models.var import VARConfig
@@ -117,7 +117,7 @@ def used_weight_bytes(applied: Accelerated) -> int:
     used_refiners = {refiners.index[k] for k, scale in enumerate(applied.plan.scales) if scale.run}
     unused = ("encoder.", "quant_conv.", "quantize.ema_vocab_hit", "lvl_1L", "attn_bias_for_masking")
     unused += tuple(f"quantize.quant_resi.qresi_ls.{i}." for i in {*range(4)} - used_refiners)
-    named = [*model.transformer.state_dict().items(), *model.tokenizer.state_dict().items()]
+    named = [item for part in parts_of(model) for item in part.state_dict().items()]
     return sum(t.nbytes for name, t in named if not name.startswith(unused))
 
 

@@ -20,11 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from varsearch.accel import Accelerated, apply
+from varsearch.accel.refiner import with_refiner
 from varsearch.evaluators.memory import StorageTracker, tensors
 from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors
 from varsearch.kernels.quantized_linear import Backend
+from varsearch.models.batch import Sampler
 from varsearch.models.image_model import ImageModel
-from varsearch.models.sampling import Sampler
 from varsearch.models.seams import KVCache, KVView, Rows
 from varsearch.policy import Policy
 from varsearch.target import Target, find_device
@@ -85,7 +86,9 @@ def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
 
     Raises:
         PolicyError: the policy does not fit the model.
+        ModelError: the model's refiner is not there.
     """
+    model = with_refiner(model, policy)
     dtype: torch.dtype = getattr(torch, target.dtype)
     # Techniques keep index tables in numpy and turn them into tensors as they run.
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -174,8 +177,10 @@ class ScaleWatch:
         self.sampler, self.recorder = sampler, recorder
         self.kv_bytes = 0
         self._caches: WeakSet[WatchedKV] = WeakSet()
-        new_cache = tuple(self._watched(make) for make in applied.plan.new_cache)
-        self.applied = dataclasses.replace(applied, plan=dataclasses.replace(applied.plan, new_cache=new_cache))
+        plan = applied.plan
+        new_cache, refiner_cache = (tuple(map(self._watched, make)) for make in (plan.new_cache, plan.refiner_cache))
+        watched = dataclasses.replace(plan, new_cache=new_cache, refiner_cache=refiner_cache)
+        self.applied = dataclasses.replace(applied, plan=watched)
 
     def _watched(self, make: Callable[[int], KVCache]) -> Callable[[int], KVCache]:
         return lambda capacity: WatchedKV(make(capacity), self._caches)

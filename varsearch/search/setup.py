@@ -13,7 +13,7 @@ from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.evaluators.quality import protocol_for as quality_protocol
 from varsearch.evaluators.speed import protocol_for as speed_protocol
 from varsearch.evaluators.worker import WorkerConfig, features
-from varsearch.evaluators.workload import skeleton
+from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import METRICS, Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
@@ -215,7 +215,7 @@ class Costs:
 
     def __init__(self, space: SearchSpace, model: str, speed: SpeedProtocol) -> None:
         self.space, self.speed = space, speed
-        self.model = CostModel(skeleton(zoo.manifest(model)), predicted_protocol(speed.target))
+        self.model = CostModel(zoo_skeleton(model), predicted_protocol(speed.target))
 
     @property
     def dense(self) -> dict[str, float]:
