@@ -165,6 +165,14 @@ def test_kv_bytes_of_the_dense_model() -> None:
     assert traced("unguided").kv_bytes == traced("dense").kv_bytes // 2
 
 
+def test_kv_bytes_of_drafter_and_refiner() -> None:
+    """Neither stores the last scale that it runs, and one is gone when the other begins."""
+    layers, width = 3 * 2 * (2 * N) * 4, 64
+    assert traced("refined-last").kv_bytes == layers * width * (1 + 4 + 9), "the refiner only runs the last"
+    assert traced("refined").kv_bytes == 2 * 2 * (2 * N) * 4 * 24 * (1 + 4 + 9 + 16)
+    assert traced("refined").kv_bytes > layers * width * (1 + 4)
+
+
 def test_half_precision_halves_memory_and_nothing_else() -> None:
     half = trace(MODEL, DENSE, Target(device="4090", dtype="float16", batch_size=N))
     with apply(cast(MODEL, "cpu", torch.float16), DENSE) as applied:
