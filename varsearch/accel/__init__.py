@@ -55,7 +55,7 @@ def apply(model: ImageModel, policy: Policy | PolicyFile, backend: Backend | Non
         backend: the kernels of quantized linears; None takes "triton" on a CUDA device that it supports, else "torch".
 
     Raises:
-        PolicyError: the policy does not fit the model, or policy file or refiner were made for other weights.
+        PolicyError: the policy does not fit the model, its file is for other weights, or its refiner has others.
         ModelError: the policy's refiner is not beside the model, or does not share its tokenizer.
         TargetError: `backend` was named and cannot run on the model's device or in its dtype.
     """

@@ -186,7 +186,7 @@ class ScaleWatch:
         return lambda capacity: WatchedKV(make(capacity), self._caches)
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        """Samples; between the samplings of two scales caches only grow, so their sizes now are the largest."""
+        """Samples; in between caches only grow, or are gone before a refiner's grow, so sizes now are the largest."""
         codes_NLC = self.sampler(logits_NLV, scale, codebook_VC)
         self.kv_bytes = max(self.kv_bytes, sum(kv.nbytes for kv in self._caches))
         self.recorder.scale_ended(scale)
