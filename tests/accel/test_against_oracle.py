@@ -17,11 +17,13 @@ from torch import Tensor
 from tests.accel.oracle import decided
 from tests.accel.techniques import TECHNIQUES
 from tests.conftest import build_tiny
+from tests.space.calibrations import random_calibration
 from varsearch.accel import apply
 from varsearch.errors import PolicyError
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.space import SearchSpace
+from varsearch.space.presets import presets
 
 GUIDANCE = 2.0
 
@@ -47,8 +49,8 @@ class Recorder:
 def exact(shared_adaln: bool = False, cosine: bool = True) -> ImageModel:
     """The tiny model in double precision: rounding to few bits turns any difference in fp32 into a step."""
     model = build_tiny(shared_adaln, cosine)
-    model.transformer.double()
-    model.tokenizer.double()
+    for part in (model.transformer, model.tokenizer, model.sibling("small").transformer):
+        part.double()
     return model
 
 
@@ -63,7 +65,7 @@ def difference(model: ImageModel, policy: Policy, seed: int = 0, n: int = 2) -> 
     labels, tokens = inputs(model, n, seed)
     recorder = Recorder(tokens)
     with apply(model, policy) as fast:
-        model.generate(labels, recorder, fast.plan, GUIDANCE)
+        fast.model.generate(labels, recorder, fast.plan, GUIDANCE)
     found: dict[tuple[int, int], Tensor] = {}
     together = 1 if policy.decisions else n
     for i in range(0, n, together):
@@ -90,10 +92,13 @@ def merged(names: Sequence[str]) -> Policy:
     """All these techniques in one policy; `PolicyError` if they are refused together."""
     dumps = [TECHNIQUES[name].model_dump(exclude_defaults=True) for name in names]
     deciding = [dump.pop("decisions") for dump in dumps if "decisions" in dump]
-    if len(deciding) > 1:
-        raise OverlapError("decisions")
+    refiners = [dump.pop("refiner") for dump in dumps if "refiner" in dump]
+    for name, values in (("decisions", deciding), ("refiner", refiners)):
+        if len(values) > 1:
+            raise OverlapError(name)
     parts = {part: [reduce(joined, rows) for rows in zip(*(d[part] for d in dumps), strict=True)] for part in dumps[0]}
-    return Policy.parse(json.dumps(parts | {"decisions": deciding[0] if deciding else ()}))
+    single = {"decisions": deciding[0] if deciding else (), "refiner": refiners[0] if refiners else None}
+    return Policy.parse(json.dumps(parts | single))
 
 
 def joined(left: dict[str, object], right: dict[str, object]) -> dict[str, object]:
@@ -143,14 +148,16 @@ def test_several_techniques_equal_the_oracle(names: tuple[str, ...]) -> None:
 
 REFUSED = (
     "guidance cannot resume",
+    "decisions[N] is after scale N: expected one of",
+    "it may only leave out the last ones of",
+    "names layers of the model, but the refiner runs this scale",
+    "decides at scale N, which the refiner runs",
     "keep is the budget after every scale and cache_budget after each",
     "decides at scale N, which does not run",
     "decides at scale N, which needs all queries, but prunes tokens there",
     "window and cross_scale both say what scales from N on see",
     "band and cross_scale both say what scales from N on see",
     "a scale that does not run has no other settings",
-    "decisions[N] is after scale N: expected one of",
-    "it may only leave out the last ones of",
     "tokens.layer_keep has N shares for N layers",  # one technique names shares, another the layers: no real conflict
 )
 """In the order of "What is refused" in docs/policy-format.md; what is not here needs no second technique."""
@@ -164,7 +171,11 @@ def test_nothing_but_what_is_documented_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(60))
-def test_random_policies_equal_the_oracle(seed: int) -> None:
-    policy = SearchSpace(exact().spec).random(random.Random(seed), density=0.4)
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_random_policies_equal_the_oracle(seed: int, published: bool) -> None:
+    spec = exact().spec
+    small = exact().sibling("small").spec.model_copy(update={"name": "small"})
+    found, _ = presets(spec, random_calibration(spec), [small]) if published else ({}, {})
+    policy = SearchSpace(spec, found).random(random.Random(seed), density=0.4)
     assert difference(exact(), policy, seed=seed) < 1e-9

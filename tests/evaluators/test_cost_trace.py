@@ -18,7 +18,7 @@ from tests.evaluators.held import CacheWatch, table_bytes, tensors_of
 from varsearch.accel import Accelerated, apply
 from varsearch.evaluators.decisions import listening, with_shares
 from varsearch.evaluators.trace import Trace, record, trace
-from varsearch.evaluators.workload import cast, default_sampler, run_batch, skeleton
+from varsearch.evaluators.workload import cast, default_sampler, parts_of, run_batch, skeleton
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
@@ -161,7 +161,7 @@ def used_weight_bytes(applied: Accelerated) -> int:
     used_refiners = {refiners.index[k] for k, scale in enumerate(applied.plan.scales) if scale.run}
     unused = ("encoder.", "quant_conv.", "quantize.ema_vocab_hit", "lvl_1L", "attn_bias_for_masking")
     unused += tuple(f"quantize.quant_resi.qresi_ls.{i}." for i in {*range(4)} - used_refiners)
-    named = [*model.transformer.state_dict().items(), *model.tokenizer.state_dict().items()]
+    named = [item for part in parts_of(model) for item in part.state_dict().items()]
     return sum(t.nbytes for name, t in named if not name.startswith(unused))
 
 
@@ -202,6 +202,14 @@ def test_images_that_parted_hold_what_their_own_scales_store() -> None:
     assert trace(MODEL, asking(pruned, everyone), CPU).kv_bytes == traced("dense").kv_bytes
     with apply(MODEL, asking(pruned, everyone)) as applied, apply(MODEL, DENSE) as dense:
         assert torch.equal(run_batch(applied, N, default_sampler(MODEL)), run_batch(dense, N, default_sampler(MODEL)))
+
+
+def test_kv_bytes_of_drafter_and_refiner() -> None:
+    """Neither stores the last scale that it runs, and one is gone when the other begins."""
+    layers, width = 3 * 2 * (2 * N) * 4, 64
+    assert traced("refined-last").kv_bytes == layers * width * (1 + 4 + 9), "the refiner only runs the last"
+    assert traced("refined").kv_bytes == 2 * 2 * (2 * N) * 4 * 24 * (1 + 4 + 9 + 16)
+    assert traced("refined").kv_bytes > layers * width * (1 + 4)
 
 
 def test_half_precision_halves_memory_and_nothing_else() -> None:

@@ -2,7 +2,8 @@
 
 Order of composition, outermost first: guidance sharing (rows), token pruning (tokens), the sublayer. Attention sees
 what the KV cache gives it, through windows, bands or a choice of keys. Where images part, each action has plans of its
-own for the scales that follow. Weight quantization is not part of the plan: it swaps modules.
+own for the scales that follow. A refiner's scales have none of this. Weight quantization is not part of the plan: it
+swaps modules.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from varsearch.accel import (
     cross_scale_attention,
     guidance,
     kv_compression,
+    refiner,
     sparse_attention,
     token_pruning,
 )
@@ -30,24 +32,30 @@ from varsearch.policy import CrossScale, Policy
 from varsearch.target import ModelSpec
 
 
-def lower(policy: Policy, spec: ModelSpec) -> Plan:
-    """The plan of `policy`; raises `PolicyError` if it does not fit `spec`."""
+def lower(policy: Policy, spec: ModelSpec, refiner_layers: int = 0) -> Plan:
+    """The plan of `policy`, whose refiner has so many layers; raises `PolicyError` if it does not fit `spec`."""
     policy.check(spec)
     shared = Shared(functools.cache(LocalAttention), functools.cache(ChosenKeys))
     decisions = {decision.after: decision for decision in policy.decisions}
     paths, n = [policy], len(policy.scales)
     scales: tuple[ScalePlan, ...] = ()
+
+    def of_scale(paths: Sequence[Policy], k: int) -> ScalePlan:
+        if policy.refined(k):
+            return refiner.scale(paths[0], spec, k, refiner_layers)
+        return _scale(paths, spec, k, shared)
+
     for k in reversed(range(n)):
         leaving = [policy.path(decisions[k], action) for action in decisions[k].actions[1:]] if k in decisions else []
         paths += leaving
-        plan = _scale(paths, spec, k, shared)
+        plan = of_scale(paths, k)
         if leaving:
-            tails = (tuple(_scale([path], spec, j, shared) for j in range(k + 1, n)) for path in leaving)
+            tails = (tuple(of_scale([path], j) for j in range(k + 1, n)) for path in leaving)
             full = [layer for layer in range(spec.n_layers) if not policy.prunes(k, layer)]
             plan = replace(plan, fork=Fork(Asked(decisions[k], full), (scales, *tails)))
         scales = (plan, *scales)
     caches = (kv_compression.new_cache(policy, spec, layer) for layer in range(spec.n_layers))
-    return Plan(scales, tuple(cache or DenseKV for cache in caches))
+    return Plan(scales, tuple(cache or DenseKV for cache in caches), (DenseKV,) * refiner_layers)
 
 
 class Shared(NamedTuple):

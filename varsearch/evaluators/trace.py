@@ -20,11 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from varsearch.accel import Accelerated, apply
+from varsearch.accel.refiner import with_refiner
 from varsearch.evaluators.memory import StorageTracker, tensors
 from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors
 from varsearch.kernels.quantized_linear import Backend
+from varsearch.models.batch import Sampler
 from varsearch.models.image_model import ImageModel
-from varsearch.models.sampling import Sampler
 from varsearch.models.seams import KVCache, KVView, Rows
 from varsearch.models.var import Block
 from varsearch.policy import Policy
@@ -89,7 +90,9 @@ def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
 
     Raises:
         PolicyError: the policy does not fit the model.
+        ModelError: the model's refiner is not there.
     """
+    model = with_refiner(model, policy)
     dtype: torch.dtype = getattr(torch, target.dtype)
     # Techniques keep index tables in numpy and turn them into tensors as they run.
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -181,14 +184,16 @@ class ScaleWatch:
         self.sampler, self.recorder = sampler, recorder
         self.kv_bytes = 0
         self._caches: WeakSet[WatchedKV] = WeakSet()
-        new_cache = tuple(self._watched(make) for make in applied.plan.new_cache)
-        self.applied = dataclasses.replace(applied, plan=dataclasses.replace(applied.plan, new_cache=new_cache))
+        plan = applied.plan
+        new_cache, refiner_cache = (tuple(map(self._watched, make)) for make in (plan.new_cache, plan.refiner_cache))
+        watched = dataclasses.replace(plan, new_cache=new_cache, refiner_cache=refiner_cache)
+        self.applied = dataclasses.replace(applied, plan=watched)
 
     def _watched(self, make: Callable[[], KVCache]) -> Callable[[], KVCache]:
         return lambda: WatchedKV(make(), self._caches)
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        """Samples; between the samplings of two scales caches only grow, so their sizes now are the largest."""
+        """Samples; in between caches only grow, or are gone before a refiner's grow, so sizes now are the largest."""
         codes_NLC = self.sampler(logits_NLV, scale, codebook_VC)
         self.kv_bytes = max(self.kv_bytes, sum(kv.nbytes for kv in self._caches))
         self.recorder.scale_ended(scale)

@@ -257,20 +257,28 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class ScalePlan:
-    """Seam 4: data that the next-scale loop reads."""
+    """Seam 4: data that the next-scale loop reads.
+
+    `layers` are those of the refiner where `refined`. The first scale that it runs comes with all earlier ones.
+    """
 
     layers: tuple[LayerPlan, ...]
     run: bool = True
     guidance: Guidance = Guidance.FULL
     fork: Fork | None = None
+    refined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A lowered policy: one `ScalePlan` per scale and one cache factory per layer."""
+    """A lowered policy: one `ScalePlan` per scale and one cache factory per layer.
+
+    `refiner_cache` has one per layer of the refiner, none without a refiner.
+    """
 
     scales: tuple[ScalePlan, ...]
     new_cache: tuple[Callable[[], KVCache], ...]
+    refiner_cache: tuple[Callable[[], KVCache], ...] = ()
 
     @classmethod
     def dense(cls, n_layers: int, tokens: Sequence[int]) -> Plan:

@@ -28,6 +28,8 @@ def _parts(policy: Policy) -> Iterator[str]:
     yield _scales("tokens", ((k, f"{s.tokens.keep:.0%}") for k, s in enumerate(policy.scales) if s.tokens))
     yield _scales("guidance", ((k, s.guidance) for k, s in enumerate(policy.scales) if s.guidance != "full"))
     yield _scales("scales", ((k, "skipped") for k, s in enumerate(policy.scales) if not s.run))
+    late = policy.refiner
+    yield f"refiner {late.model} from scale {late.first_scale}" if late else ""
     yield _scales("images", ((d.after, f"{1 - d.actions[0].share:.0%} part") for d in policy.decisions))
 
 
