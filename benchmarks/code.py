@@ -2,7 +2,7 @@
 
 Work and bytes are of one batch and exact; times are measured here, on one thread, dense and policy in turn. The first
 pair has random weights and the proportions of the published one, and shows cost only. The second is the shipped one,
-too small to gain time, with the quality of its images.
+with the quality of its images.
 """
 
 from __future__ import annotations
