@@ -14,7 +14,7 @@ install: .venv/installed
 
 run: install
 	mkdir -p runs
-	$(BIN)/varsearch run --budget 24 --target 4090 --storage runs/quickstart.db
+	$(BIN)/varsearch run --budget 40 --target 4090 --storage runs/quickstart.db
 
 test: install
 	$(BIN)/pytest

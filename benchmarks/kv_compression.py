@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 
 from benchmarks.assumed import assumed
@@ -13,7 +11,7 @@ from varsearch.calibration import Calibration
 from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.evaluators.per_image import nll
 from varsearch.evaluators.speed import dense_twin, interleaved, machine
-from varsearch.evaluators.trace import Trace, trace
+from varsearch.evaluators.trace import trace
 from varsearch.models import ImageModel, zoo
 from varsearch.policy import Policy
 from varsearch.space.presets.hack import hack
@@ -35,12 +33,6 @@ def policies(spec: ModelSpec, calibration: Calibration) -> dict[str, Policy]:
     }
 
 
-def scoring_flops(found: Trace) -> int:
-    """The products of observing queries: what a block multiplies outside its linears and its attention."""
-    block = re.compile(r"VAR\.blocks\.\d+")
-    return sum(op.flops for op in found.ops if not op.attention and block.fullmatch(op.module))
-
-
 def show(name: str, model: ImageModel, calibration: Calibration, batch_size: int) -> None:
     target = Target(device="cpu", dtype="float32", batch_size=batch_size)
     full = trace(model, Policy.dense(model.spec.n_layers, len(model.spec.scales)), target)
@@ -53,10 +45,11 @@ def show(name: str, model: ImageModel, calibration: Calibration, batch_size: int
         with apply(model, policy) as applied:
             timing = interleaved(twin, applied, batch_size, REPEATS)
             likelihood = nll(applied, *held_out, 64).value if held_out else float("nan")
-        parts = (found.kv_bytes / full.kv_bytes, found.attention_flops / full.attention_flops)
-        scored = scoring_flops(found) / full.attention_flops
+        scoring = sum(op.flops for op in found.ops if op.scoring)
+        attention, scored = ((n / full.attention_flops) for n in (found.attention_flops - scoring, scoring))
         print(
-            f"{label:15}  {parts[0]:5.1%}  {parts[1]:9.1%}  {scored:7.1%}  {found.flops / full.flops:11.1%}"
+            f"{label:15}  {found.kv_bytes / full.kv_bytes:5.1%}  {attention:9.1%}  {scored:7.1%}"
+            f"  {found.flops / full.flops:11.1%}"
             f"  {timing.speedup:5.2f} ({timing.low:.2f}-{timing.high:.2f})  {likelihood:8.3f}"
         )
 

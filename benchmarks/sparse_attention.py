@@ -55,13 +55,13 @@ class Layer:
 
     def local(self, name: str, rule: Window | Band) -> Technique:
         """One window or band for all heads."""
-        attend = LocalAttention(((rule,),) * HEADS, self.maps)
+        attend = LocalAttention((rule,), self.maps)
         work = sum(len(query) * len(key) for query, key, _ in tiles(self.maps, (rule,)))
         seen = torch.from_numpy(visible(self.maps, (rule,), self.maps.query_positions(), self.maps.key_positions()))
         return (
             name,
             work / (self.q.shape[2] * self.maps.n_keys),
-            lambda: attend(self.q, self.pos, (self.view,), AttentionMemory()),
+            lambda: attend(self.q, self.pos, self.view, AttentionMemory()),
             lambda: self.masked(seen),
         )
 

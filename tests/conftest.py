@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -12,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from varsearch.calibration import Calibration
 from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.models import zoo
-from varsearch.models.image_model import ImageModel
+from varsearch.models.image_model import ImageModel, Sibling
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.models.zoo import random_model
@@ -25,19 +27,26 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 
 SCALES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6))
+TOKENIZER = TokenizerConfig(
+    SCALES, vocab=32, z_channels=8, ch=16, ch_mult=(1, 2), res_blocks=1, image_channels=1, norm_groups=8
+)
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 def build_tiny(shared_adaln: bool = False, cosine: bool = True, seed: int = 0) -> ImageModel:
-    """Random weights, 5 scales, 3 layers of 4 heads, 12x12 images."""
+    """Random weights, 5 scales, 3 layers of 4 heads, 12x12 images; whatever is asked for beside it is `build_small`."""
     transformer = VARConfig(
         SCALES, depth=3, width=64, heads=4, classes=10, vocab=32, z_channels=8,
         shared_adaln=shared_adaln, cosine_attention=cosine,
     )  # fmt: skip
-    tokenizer = TokenizerConfig(
-        SCALES, vocab=32, z_channels=8, ch=16, ch_mult=(1, 2), res_blocks=1, image_channels=1, norm_groups=8
-    )
-    return random_model(transformer, tokenizer, (12, 12), seed)
+    return replace(random_model(transformer, TOKENIZER, (12, 12), seed), sibling=cache(lambda name: build_small()))
+
+
+def build_small() -> Sibling:
+    """A transformer for the same tokens: 2 layers of 2 heads."""
+    config = VARConfig(SCALES, depth=2, width=24, heads=2, classes=10, vocab=32, z_channels=8)
+    model = random_model(config, TOKENIZER, (12, 12), seed=7)
+    return Sibling(model.spec, model.transformer)
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,11 @@ def deciding(after: int = 0, feature: str = "low_entropy", **leave: object) -> d
     }
 
 
+def refined(first_scale: int = 1, parts: dict[str, object] | None = None, **fields: object) -> dict[str, object]:
+    refiner = {"model": "small", "fingerprint": "0" * 64, "first_scale": first_scale} | fields
+    return {"layers": [{}] * 3, "scales": [{}] * 3} | (parts or {}) | {"refiner": refiner}
+
+
 CROSS: dict[str, object] = {"decision_scale": 1, "keys": 0.5, "sink_scales": 1, "radius": [0, 1]}
 REFUSED = {
     "weights of another feature": (deciding(feature="high_frequency"), "has 1 weights, high_frequency gives 2"),
@@ -83,6 +88,24 @@ REFUSED = {
         "layer_keep has 2 shares for 3 layers",
     ),
     "a layer that keeps nothing": (with_scale(2, tokens={"keep": 0.5, "layer_keep": [0.5, 0, 1]}), "layer_keep"),
+    "a refiner for all scales": (refined(0), "first_scale"),
+    "a refiner for none": (refined(3), "refiner.first_scale is 3, but the last scale is 2"),
+    "a refiner elsewhere": (refined(model="../small"), "refiner.model"),
+    "a refiner of any weights": (refined(fingerprint=""), "refiner.fingerprint"),
+    "a refiner's scale prunes": (refined(2, with_scale(2, tokens={"keep": 0.5})), "the refiner runs this scale"),
+    "a refiner's scale shares": (
+        refined(1, with_scale(2, guidance="shared", shared_ffn=[0])),
+        r"scales\[2\] names layers of the model",
+    ),
+    "an action prunes a refiner's scale": (
+        refined(2, deciding(scales=[{}, {"tokens": {"keep": 0.5}}])),
+        r"actions\[1\]: scales\[2\] names layers",
+    ),
+    "entropies of a refiner": (refined(1, deciding(after=1)), "asks for entropies, but the refiner runs scale 1"),
+    "keys chosen by a refiner": (
+        refined(1, with_layer(attention={"cross_scale": CROSS})),
+        "decides at scale 1, which the refiner runs",
+    ),
     "unknown field": ({"colour": 1, "layers": [{}], "scales": [{}]}, "colour: unknown field"),
     "unknown version": ({"schema_version": 2, "layers": [{}], "scales": [{}]}, "schema_version"),
     "no layers": ({"layers": [], "scales": [{}]}, "layers"),
@@ -277,6 +300,13 @@ def test_the_digest_of_a_policy_with_budgets_never_changes() -> None:
 def test_one_reach_for_all_maps_is_written_as_one() -> None:
     listed = SparseAttention(window=((0,), (1,), ((2, 2, 2),)), band=((None,), (3,), ((None, None, None),)))
     assert listed == SparseAttention(window=((0,), (1,), (2,)), band=((None,), (3,), (None,)))
+
+
+def test_a_refiner_is_part_of_the_digest_and_of_every_path() -> None:
+    policy = Policy.model_validate(refined(2, deciding(scales=[{}, {"guidance": "off"}])))
+    assert {path.refiner for path in policy.paths()} == {policy.refiner}
+    other = Policy.model_validate(refined(1, deciding(scales=[{}, {"guidance": "off"}])))
+    assert len({policy.digest, other.digest, policy.model_copy(update={"refiner": None}).digest}) == 3
 
 
 def test_the_digest_of_the_dense_policy_never_changes() -> None:

@@ -45,8 +45,8 @@ class Calibration(Frozen):
             arXiv 2602.22948); 1 where the map has a single row or column.
         half_distance: [k][l], distance of the unconditional rows' attention output from the conditional rows', relative
             to the latter's norm (where LiteVAR and SkipVAR share or drop one half).
-        low_entropy: [k][n], share of image n's tokens whose attention entropy, mean over heads and layers, lies below the
-            image's mean (ToProVAR asks images by it).
+        low_entropy: [k][n], share of image n's tokens whose attention entropy, mean over heads and layers, is below
+            their mean (ToProVAR asks images by it).
         skipvar: the decision of SkipVAR (arXiv 2506.08908) for each threshold of structural similarity, trained on
             images of the model; empty where it has too few scales.
         sqnr: [l] of linear name to bits to signal-to-quantization-noise ratio of its output at the last scale, in dB

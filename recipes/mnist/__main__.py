@@ -1,6 +1,7 @@
-"""Trains the `mnist` model and writes its folder: `python -m recipes.mnist --data FOLDER --out FOLDER`.
+"""Trains a model of MNIST and writes its folder: `python -m recipes.mnist --data FOLDER --out FOLDER`.
 
-Stages whose result is already in the work folder are not repeated, so an interrupted training continues.
+`--model mnist-small` trains only a smaller transformer, on the tokens of the shipped `mnist`, whose other files it
+shares. Stages whose result is already in the work folder are not repeated, so an interrupted training continues.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from recipes.mnist import classifier, package, tokenizer, transformer
 from recipes.mnist.data import Split, load
+from varsearch.models import zoo
 from varsearch.models.classifier import Classifier
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
 
-EPOCHS = {"classifier": 8.0, "tokenizer": 2.5, "transformer": 6.0}
+EPOCHS = {"classifier": 8.0, "tokenizer": 2.5}
 
 
 class Stages:
@@ -53,25 +55,31 @@ class Stages:
         print(f"{name}: {spent[name]:.1f} minutes", flush=True)
         return model
 
-    def parts(self) -> package.Parts:
-        """All trained parts."""
-        train, held_out, epochs = self.splits["train"], self.splits["held_out"], EPOCHS
+    def shared(self) -> tuple[Classifier, VQVAE]:
+        """Classifier and tokenizer, trained."""
+        train, held_out = self.splits["train"], self.splits["held_out"]
 
         def make_classifier() -> torch.nn.Module:
-            return classifier.train(train, held_out, epochs["classifier"] * self.scale)
+            return classifier.train(train, held_out, EPOCHS["classifier"] * self.scale)
 
         def make_tokenizer() -> torch.nn.Module:
-            return tokenizer.train(train, epochs["tokenizer"] * self.scale)
+            return tokenizer.train(train, EPOCHS["tokenizer"] * self.scale)
 
         labels = self.once("classifier", make_classifier, Classifier)
         codes = self.once("tokenizer", make_tokenizer, lambda: VQVAE(tokenizer.CONFIG))
         assert isinstance(labels, Classifier) and isinstance(codes, VQVAE)
+        return labels, codes
+
+    def parts(self, size: transformer.Size, labels: Classifier, codes: VQVAE) -> package.Parts:
+        """All parts of a model with a transformer of this size."""
+        train, held_out = self.splits["train"], self.splits["held_out"]
 
         def make_transformer() -> torch.nn.Module:
-            n = max(1, round(epochs["transformer"] * self.scale))
-            return transformer.train(codes, train, held_out, n, self.work / "transformer.checkpoint")
+            torch.manual_seed(0)
+            model, epochs = transformer.build(codes, size), max(1, round(size.epochs * self.scale))
+            return transformer.train(model, codes, train, held_out, epochs, self.work / "transformer.checkpoint")
 
-        model = self.once("transformer", make_transformer, lambda: transformer.build(codes))
+        model = self.once("transformer", make_transformer, lambda: transformer.build(codes, size))
         assert isinstance(model, VAR)
         tokens, inputs = transformer.encode(codes, held_out)
         return package.Parts(
@@ -88,15 +96,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.mnist", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with mnist.npz")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
-    parser.add_argument("--work", type=Path, default=Path("runs/mnist"), help="folder of intermediate results")
+    parser.add_argument("--model", choices=transformer.SIZES, default=package.BASE, help="which model")
+    parser.add_argument("--work", type=Path, help="folder of intermediate results, default runs/MODEL")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the epochs to train, for a quick trial")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     splits = load(arguments.data)
-    stages = Stages(arguments.work, splits, arguments.scale)
-    parts = stages.parts()
-    package.write(arguments.out, parts, splits, stages.minutes)
+    name = arguments.model
+    stages = Stages(arguments.work or Path("runs") / name, splits, arguments.scale)
+    base = name == package.BASE
+    shared = stages.shared() if base else (zoo.load_classifier(package.BASE), zoo.load(package.BASE).tokenizer)
+    parts = stages.parts(transformer.SIZES[name], *shared)
+    files = package.write_shared(arguments.out, parts, splits) if base else package.shipped()
+    package.write(arguments.out, name, parts, files, splits, stages.minutes)
     print((arguments.out / "card.json").read_text())
 
 

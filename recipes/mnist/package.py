@@ -17,21 +17,26 @@ from recipes.mnist.tokenizer import psnr
 from varsearch.accel import Accelerated, labels_for
 from varsearch.evaluators.extractors import Extractor, classifier_extractor
 from varsearch.evaluators.fid import frechet_distance
-from varsearch.evaluators.reference import Reference, build_reference
+from varsearch.evaluators.reference import Reference, build_reference, load_reference
 from varsearch.files import write_atomically
+from varsearch.models import zoo
 from varsearch.models.classifier import Classifier
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.pictures import grid_png
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
-from varsearch.models.zoo import Manifest
+from varsearch.models.zoo import Manifest, Part
 
 GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+BASE = "mnist"
+"""The model whose tokenizer, classifier, reference and held-out tokens the others share."""
 N = 2000
 TUNING_SEED, CARD_SEED = 1, 2
 AGREEMENT = 0.99
 """The card must show 98 % on another seed."""
-UNWRITTEN = {"transformer": ("none.safetensors", ""), "tokenizer": ("none.safetensors", "")}
+Files = dict[Part, tuple[str, str]]
+"""File name and sha256 of each part."""
+UNWRITTEN: Files = {"transformer": ("none.safetensors", ""), "tokenizer": ("none.safetensors", "")}
 """Stands for the files while there are none."""
 
 
@@ -48,9 +53,8 @@ class Parts:
 
 def generate(parts: Parts, guidance: float, seed: int, n: int = N) -> Tensor:
     """The first `n` images of `seed`, classes in turn, (n, 1, 32, 32) in [0, 1]."""
-    model = ImageModel(
-        manifest(parts, guidance, UNWRITTEN).spec(), parts.transformer, parts.tokenizer, SamplingDefaults(guidance)
-    )
+    spec = manifest(BASE, parts, guidance, UNWRITTEN).spec()
+    model = ImageModel(spec, parts.transformer, parts.tokenizer, SamplingDefaults(guidance))
     dense = Accelerated(model, model.dense_plan())
     labels = labels_for(n, 10)
     return torch.cat([dense.images(labels[i : i + 100], seed, i) for i in range(0, n, 100)])
@@ -113,15 +117,17 @@ def card_numbers(
     }
 
 
-def manifest(parts: Parts, guidance: float, files: dict[str, tuple[str, str]]) -> Manifest:
+def manifest(name: str, parts: Parts, guidance: float, files: Files) -> Manifest:
     """The manifest of the trained model."""
+    c = parts.transformer.config
+    layers = f"{c.depth} layers of {c.heads} heads"
     return Manifest(
-        name="mnist",
-        description="Class-conditional VAR of 32x32 grey digits: 6 scales up to 8x8, 6 layers of 4 heads",
+        name=name,
+        description=f"Class-conditional VAR of 32x32 grey digits: 6 scales up to 8x8, {layers}",
         licence="MIT (weights); trained on MNIST, CC BY-SA 3.0",
         data="MNIST, Y. LeCun, C. Cortes, C. Burges, http://yann.lecun.com/exdb/mnist/",
         image_size=(32, 32),
-        transformer=parts.transformer.config,
+        transformer=c,
         tokenizer=parts.tokenizer.config,
         sampling=SamplingDefaults(guidance),
         classifier={"channels": 1, "width": 32, "num_features": 64, "classes": 10},
@@ -129,22 +135,41 @@ def manifest(parts: Parts, guidance: float, files: dict[str, tuple[str, str]]) -
     )
 
 
-def write(folder: Path, parts: Parts, splits: dict[str, Split], minutes: dict[str, float]) -> None:
-    """Tunes, measures and writes the whole folder."""
+def write_shared(folder: Path, parts: Parts, splits: dict[str, Split]) -> Files:
+    """Writes what does not depend on the transformer; the files for the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    extractor = classifier_extractor(parts.classifier)
     test = (splits["test"].images + 1) / 2
-    reference = build_reference(test.split(500), extractor, keep_features=2000)
-    guidance, scan = tune(parts, extractor, reference)
+    reference = build_reference(test.split(500), classifier_extractor(parts.classifier), keep_features=2000)
     tokens, _ = transformer.encode(parts.tokenizer, Split(splits["test"].images[:1000], splits["test"].labels[:1000]))
-    save_file(parts.transformer.state_dict(), folder / "transformer.safetensors")
     save_file(parts.tokenizer.state_dict(), folder / "tokenizer.safetensors")
     save_file(parts.classifier.state_dict(), folder / "classifier.safetensors")
     save_file({"tokens": tokens, "labels": splits["test"].labels[:1000].short()}, folder / "held_out.safetensors")
     reference.save(folder / "reference.safetensors")
-    names = ("transformer", "tokenizer", "classifier", "reference", "held_out")
-    hashes = {name: hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest() for name in names}
-    found = manifest(parts, guidance, {name: (f"{name}.safetensors", hashes[name]) for name in names})
+    names: tuple[Part, ...] = ("tokenizer", "classifier", "reference", "held_out")
+    return {name: (f"{name}.safetensors", sha256(folder / f"{name}.safetensors")) for name in names}
+
+
+def shipped() -> Files:
+    """The files that a sibling of `BASE` shares with it, as its manifest names them."""
+    files = zoo.manifest(BASE).files
+    return {part: (f"../{BASE}/{name}", digest) for part, (name, digest) in files.items() if part != "transformer"}
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write(
+    folder: Path, name: str, parts: Parts, files: Files, splits: dict[str, Split], minutes: dict[str, float]
+) -> None:
+    """Tunes, measures and writes the model `name`, whose shared `files` are written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    extractor, reference = classifier_extractor(parts.classifier), load_reference(folder / files["reference"][0])
+    guidance, scan = tune(parts, extractor, reference)
+    save_file(parts.transformer.state_dict(), folder / "transformer.safetensors")
+    own: Files = {"transformer": ("transformer.safetensors", sha256(folder / "transformer.safetensors"))}
+    found = manifest(name, parts, guidance, own | files)
     write_atomically(folder / "manifest.json", json.dumps(json.loads(found.model_dump_json()), indent=1) + "\n")
     numbers = card_numbers(parts, splits, extractor, reference, guidance)
     write_atomically(

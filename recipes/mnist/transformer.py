@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,14 +14,26 @@ from recipes.mnist.data import Split, batches
 from varsearch.models.var import VAR, VARConfig
 from varsearch.models.vqvae import VQVAE
 
-WIDTH, DEPTH, HEADS = 128, 6, 4
-BATCH, LEARNING_RATE, LABEL_DROP = 32, 1.5e-3, 0.1
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of a transformer and the epochs it is trained for."""
+
+    depth: int
+    width: int
+    heads: int
+    epochs: float
 
 
-def build(tokenizer: VQVAE, classes: int = 10) -> VAR:
+SIZES = {"mnist": Size(6, 128, 4, 6.0), "mnist-small": Size(4, 64, 2, 3.0)}
+BATCH, LEARNING_RATE, LABEL_DROP = 32, 1.5e-3 * 128, 0.1
+"""The learning rate is divided by the width."""
+
+
+def build(tokenizer: VQVAE, size: Size, classes: int = 10) -> VAR:
     """An untrained transformer for the tokens of `tokenizer`."""
     c = tokenizer.config
-    model = VAR(VARConfig(c.scales, DEPTH, WIDTH, HEADS, classes, c.vocab, c.z_channels))
+    model = VAR(VARConfig(c.scales, size.depth, size.width, size.heads, classes, c.vocab, c.z_channels))
     initialise(model)
     return model
 
@@ -67,14 +80,15 @@ def held_out_nll(model: VAR, tokens: Tensor, inputs: Tensor, labels: Tensor) -> 
     return total / tokens.numel()
 
 
-def train(tokenizer: VQVAE, train_set: Split, held_out: Split, epochs: int, checkpoint: Path, seed: int = 0) -> VAR:
+def train(
+    model: VAR, tokenizer: VQVAE, train_set: Split, held_out: Split, epochs: int, checkpoint: Path, seed: int = 0
+) -> VAR:
     """Trains for `epochs` passes; `checkpoint` is rewritten after each one and continued from if it exists."""
-    torch.manual_seed(seed)
-    model = build(tokenizer)
-    optimizer = torch.optim.AdamW(groups(model), lr=LEARNING_RATE, betas=(0.9, 0.95))
+    rate = LEARNING_RATE / model.config.width
+    optimizer = torch.optim.AdamW(groups(model), lr=rate, betas=(0.9, 0.95))
     per_epoch = len(train_set) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=per_epoch * epochs, pct_start=0.03, final_div_factor=1e3
+        optimizer, rate, total_steps=per_epoch * epochs, pct_start=0.03, final_div_factor=1e3
     )
     tokens, inputs = encode(tokenizer, train_set)
     held_tokens, held_inputs = encode(tokenizer, held_out)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.accel.ranking import ranked
+from tests.accel.recomputed import refined_logits
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Decision, Policy, Quantization, Selection
 
@@ -62,12 +63,16 @@ class Oracle:
         f_hat = quantizer.empty(self.n)
         self.after: dict[int, int] = {}
         run = [k for k, s in enumerate(self.policy.scales) if s.run]
+        inputs: list[tuple[int, Tensor | None]] = []
         for k in run:
-            pooled = quantizer.pool(f_hat, k).flatten(2).mT if k else None
-            x = var.embed(pooled, cond, k)
-            for layer in range(depth):
-                x = self._block(x, cond, layer, k, last=k == run[-1])
-            logits = var.logits(x, cond)
+            inputs.append((k, quantizer.pool(f_hat, k).flatten(2).mT if k else None))
+            if self.policy.refined(k):
+                logits = refined_logits(self.model.sibling(self.policy.refiner.model).transformer, labels, inputs)
+            else:
+                x = var.embed(inputs[-1][1], cond, k)
+                for layer in range(depth):
+                    x = self._block(x, cond, layer, k, last=k == run[-1])
+                logits = var.logits(x, cond)
             strength = 0.0 if self.policy.scales[k].guidance == "off" else guidance * k / (len(self.sizes) - 1)
             self.logits[k] = (1 + strength) * logits[: self.n] - strength * logits[self.n :]
             f_hat = quantizer.accumulate(f_hat, quantizer.embedding(tokens[k]), k)
@@ -328,6 +333,7 @@ def decided(
         actions.append(scores.index(max(scores)))
         if actions[-1]:
             tail = decision.actions[actions[-1]].scales
-            path = Policy(layers=policy.layers, scales=policy.scales[: decision.after + 1] + tail)
+            scales = policy.scales[: decision.after + 1] + tail
+            path = Policy(layers=policy.layers, scales=scales, refiner=policy.refiner)
             return Oracle(model, path, label, tokens, guidance), actions
     return oracle, actions

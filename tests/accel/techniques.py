@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.conftest import build_small
 from varsearch.policy import (
     Action,
     CrossScale,
@@ -10,6 +11,7 @@ from varsearch.policy import (
     LayerPolicy,
     Policy,
     Quantization,
+    Refiner,
     ScalePolicy,
     Selection,
     SparseAttention,
@@ -30,6 +32,11 @@ def scales(changed: dict[int, ScalePolicy]) -> Policy:
 
 def asking(scales: tuple[ScalePolicy, ...], *decisions: Decision) -> Policy:
     return Policy(layers=DENSE.layers, scales=scales, decisions=decisions)
+
+
+def refined(policy: Policy, first_scale: int) -> Policy:
+    refiner = Refiner(model="small", fingerprint=build_small().spec.fingerprint, first_scale=first_scale)
+    return Policy.model_validate(policy.model_dump() | {"refiner": refiner})
 
 
 def stay(*weights: float, bias: float = 0.0, share: float = 0.5) -> Action:
@@ -128,6 +135,8 @@ TECHNIQUES: dict[str, Policy] = {
     "unguided": scales({k: ScalePolicy(guidance="off") for k in range(5)}),
     "skip-middle": scales({2: ScalePolicy(run=False)}),
     "skip-last": scales({4: ScalePolicy(run=False)}),
+    "refined": refined(DENSE, 3),
+    "refined-last": refined(DENSE, 4),
     "decide-skip": asking(DENSE.scales, HIGH_FREQUENCY),
     "decide-prune": asking(DENSE.scales, *LOW_ENTROPY),
 }  # fmt: skip

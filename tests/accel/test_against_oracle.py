@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
+from collections.abc import Sequence
 from copy import copy
-from functools import cache
+from functools import cache, reduce
+from itertools import combinations
 
 import pytest
 import torch
@@ -13,10 +17,13 @@ from torch import Tensor
 from tests.accel.oracle import decided
 from tests.accel.techniques import TECHNIQUES
 from tests.conftest import build_tiny
+from tests.space.calibrations import random_calibration
 from varsearch.accel import apply
+from varsearch.errors import PolicyError
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.space import SearchSpace
+from varsearch.space.presets import presets
 
 GUIDANCE = 2.0
 
@@ -42,8 +49,8 @@ class Recorder:
 def exact(shared_adaln: bool = False, cosine: bool = True) -> ImageModel:
     """The tiny model in double precision: rounding to few bits turns any difference in fp32 into a step."""
     model = build_tiny(shared_adaln, cosine)
-    model.transformer.double()
-    model.tokenizer.double()
+    for part in (model.transformer, model.tokenizer, model.sibling("small").transformer):
+        part.double()
     return model
 
 
@@ -58,7 +65,7 @@ def difference(model: ImageModel, policy: Policy, seed: int = 0, n: int = 2) -> 
     labels, tokens = inputs(model, n, seed)
     recorder = Recorder(tokens)
     with apply(model, policy) as fast:
-        model.generate(labels, recorder, fast.plan, GUIDANCE)
+        fast.model.generate(labels, recorder, fast.plan, GUIDANCE)
     found: dict[tuple[int, int], Tensor] = {}
     together = 1 if policy.decisions else n
     for i in range(0, n, together):
@@ -77,19 +84,21 @@ def test_each_technique_equals_the_oracle(name: str, variant: str) -> None:
     assert difference(exact(shared_adaln=variant == "shared-plain", cosine=variant != "shared-plain"), policy) < 1e-9
 
 
-def merged(a: Policy, b: Policy) -> Policy | None:
-    """Both techniques in one policy, or None where they set the same field or cannot be built together."""
-    dumps = a.model_dump(exclude_defaults=True), b.model_dump(exclude_defaults=True)
-    result: dict[str, object] = {}
-    if a.decisions and b.decisions:
-        return None
-    result["decisions"] = a.decisions or b.decisions
-    try:
-        for part in ("layers", "scales"):
-            result[part] = [joined(*rows) for rows in zip(dumps[0][part], dumps[1][part], strict=True)]
-        return Policy.model_validate(result)
-    except ValueError:
-        return None
+class OverlapError(Exception):
+    """Two techniques set the same field, so there is no policy with both."""
+
+
+def merged(names: Sequence[str]) -> Policy:
+    """All these techniques in one policy; `PolicyError` if they are refused together."""
+    dumps = [TECHNIQUES[name].model_dump(exclude_defaults=True) for name in names]
+    deciding = [dump.pop("decisions") for dump in dumps if "decisions" in dump]
+    refiners = [dump.pop("refiner") for dump in dumps if "refiner" in dump]
+    for name, values in (("decisions", deciding), ("refiner", refiners)):
+        if len(values) > 1:
+            raise OverlapError(name)
+    parts = {part: [reduce(joined, rows) for rows in zip(*(d[part] for d in dumps), strict=True)] for part in dumps[0]}
+    single = {"decisions": deciding[0] if deciding else (), "refiner": refiners[0] if refiners else None}
+    return Policy.parse(json.dumps(parts | single))
 
 
 def joined(left: dict[str, object], right: dict[str, object]) -> dict[str, object]:
@@ -99,27 +108,74 @@ def joined(left: dict[str, object], right: dict[str, object]) -> dict[str, objec
         if isinstance(a, dict) and isinstance(b, dict):
             both[name] = joined(a, b)
         elif a != b:
-            raise ValueError(f"both set {name}")
+            raise OverlapError(name)
     return both
 
 
-PAIRS = [
-    (a, b)
-    for a in TECHNIQUES
-    for b in TECHNIQUES
-    if a < b and "dense" not in (a, b) and merged(TECHNIQUES[a], TECHNIQUES[b])
-]
+def refusal(names: Sequence[str]) -> str | None:
+    """Why these techniques make no policy: "" where they set the same field, None where they do make one."""
+    try:
+        merged(names)
+    except OverlapError:
+        return ""
+    except PolicyError as error:
+        return str(error)
+    return None
 
 
-@pytest.mark.parametrize(("a", "b"), PAIRS, ids=lambda name: name)
-def test_each_pair_of_techniques_equals_the_oracle(a: str, b: str) -> None:
-    policy = merged(TECHNIQUES[a], TECHNIQUES[b])
-    assert policy is not None
-    assert difference(exact(), policy) < 1e-9
+NAMES = [name for name in TECHNIQUES if name != "dense"]
+PAIRS = [pair for pair in combinations(NAMES, 2) if refusal(pair) is None]
+
+
+def sampled(size: int, count: int) -> list[tuple[str, ...]]:
+    """`count` combinations of `size` techniques that can be built together, the same in every run."""
+    rng, found = random.Random(size), set[tuple[str, ...]]()
+    while len(found) < count:
+        names = tuple(sorted(rng.sample(NAMES, size)))
+        found |= {names} if refusal(names) is None else set()
+    return sorted(found)
+
+
+@pytest.mark.parametrize("names", PAIRS, ids="+".join)
+def test_each_pair_of_techniques_equals_the_oracle(names: tuple[str, ...]) -> None:
+    assert difference(exact(), merged(names)) < 1e-9
+
+
+@pytest.mark.parametrize("names", sampled(3, 60) + sampled(4, 8) + sampled(5, 5) + sampled(6, 3), ids="+".join)
+def test_several_techniques_equal_the_oracle(names: tuple[str, ...]) -> None:
+    assert difference(exact(), merged(names)) < 1e-9
+
+
+REFUSED = (
+    "guidance cannot resume",
+    "decisions[N] is after scale N: expected one of",
+    "it may only leave out the last ones of",
+    "names layers of the model, but the refiner runs this scale",
+    "decides at scale N, which the refiner runs",
+    "keep is the budget after every scale and cache_budget after each",
+    "decides at scale N, which does not run",
+    "decides at scale N, which needs all queries, but prunes tokens there",
+    "window and cross_scale both say what scales from N on see",
+    "band and cross_scale both say what scales from N on see",
+    "a scale that does not run has no other settings",
+    "tokens.layer_keep has N shares for N layers",  # one technique names shares, another the layers: no real conflict
+)
+"""In the order of "What is refused" in docs/policy-format.md; what is not here needs no second technique."""
+
+
+def test_nothing_but_what_is_documented_is_refused() -> None:
+    reasons = {refusal(names) for size in (2, 3) for names in combinations(NAMES, size)} - {"", None}
+    met = {reason: [why for why in REFUSED if why in re.sub(r"\d+", "N", reason)] for reason in reasons}
+    assert all(len(found) == 1 for found in met.values()), met
+    assert {found[0] for found in met.values()} == set(REFUSED)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(60))
-def test_random_policies_equal_the_oracle(seed: int) -> None:
-    policy = SearchSpace(exact().spec).random(random.Random(seed), density=0.4)
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_random_policies_equal_the_oracle(seed: int, published: bool) -> None:
+    spec = exact().spec
+    small = exact().sibling("small").spec.model_copy(update={"name": "small"})
+    found, _ = presets(spec, random_calibration(spec), [small]) if published else ({}, {})
+    policy = SearchSpace(spec, found).random(random.Random(seed), density=0.4)
     assert difference(exact(), policy, seed=seed) < 1e-9

@@ -24,7 +24,7 @@ def test_ragged_heads_are_averaged_like_any(order: list[int], cut: int, keys: li
         k = torch.randn(2, len(heads), n, 8, generator=torch.Generator().manual_seed(n))
         views.append(KVView(k, k, (torch.arange(n).view(1, 1, n),), tuple(heads)))
         entropies[:, heads] = torch.special.entr((q[:, heads] @ k.mT).softmax(-1)).sum(-1)
-    state = LayerState(DenseKV(0), 2)
+    state = LayerState(DenseKV(), 2)
     note_entropy(q, tuple(views), state)
     assert state.attn.entropy_BL is state.ffn.entropy_BL
     torch.testing.assert_close(state.attn.entropy_BL, entropies.mean(1), atol=1e-5, rtol=1e-5)

@@ -147,6 +147,12 @@ def test_entropy_is_noted_only_where_it_is_used() -> None:
         assert [all(layer.observe for layer in scale.layers) for scale in applied.plan.scales] == [
             False, False, False, True, False,
         ]  # fmt: skip
+    # Nobody is asked for entropies, but those who leave will prune by them.
+    unasked = Decision(after=2, feature="high_frequency", actions=(stay(0, 0), leave(0, 0, scales=(PRUNED, FULL))))
+    with apply(MODEL, asking(DENSE.scales, unasked)) as applied:
+        assert [all(layer.observe for layer in scale.layers) for scale in applied.plan.scales[:4]] == [
+            False, False, True, False,
+        ]  # fmt: skip
 
 
 def test_high_frequencies() -> None:

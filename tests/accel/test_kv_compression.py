@@ -105,7 +105,7 @@ def test_every_row_and_head_holds_what_the_definition_says(
         )
         index = pos_BL[:, None, :, None].expand(-1, len(heads), -1, 8)
         q, key, value = (t.gather(2, index) for t in (queries, keys, values))
-        views = cache.extend(q, key, value, pos_BL if pruned else pos_BL[:1], store=k < len(sizes) - 1)
+        views = cache.extend(q, key, value, pos_BL if pruned else pos_BL[:1], room=len(sizes) - 1 - k)
         shown = {}
         for view in views:
             for i, head in enumerate(view.heads or range(len(heads))):
@@ -183,7 +183,7 @@ def test_eviction_frees_the_entries_it_came_from() -> None:
     cache = CompressedKV(grouped([Head((Budget(0, 99, 1), Budget(1, 99, 5)))] * 2, sizes), None)
     for k, n in enumerate((1, 64)):
         q = torch.randn(2, n, 3, 2, 8).permute(2, 0, 3, 1, 4)
-        cache.extend(*q, torch.arange(k, k + n)[None], store=True)
+        cache.extend(*q, torch.arange(k, k + n)[None], room=1)
         stored = [t.untyped_storage().nbytes() for group in cache.groups for t in (*group.stored, group.pos_BHS)]
         assert sum(stored) == cache.nbytes
 

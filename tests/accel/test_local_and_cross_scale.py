@@ -18,7 +18,7 @@ from tests.conftest import build_tiny
 from varsearch.accel import apply, banded_attention, cross_scale_attention, labels_for, sparse_attention
 from varsearch.accel.banded_attention import Band
 from varsearch.accel.cross_scale_attention import ChosenKeys, counterparts, template
-from varsearch.accel.sparse_attention import LocalAttention, Pattern, Window, tiles, visible
+from varsearch.accel.sparse_attention import LocalAttention, Pattern, RaggedHeads, Window, tiles, visible
 from varsearch.accel.token_maps import Maps
 from varsearch.evaluators.trace import trace
 from varsearch.kernels.attention import masked_attention
@@ -99,7 +99,7 @@ def test_ragged_heads_equal_their_masks(data: st.DataObject, seed: int) -> None:
     m = data.draw(maps())
     chosen = data.draw(st.tuples(*[patterns(m.scale)] * 3))
     q, pos, view = layer_of(m, seed)
-    got = LocalAttention(chosen, m)(q, pos, (view,), AttentionMemory())
+    got = RaggedHeads([LocalAttention(pattern, m) for pattern in chosen])(q, pos, (view,), AttentionMemory())
     for head, pattern in enumerate(chosen):
         seen = np.array([[definition(m, pattern, i, j) for j in m.key_positions()] for i in m.query_positions()])
         one = slice(head, head + 1)

@@ -21,7 +21,7 @@ from varsearch.accel.attention_entropy import note_entropy
 from varsearch.accel.guidance import Shared
 from varsearch.accel.kv_compression import Budget, CompressedKV, Head, grouped
 from varsearch.accel.quantization import QuantizedLinear
-from varsearch.accel.sparse_attention import LocalAttention, Window, tile_tensors, tiles, visible
+from varsearch.accel.sparse_attention import LocalAttention, RaggedHeads, Window, tile_tensors, tiles, visible
 from varsearch.accel.token_maps import Maps
 from varsearch.accel.token_pruning import SELECT, Pruned, Remembered, Select
 from varsearch.kernels.attention import masked_attention, tiled_attention
@@ -59,7 +59,12 @@ def prune_all(k: int, layer: LayerPlan, select: Select = SELECT["distance"]) -> 
 
 
 def window_all(k: int, layer: LayerPlan) -> LayerPlan:
-    return replace(layer, attend=LocalAttention(((Window(6),),) * 4, maps_at(k)))
+    return replace(layer, attend=RaggedHeads([LocalAttention((Window(6),), maps_at(k))] * 4))
+
+
+def window_masked(k: int, layer: LayerPlan) -> LayerPlan:
+    """The path for incomplete maps, although the maps are complete."""
+    return replace(layer, attend=RaggedHeads([LocalAttention((Window(6),), maps_at(k)._replace(run=()))] * 4))
 
 
 def cache(
@@ -71,22 +76,14 @@ def cache(
     return CompressedKV(grouped(heads, SIZES), bits)
 
 
-class MaskedOnly(LocalAttention):
-    """Takes the path for incomplete maps although the maps are complete."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__(((Window(6),),) * 4, maps_at(k))
-        self.maps = self.maps._replace(run=())
-
-
 NEUTRAL = {
     "prune nothing": lambda m: edited(m, prune_all),
     "prune nothing by entropy": lambda m: edited(m, partial(prune_all, select=SELECT["entropy"])),
     "window over everything, tiled": lambda m: edited(m, window_all),
-    "window over everything, masked": lambda m: edited(m, lambda k, layer: replace(layer, attend=MaskedOnly(k))),
-    "budgets of everything": lambda m: replace(m.dense_plan(), new_cache=(lambda _: cache([SEEN] * 4),) * 3),
+    "window over everything, masked": lambda m: edited(m, window_masked),
+    "budgets of everything": lambda m: replace(m.dense_plan(), new_cache=(lambda: cache([SEEN] * 4),) * 3),
     "budgets of everything, ragged": lambda m: replace(
-        m.dense_plan(), new_cache=(lambda _: cache([[s + h for s in SEEN] for h in range(4)]),) * 3
+        m.dense_plan(), new_cache=(lambda: cache([[s + h for s in SEEN] for h in range(4)]),) * 3
     ),
 }
 
@@ -140,7 +137,7 @@ def test_budgets_bound_the_memory_of_each_head() -> None:
     for k in range(4):
         q = torch.randn(2, 4, TOKENS[k], 8)
         pos = torch.arange(SEEN[k] - TOKENS[k], SEEN[k])[None]
-        views = kv.extend(q, q, q, pos, store=True)
+        views = kv.extend(q, q, q, pos, room=1)
         sizes = {view.heads[0]: view.k_BHSC.shape[2] for view in views if view.heads}
         history = [0, 0, 0, 0] if k == 0 else [b[k - 1] for b in budgets]
         assert sizes == {h: history[h] + TOKENS[k] for h in range(4)}
@@ -153,7 +150,7 @@ def test_budgets_bound_the_memory_of_each_head() -> None:
 def test_low_bit_entries_take_the_bytes_they_say(bits: int, per_value: int) -> None:
     kv = cache([[9]] * 4, bits=bits)
     q = torch.randn(2, 4, 9, 32)
-    kv.extend(q, q, q, torch.arange(9)[None], store=True)
+    kv.extend(q, q, q, torch.arange(9)[None], room=1)
     entries = 2 * 4 * 9
     assert kv.nbytes == entries * 2 * (32 * per_value // 8 + 4) + 9 * 2
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from varsearch.cli.main import main
 from varsearch.library import load_policy
+from varsearch.search import starts
 
 FAST = ["--images", "16", "--target", "4090"]
 
@@ -139,6 +140,46 @@ def test_compare_shows_policies_side_by_side(capsys: pytest.CaptureFixture[str])
     assert rows["dense"]["delta_fid"]["value"] == 0 and rows["kv-none"]["kv_bytes"]["value"] == 0
     table = output(capsys, "compare", "dense", "kv-none", *FAST)
     assert "kv-none" in table and "0.00x" in table
+
+
+def test_compare_knows_published_systems(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = as_json(capsys, "compare", "hack", "hackpp", "dense", *FAST, "--predict", "h100")
+    assert list(rows) == ["hack", "hackpp", "dense"]
+    full = rows["dense"]["kv_bytes"]["value"]
+    assert rows["hack"]["kv_bytes"]["value"] <= 0.3 * full and rows["hackpp"]["kv_bytes"]["value"] <= 0.1 * full
+    assert rows["hack"]["predicted"]["target"].startswith("h100")
+    assert rows["hack"]["predicted"]["latency_ms"]["origin"] == "predicted"
+    table = output(capsys, "compare", "dense", "hack", *FAST, "--predict", "h100")
+    assert "h100: PREDICTED for h100, float16" in table and "hack: known already" in table
+
+
+def test_published_systems_that_do_not_fit_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts, "presets", lambda *_: ({}, {"hack": "it needs more scales"}))
+    assert main(["compare", "dense", "hack", *FAST]) == 3
+    assert "hack cannot be compared: it needs more scales" in capsys.readouterr().err
+    assert "not shown: hack: it needs more scales" in output(capsys, "compare", *FAST)
+    told = output(capsys, "run", *FAST, "--budget", "1", "--name", "few")
+    assert "0 published systems" in told and "not among them: hack: it needs more scales" in told
+
+
+def test_run_starts_from_published_systems_and_says_what_beats_them(capsys: pytest.CaptureFixture[str]) -> None:
+    out = output(capsys, "run", *FAST, "--budget", "4", "--name", "third")
+    assert "preset:litevar" in out and "the front against the published systems" in out
+    found = as_json(capsys, "front", "--run", "third")["presets"]
+    assert [row["name"] for row in found] == ["litevar", "litevar-w6", "litevar-85"]
+    members = {entry["trial"] for entry in as_json(capsys, "front", "--run", "third")["entries"]}
+    assert all((row["trial"] in members) != (row["beaten_by"] in members) for row in found)
+
+
+def test_calibrate_shows_what_was_learnt_once(capsys: pytest.CaptureFixture[str]) -> None:
+    table = output(capsys, "calibrate", "--storage", "new.db")
+    assert "calibrating the model" in table and "contextual" in table and "SkipVAR at similarity 0.84" in table
+    again = output(capsys, "calibrate", "--storage", "new.db")
+    assert "calibrating the model" not in again and table.endswith(again)
+    found = as_json(capsys, "calibrate", "--storage", "new.db")
+    assert len(found["column_variance"]) == 6 and found["protocol"]["images"] == 50
 
 
 def test_targets_and_their_sources(capsys: pytest.CaptureFixture[str]) -> None:

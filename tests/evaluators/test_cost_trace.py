@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import random
-from collections.abc import Iterator
 from functools import cache
-from types import FunctionType, ModuleType
 
 import pytest
 import torch
@@ -15,18 +12,18 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from tests.accel.techniques import DENSE, TECHNIQUES
+from tests.accel.techniques import DENSE, FULL, LOW_ENTROPY, PRUNED, TECHNIQUES, asking, leave, stay
 from tests.conftest import SCALES, build_tiny
+from tests.evaluators.held import CacheWatch, table_bytes, tensors_of
 from varsearch.accel import Accelerated, apply
 from varsearch.evaluators.decisions import listening, with_shares
 from varsearch.evaluators.trace import Trace, record, trace
-from varsearch.evaluators.workload import cast, default_sampler, run_batch, skeleton
+from varsearch.evaluators.workload import cast, default_sampler, parts_of, run_batch, skeleton
 from varsearch.models.image_model import ImageModel, SamplingDefaults
-from varsearch.models.seams import LayerState
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.models.zoo import Manifest
-from varsearch.policy import Policy
+from varsearch.policy import Decision, LayerPolicy, Policy, SparseAttention
 from varsearch.space import SearchSpace
 from varsearch.target import Target
 
@@ -44,7 +41,14 @@ def settled(policy: Policy) -> Policy:
     return with_shares(policy, heard)
 
 
-POLICIES = {name: settled(policy) for name, policy in TECHNIQUES.items()} | RANDOM
+def uneven(layer: int) -> LayerPolicy:
+    """Bands that no other head of any layer has."""
+    band = tuple(tuple((None,) + (3 * layer + head + 1,) * k if k > 2 else None for head in range(4)) for k in range(5))
+    return LayerPolicy(attention=SparseAttention(band=band))
+
+
+UNEVEN = Policy(layers=tuple(map(uneven, range(3))), scales=DENSE.scales)
+POLICIES = {name: settled(policy) for name, policy in TECHNIQUES.items()} | RANDOM | {"band-uneven": UNEVEN}
 each_policy = pytest.mark.parametrize("name", POLICIES)
 
 
@@ -63,7 +67,28 @@ def test_flops_equal_a_flop_counter(name: str) -> None:
     assert traced(name).flops == counter.get_total_flops()
     fused = counter.get_flop_counts()["Global"][attention]
     previews = 2 * sum(decision.feature == "high_frequency" for decision in POLICIES[name].decisions)
-    assert traced(name).attention_flops - fused == decoder_attention_flops(previews)
+    assert traced(name).attention_flops - fused - scoring_flops(name) == decoder_attention_flops(previews)
+
+
+def scoring_flops(name: str) -> int:
+    return sum(op.flops for op in traced(name).ops if op.scoring)
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("kv-half", 3 * (4 * 5 + 9 * (3 + 9) + 16 * (7 + 16))),  # all queries observe, half of the history is left
+        ("kv-scalekv", 3 * 4 * (5 + (2 + 9) + (5 + 16))),  # 2 x 2 queries observe, three tenths are left
+        ("cross-scale", 3 * 9 * 14),  # all queries of scale 2, all keys, in each layer
+        ("prune-entropy", 2 * 9 * 14 + 16 * 30),  # two layers restore from scale 2, one from scale 3
+        ("kv-none", 0),
+        ("window", 0),
+        ("prune-two", 0),
+        ("decide-skip", 0),
+    ],
+)
+def test_scoring_is_attention_too(name: str, pairs: int) -> None:
+    assert scoring_flops(name) == pairs * 4 * 2 * (2 * N) * 16
 
 
 def decoder_attention_flops(previews: int = 0) -> int:
@@ -96,7 +121,26 @@ def test_peak_is_what_the_allocator_saw(name: str) -> None:
             now += event.nbytes()
             peak = max(peak, now)
     found = traced(name)
-    assert found.peak_bytes == pytest.approx(found.weight_bytes + peak, rel=0.02)
+    assert found.peak_bytes == pytest.approx(found.weight_bytes + peak + table_bytes(applied), rel=0.02)
+
+
+def test_tables_are_held_once_for_all_layers_and_heads_that_see_the_same() -> None:
+    def held(policy: Policy) -> int:
+        with apply(MODEL, policy) as applied:
+            run_batch(applied, N, default_sampler(MODEL))
+        tables = list(tensors_of(applied.plan, set()))
+        assert sum(t.untyped_storage().nbytes() for t in tables) == table_bytes(applied)
+        return table_bytes(applied)
+
+    swapped = [rows[::-1] for rows in uneven(0).attention.band]
+    mirrored = Policy(
+        layers=(uneven(0), LayerPolicy(attention=SparseAttention(band=swapped)), LayerPolicy()), scales=DENSE.scales
+    )
+    alone = held(Policy(layers=(uneven(0), LayerPolicy(), LayerPolicy()), scales=DENSE.scales))
+    assert alone == held(mirrored) > 0
+    assert held(UNEVEN) > 2 * alone
+    one_layer = Policy(layers=(TECHNIQUES["cross-scale"].layers[0], *DENSE.layers[1:]), scales=DENSE.scales)
+    assert held(TECHNIQUES["cross-scale"]) == held(one_layer) > 0
 
 
 @each_policy
@@ -117,7 +161,7 @@ def used_weight_bytes(applied: Accelerated) -> int:
     used_refiners = {refiners.index[k] for k, scale in enumerate(applied.plan.scales) if scale.run}
     unused = ("encoder.", "quant_conv.", "quantize.ema_vocab_hit", "lvl_1L", "attn_bias_for_masking")
     unused += tuple(f"quantize.quant_resi.qresi_ls.{i}." for i in {*range(4)} - used_refiners)
-    named = [*model.transformer.state_dict().items(), *model.tokenizer.state_dict().items()]
+    named = [item for part in parts_of(model) for item in part.state_dict().items()]
     return sum(t.nbytes for name, t in named if not name.startswith(unused))
 
 
@@ -129,40 +173,43 @@ def test_kv_bytes_are_what_the_caches_keep_alive(name: str) -> None:
     assert traced(name).kv_bytes == watch.most_bytes
 
 
-class CacheWatch:
-    """Finds the tensors of caches by walking the interpreter's references, whatever the caches say themselves."""
-
-    def __init__(self, applied: Accelerated) -> None:
-        gc.collect()
-        self.most_bytes = 0
-        self.sampler = default_sampler(applied.model)
-
-    def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        caches = [found.kv for found in gc.get_objects() if type(found) is LayerState]
-        found = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_of(caches, set())}
-        self.most_bytes = max(self.most_bytes, sum(found.values()))
-        return self.sampler(logits_NLV, scale, codebook_VC)
-
-    def take(self, images_M: Tensor) -> CacheWatch:
-        return self
-
-
-def tensors_of(value: object, seen: set[int]) -> Iterator[Tensor]:
-    for child in gc.get_referents(value):
-        if isinstance(child, Tensor):
-            # int64 positions are the loop's own, one tensor for all layers.
-            if child.dtype != torch.int64:
-                yield child
-        elif id(child) not in seen and not isinstance(child, type | ModuleType | FunctionType):
-            seen.add(id(child))
-            yield from tensors_of(child, seen)
-
-
 def test_kv_bytes_of_the_dense_model() -> None:
     stored = sum(math.prod(size) for size in SCALES[:-1])
     assert traced("dense").kv_bytes == 3 * 2 * (2 * N) * 4 * stored * 16 * 4
     assert traced("kv-none").kv_bytes == 0
     assert traced("unguided").kv_bytes == traced("dense").kv_bytes // 2
+
+
+ENTRY = 2 * 4 * 16 * 4
+"""Bytes of one key and value of all heads."""
+
+
+def test_only_kept_tokens_are_held() -> None:
+    # Layers 1 and 2 prune scale 3 to 12 of 16 tokens; the last scale is never stored.
+    assert traced("prune-two").kv_bytes == 2 * N * ENTRY * (30 + 2 * 26)
+    assert traced("prune-last").kv_bytes == traced("dense").kv_bytes
+
+
+def test_images_that_parted_hold_what_their_own_scales_store() -> None:
+    # Half of the images go on in full, while the others, which will prune, wait with what all stored up to scale 2.
+    found = trace(MODEL, asking(DENSE.scales, LOW_ENTROPY[0]), CPU)
+    assert found.kv_bytes == 3 * N * ENTRY * (30 + 14)
+    # All leave for scales that store more than the policy's own.
+    pruned = (FULL, FULL, FULL, PRUNED, PRUNED)
+    everyone = Decision(
+        after=2, feature="low_entropy", actions=(stay(0, share=0), leave(0, bias=1, scales=(FULL, FULL), share=1))
+    )
+    assert trace(MODEL, asking(pruned, everyone), CPU).kv_bytes == traced("dense").kv_bytes
+    with apply(MODEL, asking(pruned, everyone)) as applied, apply(MODEL, DENSE) as dense:
+        assert torch.equal(run_batch(applied, N, default_sampler(MODEL)), run_batch(dense, N, default_sampler(MODEL)))
+
+
+def test_kv_bytes_of_drafter_and_refiner() -> None:
+    """Neither stores the last scale that it runs, and one is gone when the other begins."""
+    layers, width = 3 * 2 * (2 * N) * 4, 64
+    assert traced("refined-last").kv_bytes == layers * width * (1 + 4 + 9), "the refiner only runs the last"
+    assert traced("refined").kv_bytes == 2 * 2 * (2 * N) * 4 * 24 * (1 + 4 + 9 + 16)
+    assert traced("refined").kv_bytes > layers * width * (1 + 4)
 
 
 def test_half_precision_halves_memory_and_nothing_else() -> None:

@@ -46,7 +46,7 @@ class Fixture:
         self.var.load_state_dict(load_file(folder / name / "var.safetensors"))
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
-        plan = Plan.dense(self.var.config.depth, self.n_scales)
+        plan = Plan.dense(self.var.config.depth, [h * w for h, w in self.var.config.scales])
         f_hat = generate(self.var, self.vae, self.io["gen.labels"], plan=plan, guidance=guidance, sampler=sampler)
         with torch.inference_mode():
             return (self.vae.decode(f_hat) + 1) / 2

@@ -86,21 +86,21 @@ def test_published_sampler_with_top_1_is_greedy(tiny: ImageModel) -> None:
 
 
 def test_the_cache_frees_unconditional_rows() -> None:
-    cache = DenseKV(capacity=8)
+    cache = DenseKV()
     k, pos = torch.randn(4, 2, 8, 3), torch.arange(8)[None]
-    cache.extend(k, k, k, pos, store=True)
+    cache.extend(k, k, k, pos, room=8)
     before = cache.nbytes
     cache = cache.take(first_rows(2))
     assert cache.nbytes == before // 2
-    (view,) = cache.extend(k[:2, :, :1], k[:2, :, :1], k[:2, :, :1], pos[:, :1], store=False)
+    (view,) = cache.extend(k[:2, :, :1], k[:2, :, :1], k[:2, :, :1], pos[:, :1], room=0)
     assert torch.equal(view.k_BHSC[:, :, :8], k[:2]) and view.k_BHSC.shape[2] == 9
 
 
 def test_the_last_scale_is_never_stored() -> None:
-    cache = DenseKV(capacity=2)
+    cache = DenseKV()
     k, pos = torch.randn(1, 1, 3, 2), torch.arange(3)[None]
-    cache.extend(k[:, :, :2], k[:, :, :2], k[:, :, :2], pos[:, :2], store=True)
+    cache.extend(k[:, :, :2], k[:, :, :2], k[:, :, :2], pos[:, :2], room=2)
     held = cache.nbytes
-    (view,) = cache.extend(k, k, k, pos, store=False)
+    (view,) = cache.extend(k, k, k, pos, room=0)
     assert view.k_BHSC.shape[2] == 5 and cache.nbytes == held
     assert view.positions().tolist() == [[[0, 1, 0, 1, 2]]]

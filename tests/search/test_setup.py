@@ -42,7 +42,7 @@ def test_another_space_is_another_run(tmp_path: Path, monkeypatch: pytest.Monkey
     plan = prepare(Request(target="4090", images=16), tmp_path / "runs.db")
     assert plan.settings.space == plan.space.digest
     assert plan.starts.presets and not plan.starts.missing
-    monkeypatch.setattr(starts, "presets", lambda spec, calibration: ({}, {"hack": "why"}))
+    monkeypatch.setattr(starts, "presets", lambda *_: ({}, {"hack": "why"}))
     other = prepare(Request(target="4090", images=16), tmp_path / "runs.db")
     assert other.settings.default_name != plan.settings.default_name
     assert plan.settings.difference(other.settings).startswith("space was")

@@ -7,6 +7,8 @@ import pytest
 from varsearch.calibration import Calibration, CalibrationProtocol
 from varsearch.errors import UsageError
 from varsearch.policy import Policy
+from varsearch.search.summary import summarize
+from varsearch.space.presets.code import code
 from varsearch.space.presets.fastvar import HART, fastvar
 from varsearch.space.presets.fastvar import INFINITY as RATIOS
 from varsearch.space.presets.skipvar import skipvar, untrained
@@ -57,6 +59,31 @@ def test_fastvar_on_a_small_model_and_where_it_does_not_fit() -> None:
     assert [layer for layer in range(6) if policy.prunes(3, layer)] == [1, 2, 3, 4]
     with pytest.raises(UsageError, match="one must run in full"):
         fastvar(spec(6, (1, 2, 3, 4)), RATIOS)
+
+
+def test_code_as_published_and_on_a_small_model() -> None:
+    var = spec(30, (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+    small = var.model_copy(update={"name": "d16", "n_layers": 16, "fingerprint": "1" * 64})
+    policy = code(var, small)
+    policy.check(var)
+    assert (policy.refiner.model, policy.refiner.fingerprint, policy.refiner.first_scale) == ("d16", "1" * 64, 8)
+    assert policy.model_copy(update={"refiner": None}) == Policy.dense(30, 10)
+    assert [code(var, small, n).refiner.first_scale for n in (6, 7, 9)] == [6, 7, 9]
+    assert summarize(code(var, small, 6)) == "refiner d16 from scale 6"
+    of = SMALL.model_copy(update={"fingerprint": "1" * 64})
+    assert code(SMALL, of).refiner.first_scale == 5
+    assert code(spec(2, (1, 2)), spec(1, (1, 2)).model_copy(update={"fingerprint": "1" * 64})).refiner.first_scale == 1
+
+
+def test_code_refuses_what_cannot_be_divided() -> None:
+    small = SMALL.model_copy(update={"fingerprint": "1" * 64})
+    for first_scale in (0, 6):
+        with pytest.raises(UsageError, match=f"cannot start at scale {first_scale}"):
+            code(SMALL, small, first_scale)
+    with pytest.raises(UsageError, match="cannot start"):
+        code(spec(1, (4,)), spec(1, (4,)))
+    with pytest.raises(UsageError, match="has other scales"):
+        code(SMALL, spec(2, (1, 2)))
 
 
 def test_skipvar_offers_the_published_ways() -> None:

@@ -17,8 +17,15 @@ from varsearch.space.presets import PRESETS, presets, seeds
 from varsearch.target import ModelSpec
 
 SPECS = [MNIST, D16, SHARED_ADALN]
+
+
+def sibling_of(spec: ModelSpec) -> list[ModelSpec]:
+    return [spec.model_copy(update={"name": "sibling", "n_layers": 1, "fingerprint": "a" * 64})]
+
+
 SPACES = {
-    spec.name + str(spec.shared_adaln): SearchSpace(spec, presets(spec, random_calibration(spec))[0]) for spec in SPECS
+    spec.name + str(spec.shared_adaln): SearchSpace(spec, presets(spec, random_calibration(spec), sibling_of(spec))[0])
+    for spec in SPECS
 }
 
 
@@ -35,7 +42,7 @@ def spec_of(layers: int, heads: int, sides: tuple[int, ...]) -> ModelSpec:
     st.integers(0, 9),
 )  # fmt: skip
 def test_every_preset_fits_or_says_why(spec: ModelSpec, seed: int) -> None:
-    found, missing = presets(spec, random_calibration(spec, seed))
+    found, missing = presets(spec, random_calibration(spec, seed), sibling_of(spec))
     assert found.keys() | missing.keys() == PRESETS.keys() and not found.keys() & missing.keys()
     assert all(reason and "\n" not in reason for reason in missing.values())
     space = SearchSpace(spec, found)
@@ -45,7 +52,7 @@ def test_every_preset_fits_or_says_why(spec: ModelSpec, seed: int) -> None:
 
 
 def test_all_presets_fit_the_shipped_shape() -> None:
-    found, missing = presets(MNIST, random_calibration(MNIST))
+    found, missing = presets(MNIST, random_calibration(MNIST), sibling_of(MNIST))
     assert not missing
     assert len({policy.digest for policy in found.values()}) == len(found)
 
@@ -53,8 +60,14 @@ def test_all_presets_fit_the_shipped_shape() -> None:
 def test_equal_presets_appear_once() -> None:
     calibration = random_calibration(MNIST)
     same = calibration.model_copy(update={"skipvar": dict.fromkeys(calibration.skipvar, calibration.skipvar[0.84])})
-    found, missing = presets(MNIST, same)
+    found, missing = presets(MNIST, same, sibling_of(MNIST))
     assert "skipvar" in found and missing == {"skipvar-88": "the same policy as skipvar on this model"}
+
+
+def test_what_needs_a_second_model_says_so_where_there_is_none() -> None:
+    found, missing = presets(MNIST, random_calibration(MNIST))
+    assert missing.keys() == {"code", "code-6"} and not missing.keys() & found.keys()
+    assert missing["code"] == "CoDe needs a smaller model with the tokenizer of small, and there is none"
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -89,6 +102,10 @@ def test_what_contradicts_the_rest_is_left_out() -> None:
     assert skipped.layers[0].attention.cross_scale is None, "its keys are chosen at scale 3"
     assert skipped.layers[-1].attention == found["sparvar"].layers[-1].attention
     assert space.decode(skipvar | {"S2.skip": 1}).decisions == (), "its images are asked after scale 2"
+    space = SPACES["smallFalse"]
+    code = space.encode(space.presets["code"])
+    assert space.decode(code).refiner == space.presets["code"].refiner
+    assert space.decode(code | {"S5.tokens": 1}).refiner is None, "it has no layers that the pruning names"
 
 
 def test_without_presets_nothing_is_taken_over() -> None:

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from varsearch.accel.lower import lower
 from varsearch.accel.quantization import quantized
+from varsearch.accel.refiner import with_refiner
 from varsearch.errors import UsageError
 from varsearch.kernels.quantized_linear import Backend, require_supported, supported
 from varsearch.models.image_model import ImageModel, SamplingDefaults
@@ -54,7 +55,8 @@ def apply(model: ImageModel, policy: Policy | PolicyFile, backend: Backend | Non
         backend: the kernels of quantized linears; None takes "triton" on a CUDA device that it supports, else "torch".
 
     Raises:
-        PolicyError: the policy does not fit the model, or a policy file was made for other weights.
+        PolicyError: the policy does not fit the model, its file is for other weights, or its refiner has others.
+        ModelError: the policy's refiner is not beside the model, or does not share its tokenizer.
         TargetError: `backend` was named and cannot run on the model's device or in its dtype.
     """
     backend = _choose(backend, model.transformer.pos_start)
@@ -62,7 +64,8 @@ def apply(model: ImageModel, policy: Policy | PolicyFile, backend: Backend | Non
         policy.check_model(model.spec)
         sampling = SamplingDefaults(policy.envelope.guidance, policy.envelope.top_k, policy.envelope.top_p)
         model, policy = replace(model, sampling=sampling), policy.policy
-    plan = lower(policy, model.spec)
+    model = with_refiner(model, policy)
+    plan = lower(policy, model.spec, model.refiner.spec.n_layers if policy.refiner and model.refiner else 0)
     with quantized(model.transformer, policy, backend):
         yield Accelerated(model, plan, backend)
 

@@ -17,8 +17,8 @@ from varsearch.models.seams import KVView, LayerState, Observe
 from varsearch.policy import Policy
 
 
-def observe(paths: Sequence[Policy], scale: int, layer: int, asked: bool) -> Observe | None:
-    """Notes the entropies of `layer` at `scale` if a later scale prunes by them or `asked` images need them.
+def observe(paths: Sequence[Policy], scale: int, layer: int) -> Observe | None:
+    """Notes the entropies of `layer` at `scale` if a later scale prunes by them or images are asked by them.
 
     `paths` are what the images at this scale can go through; they differ in later scales only.
     """
@@ -32,6 +32,7 @@ def observe(paths: Sequence[Policy], scale: int, layer: int, asked: bool) -> Obs
         for path in paths
         for k, tokens in enumerate(s.tokens for s in path.scales)
     )
+    asked = any(d.after == scale and d.feature == "low_entropy" for d in paths[0].decisions)
     return note_entropy if scored or asked else None
 
 

@@ -14,7 +14,7 @@ of a map, so that each has a counterpart at every scale; the published ones are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -36,13 +36,15 @@ ABSENT, KNOWN = -1.0, -2.0
 """Marks below any attention: keys that were evicted, and keys that the group sees anyway."""
 
 
-def attend(policy: Policy, spec: ModelSpec, scale: int, layer: int) -> Attend | None:
-    """Attention of `layer` at `scale` where the policy makes a choice of keys or uses one, else None."""
+def attend(
+    policy: Policy, spec: ModelSpec, scale: int, layer: int, keys: Callable[[CrossScale, Maps], ChosenKeys]
+) -> Attend | None:
+    """Attention of `layer` at `scale` where the policy makes a choice of keys (by `keys`) or uses one, else None."""
     how, run = policy.layers[layer].attention.cross_scale, run_scales(policy)
     if how is None or scale not in run or scale < how.decision_scale or how.decision_scale == run[-1]:
         return None
     maps = Maps(spec.scales, run, scale)
-    return Deciding(how, maps) if scale == how.decision_scale else Following(how, maps)
+    return (Deciding if scale == how.decision_scale else Following)(keys(how, maps))
 
 
 class Template(NamedTuple):
@@ -54,6 +56,10 @@ class Template(NamedTuple):
         known_GT: keys of the decision scale that a group cannot choose, seeing their counterpart anyway or having none.
         target_T: position of each key's counterpart.
         n_chosen: keys that each group chooses.
+        index_T: index of each position among complete keys, -1 where there is none.
+        listed_M: indices of the keys in `always`, group after group.
+        seen_GT: whether a key is in `always`.
+        group_L: group of each query.
     """
 
     bounds: tuple[tuple[int, int], ...]
@@ -61,6 +67,10 @@ class Template(NamedTuple):
     known_GT: Array
     target_T: Array
     n_chosen: int
+    index_T: Array
+    listed_M: Array
+    seen_GT: Array
+    group_L: Array
 
 
 @lru_cache(maxsize=256)
@@ -82,7 +92,19 @@ def template(how: CrossScale, maps: Maps) -> Template:
     without[np.setdiff1d(np.arange(len(target_T)), first_T)] = True
     known_GT = np.stack([without | np.isin(target_T, part) for part in always])
     wanted = share_of(how.keys, maps._replace(scale=how.decision_scale).n_keys)
-    return Template(bounds, always, known_GT, target_T, min(wanted, int((~known_GT).sum(1).min())))
+    index_T = np.full(own[-1] + 1, -1)
+    index_T[maps.key_positions()] = np.arange(maps.n_keys)
+    return Template(
+        bounds,
+        always,
+        known_GT,
+        target_T,
+        min(wanted, int((~known_GT).sum(1).min())),
+        index_T,
+        listed_M=index_T[np.concatenate(always)],
+        seen_GT=np.stack([np.isin(np.arange(len(index_T)), part) for part in always]),
+        group_L=np.repeat(np.arange(how.groups), np.diff(edges)),
+    )
 
 
 def counterparts(how: CrossScale, maps: Maps) -> Array:
@@ -109,9 +131,8 @@ class ChosenKeys:
     """
 
     def __init__(self, how: CrossScale, maps: Maps) -> None:
-        self.maps, self.template = maps, template(how, maps)
-        self.index_T = np.full(sum(h * w for h, w in maps.sizes[: maps.scale + 1]), -1)
-        self.index_T[maps.key_positions()] = np.arange(maps.n_keys)
+        self.how, self.maps, self.template = how, maps, template(how, maps)
+        self.tables: dict[str, Tensor] = {}
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, mass_BHGT: Tensor) -> Tensor:
         chosen_BHGN = self.choose(mass_BHGT)
@@ -121,31 +142,30 @@ class ChosenKeys:
 
     def choose(self, mass_BHGT: Tensor) -> Tensor:
         """Positions of the keys that each group chooses by their mass at the decision scale, (B, H, G, N)."""
-        known_GT, target_T = (
-            torch.from_numpy(array).to(mass_BHGT.device) for array in (self.template.known_GT, self.template.target_T)
-        )
-        best = mass_BHGT.masked_fill(known_GT, KNOWN).topk(self.template.n_chosen, dim=-1)
+        masked_BHGT = mass_BHGT.masked_fill(self._table("known_GT", mass_BHGT.device), KNOWN)
+        best = masked_BHGT.topk(self.template.n_chosen, dim=-1)
         # Position 0 is a sink, so naming it for a key that was evicted changes nothing.
-        return target_T[best.indices].where(best.values > ABSENT, 0)
+        return self._table("target_T", mass_BHGT.device)[best.indices].where(best.values > ABSENT, 0)
+
+    def _table(self, name: str, device: torch.device) -> Tensor:
+        """A table of the template where it is needed; it is copied there once."""
+        if name not in self.tables:
+            self.tables[name] = torch.from_numpy(getattr(self.template, name)).to(device)
+        return self.tables[name]
 
     def _lists(self, chosen_BHGN: Tensor) -> Iterator[KeyList]:
-        index_BHGN = torch.from_numpy(self.index_T).to(chosen_BHGN.device)[chosen_BHGN]
-        for g, (first, end) in enumerate(self.template.bounds):
-            always_S = torch.from_numpy(self.index_T[self.template.always[g]]).to(index_BHGN.device)
-            chosen_BHN = index_BHGN[:, :, g]
+        index_BHGN = self._table("index_T", chosen_BHGN.device)[chosen_BHGN]
+        always_G = self._table("listed_M", chosen_BHGN.device).split([len(part) for part in self.template.always])
+        groups = zip(self.template.bounds, always_G, index_BHGN.unbind(2), strict=True)
+        for (first, end), always_S, chosen_BHN in groups:
             yield KeyList(first, end, torch.cat((always_S.expand(*chosen_BHN.shape[:2], -1), chosen_BHN), dim=-1))
 
     def masked(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, chosen_BHGN: Tensor) -> Tensor:
         """The same by a mask, for any part of the queries and keys."""
-        always_GT = np.zeros((len(self.template.always), len(self.index_T)), dtype=bool)
-        for g, positions in enumerate(self.template.always):
-            always_GT[g, positions] = True
         rows, heads = chosen_BHGN.shape[:2]
-        seen_BHGT = torch.from_numpy(always_GT).to(q_BHLC.device).repeat(rows, heads, 1, 1)
+        seen_BHGT = self._table("seen_GT", q_BHLC.device).repeat(rows, heads, 1, 1)
         seen_BHGT.scatter_(3, chosen_BHGN, True)
-        edges = [first for first, _ in self.template.bounds[1:]]
-        of_query = np.searchsorted(edges, np.arange(len(self.maps.query_positions())), side="right")
-        group_BL = torch.from_numpy(of_query).to(q_BHLC.device)[pos_BL - self.maps.query_positions()[0]]
+        group_BL = self._table("group_L", q_BHLC.device)[pos_BL - self.maps.query_positions()[0]]
         group_BHL1 = group_BL[:, None, :, None].expand(rows, heads, -1, seen_BHGT.shape[3])
         pos_BHLS = view.positions().long()[:, :, None].expand(rows, heads, group_BL.shape[1], -1)
         seen_BHLS = seen_BHGT.gather(2, group_BHL1).gather(3, pos_BHLS)
@@ -155,8 +175,8 @@ class ChosenKeys:
 class Deciding:
     """The decision scale: dense attention, the attention that each key receives, and what the chosen keys miss."""
 
-    def __init__(self, how: CrossScale, maps: Maps) -> None:
-        self.sparse, self.residual = ChosenKeys(how, maps), how.residual
+    def __init__(self, keys: ChosenKeys) -> None:
+        self.sparse, self.residual = keys, keys.how.residual
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
         out_BHLC, bounds = dense_attention(q_BHLC, pos_BL, views, memory), self.sparse.template.bounds
@@ -185,9 +205,10 @@ def column_mass(q_BHLC: Tensor, view: KVView, bounds: tuple[tuple[int, int], ...
 class Following:
     """A later scale: the chosen keys, moved here, and the residual of the decision scale."""
 
-    def __init__(self, how: CrossScale, maps: Maps) -> None:
-        self.sparse, self.start = ChosenKeys(how, maps), int(maps.query_positions()[0])
-        self.size, self.old_size = maps.sizes[maps.scale], maps.sizes[how.decision_scale]
+    def __init__(self, keys: ChosenKeys) -> None:
+        maps = keys.maps
+        self.sparse, self.start = keys, int(maps.query_positions()[0])
+        self.size, self.old_size = maps.sizes[maps.scale], maps.sizes[keys.how.decision_scale]
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
         mass_BHGT, *residual = (rows_of(t, len(q_BHLC)) for t in memory.tensors)

@@ -42,13 +42,13 @@ class Head(NamedTuple):
     rule: Selection = Selection()
 
 
-def new_cache(policy: Policy, spec: ModelSpec, layer: int) -> Callable[[int], KVCache] | None:
+def new_cache(policy: Policy, spec: ModelSpec, layer: int) -> Callable[[], KVCache] | None:
     """Factory of the layer's cache, or None where the dense cache does."""
     kv = policy.layers[layer].kv
     if kv == KVCompression():
         return None
     groups = grouped(_heads(kv, spec, run_scales(policy)), spec.scales)
-    return lambda capacity: CompressedKV(groups, kv.bits)
+    return lambda: CompressedKV(groups, kv.bits)
 
 
 def _heads(kv: KVCompression, spec: ModelSpec, run: tuple[int, ...]) -> list[Head]:
@@ -96,10 +96,10 @@ class CompressedKV:
         self.groups = [HeadGroup(group, bits) for group in groups]
 
     def extend(
-        self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, pos_BL: Tensor, *, store: bool
+        self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, pos_BL: Tensor, *, room: int
     ) -> tuple[KVView, ...]:
         """See `KVCache.extend`."""
-        return tuple(group.extend(q_BHLC, k_BHLC, v_BHLC, pos_BL, store) for group in self.groups)
+        return tuple(group.extend(q_BHLC, k_BHLC, v_BHLC, pos_BL, store=room > 0) for group in self.groups)
 
     def take(self, rows: Rows) -> CompressedKV:
         """See `KVCache.take`."""

@@ -9,5 +9,5 @@ from varsearch.policy import Policy
 
 
 def run_scales(policy: Policy) -> tuple[int, ...]:
-    """Indices of the scales that run, in order."""
-    return tuple(k for k, scale in enumerate(policy.scales) if scale.run)
+    """Indices of the scales that the model runs, in order: none of a refiner's."""
+    return tuple(k for k, scale in enumerate(policy.scales) if scale.run and not policy.refined(k))

@@ -7,7 +7,7 @@ indices, decide who sees whom: after pruning or eviction every entry still has i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -60,17 +60,14 @@ Pattern = tuple[Window | Band, ...]
 
 
 def attend(
-    policy: Policy,
-    spec: ModelSpec,
-    scale: int,
-    layer: int,
-    local: Callable[[tuple[Pattern, ...], Maps], LocalAttention],
+    policy: Policy, spec: ModelSpec, scale: int, layer: int, local: Callable[[Pattern, Maps], LocalAttention]
 ) -> Attend:
-    """Attention of `layer` at `scale`: local where the policy has windows or bands, dense otherwise."""
+    """Attention of `layer` at `scale`: local, made by `local`, where the policy has windows or bands, else dense."""
     patterns = [pattern_of(policy, scale, layer, head) for head in range(spec.n_heads)]
     if not any(patterns):
         return dense_attention
-    return local(tuple(patterns), Maps(spec.scales, run_scales(policy), scale))
+    maps = Maps(spec.scales, run_scales(policy), scale)
+    return RaggedHeads([local(pattern, maps) for pattern in patterns])
 
 
 def pattern_of(policy: Policy, scale: int, layer: int, head: int) -> Pattern:
@@ -82,37 +79,44 @@ def pattern_of(policy: Policy, scale: int, layer: int, head: int) -> Pattern:
 
 
 class LocalAttention:
-    """Attention with a pattern per head.
+    """Attention of heads with one pattern.
 
-    Where keys and queries are complete (no pruning, no eviction) the work outside the patterns is skipped, tile by
+    Where keys and queries are complete (no pruning, no eviction) the work outside the pattern is skipped, tile by
     tile. Otherwise the remaining entries differ between rows and heads, and the pattern masks them.
     """
 
-    def __init__(self, patterns: tuple[Pattern, ...], maps: Maps) -> None:
-        self.patterns, self.maps = patterns, maps
-        self.tiles: dict[Pattern, tuple[Tile, ...]] = {}
+    def __init__(self, pattern: Pattern, maps: Maps) -> None:
+        self.pattern, self.maps = pattern, maps
+        self.tiles: tuple[Tile, ...] | None = None
+
+    def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, memory: AttentionMemory) -> Tensor:
+        if not self.pattern:
+            return dense_attention(q_BHLC, pos_BL, (view,), memory)
+        if self.maps.complete(pos_BL, view):
+            if self.tiles is None:
+                self.tiles = tuple(tile_tensors(*tile, like=q_BHLC) for tile in tiles(self.maps, self.pattern))
+            return tiled_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self.tiles)
+        seen = visible(self.maps, self.pattern, pos_BL[:, None], view.positions())
+        return masked_attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen)
+
+
+class RaggedHeads:
+    """The `Attend` of heads each of which has its own local attention; those that have the same run together."""
+
+    def __init__(self, heads: Sequence[LocalAttention]) -> None:
+        self.heads = heads
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
-        if views[0].heads is None and len(set(self.patterns)) == 1:
-            return self._group(q_BHLC, pos_BL, views[0], self.patterns[0], memory)
+        if views[0].heads is None and len(set(self.heads)) == 1:
+            return self.heads[0](q_BHLC, pos_BL, views[0], memory)
         out_BHLC = torch.empty_like(q_BHLC)
         for view in views:
             heads = view.heads or tuple(range(q_BHLC.shape[1]))
-            for pattern in dict.fromkeys(self.patterns[h] for h in heads):
-                place = [i for i, h in enumerate(heads) if self.patterns[h] == pattern]
+            for local in dict.fromkeys(self.heads[h] for h in heads):
+                place = [i for i, h in enumerate(heads) if self.heads[h] is local]
                 chosen, part = _index([heads[i] for i in place]), _heads(view, _index(place))
-                out_BHLC[:, chosen] = self._group(q_BHLC[:, chosen], pos_BL, part, pattern, memory)
+                out_BHLC[:, chosen] = local(q_BHLC[:, chosen], pos_BL, part, memory)
         return out_BHLC
-
-    def _group(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, pattern: Pattern, memory: AttentionMemory) -> Tensor:
-        if not pattern:
-            return dense_attention(q_BHLC, pos_BL, (view,), memory)
-        if self.maps.complete(pos_BL, view):
-            if pattern not in self.tiles:
-                self.tiles[pattern] = tuple(tile_tensors(*tile, like=q_BHLC) for tile in tiles(self.maps, pattern))
-            return tiled_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self.tiles[pattern])
-        seen = visible(self.maps, pattern, pos_BL[:, None], view.positions())
-        return masked_attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen)
 
 
 def _index(place: list[int]) -> list[int] | slice:

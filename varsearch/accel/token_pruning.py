@@ -13,7 +13,6 @@ draws tokens at random with probabilities that hardly differ; here the rank deci
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
@@ -32,11 +31,18 @@ def branch(paths: Sequence[Policy], spec: ModelSpec, scale: int, layer: int) -> 
     policy, size = paths[0], spec.scales[scale]
     tokens = policy.scales[scale].tokens
     if tokens is not None and policy.prunes(scale, layer):
-        return Pruned(share_of(tokens.keep_in(layer), math.prod(size)), size, SELECT[tokens.score])
+        return Pruned(kept(policy, spec, scale, layer), size, SELECT[tokens.score])
     later = range(scale + 1, len(policy.scales))
     if any(p.prunes(k, layer) and p.restore_scale(k, layer) == scale for p in paths for k in later):
         return Remembered(size)
     return run_dense
+
+
+def kept(policy: Policy, spec: ModelSpec, scale: int, layer: int) -> int:
+    """Number of tokens that `layer` runs on at `scale`."""
+    tokens = policy.scales[scale].tokens
+    share = tokens.keep_in(layer) if tokens is not None and policy.prunes(scale, layer) else 1
+    return share_of(share, spec.tokens[scale])
 
 
 class Remembered:

@@ -148,4 +148,6 @@ def _card(name: str, json: bool) -> None:
     console.print("guidance scan: " + ", ".join(f"{row.guidance:g}: FID {row.fid:.2f}" for row in card.scan))
     minutes = ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in card.minutes.items())
     console.print(f"training minutes: {minutes}")
+    beside = ", ".join(spec.name for spec in zoo.siblings(name))
+    console.print(f"smaller models of the same tokens: {beside or 'none'}")
     console.print(f"samples: {zoo.folder(name) / 'samples.png'}")

@@ -66,8 +66,8 @@ def compare(
     from varsearch.evaluators.cost_model import CostModel, predicted_protocol
     from varsearch.evaluators.workload import skeleton
     from varsearch.models import zoo
+    from varsearch.search.compare import chosen_policies, filed_policies
     from varsearch.search.compare import compare as evaluate
-    from varsearch.search.compare import named_policies
     from varsearch.search.setup import Request, prepare
     from varsearch.target import default_target, find_device
 
@@ -81,8 +81,9 @@ def compare(
         inception=inception,
     )
     second = default_target(find_device(predict))
+    filed = filed_policies(policies or (), zoo.manifest(model).spec(), library_folder)
     plan = prepare(request, storage, announce_calibration if not json else lambda: None)
-    chosen = named_policies(policies, plan.starts, plan.space.spec, library_folder)
+    chosen = chosen_policies(policies, filed, plan.starts)
     cost_model = CostModel(skeleton(zoo.manifest(model)), predicted_protocol(second))
     with Store(storage) as store:
         rows = evaluate(
@@ -116,27 +117,25 @@ def _print(settings: RunSettings, rows: dict[str, Row], second: Target) -> None:
     dense = rows["dense"].metrics if "dense" in rows else None
     title = (
         f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; "
-        f"quality of {settings.quality.n_images} images; {second.device}: PREDICTED for {second}"
+        f"quality of {settings.quality.n_images} images"
     )
-    columns = ("<policy", "ΔFID [95 %]", "distance", "NLL", *RATIOS.values(), "latency", "speed-up")
-    table(title, (*columns, second.device, "speed-up"), ((name, *_cells(row, dense)) for name, row in rows.items()))
+    speeds = ["latency", "speed-up"]
+    if second != settings.target:
+        title += f"; {second.device}: PREDICTED for {second}"
+        speeds += [second.device, "speed-up"]
+    columns = ("<policy", "ΔFID [95 %]", "distance", "NLL", *RATIOS.values(), *speeds)
+    table(title, columns, ((name, *_cells(row, dense)[: len(columns) - 1]) for name, row in rows.items()))
     if dense is None:
         console.print("add 'dense' to the policies to see ratios")
 
 
 def _cells(row: Row, dense: Mapping[str, Measurement] | None) -> list[str]:
     m = row.metrics
+    speeds = [(known(speed, "latency_ms").value, known(speed, "speedup").value) for speed in (m, row.predicted)]
     return [
         interval(known(m, "delta_fid")),
         f"{known(m, 'feature_distance').value:.3f}",
         f"{m['nll'].value:.3f}" if "nll" in m else "",
         *(ratio(m, dense, metric) for metric in RATIOS),
-        *(
-            cell
-            for speed in (m, row.predicted)
-            for cell in (
-                quantity("latency_ms", known(speed, "latency_ms").value),
-                f"{known(speed, 'speedup').value:.2f}x",
-            )
-        ),
+        *(cell for latency, speedup in speeds for cell in (quantity("latency_ms", latency), f"{speedup:.2f}x")),
     ]

@@ -13,7 +13,7 @@ import torch
 
 from varsearch.errors import EvaluationError
 from varsearch.evaluators.trace import Op, Trace, backend_on, trace
-from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
+from varsearch.measurement import SPEED_VERSION, Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.target import Device, Target, find_device
@@ -67,6 +67,7 @@ def predicted_protocol(target: Target) -> SpeedProtocol:
         machine=f"{device.label}, figures {device.digest[:12]}",
         backend=f"eager torch {torch.__version__.split('+')[0]}, {backend_on(target)} for quantized linears",
         repeats=0,
+        version=SPEED_VERSION,
     )
 
 

@@ -71,7 +71,7 @@ def with_shares(policy: Policy, heard: list[Heard]) -> Policy:
     for decision, ear in zip(policy.decisions, heard, strict=True):
         counts = [sum(column) for column in zip(*ear.counts, strict=True)]
         decisions.append(_with_shares(decision, counts) if any(counts) else decision)
-    return Policy(layers=policy.layers, scales=policy.scales, decisions=tuple(decisions))
+    return policy.model_copy(update={"decisions": tuple(decisions)})
 
 
 def _with_shares(decision: Decision, counts: list[int]) -> Decision:

@@ -19,7 +19,7 @@ from varsearch.errors import TargetError
 from varsearch.evaluators.cost_model import memory_and_flops, predicted_protocol
 from varsearch.evaluators.trace import record
 from varsearch.evaluators.workload import cast, default_sampler, device_of, run_batch, with_tensors
-from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
+from varsearch.measurement import SPEED_VERSION, Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.target import Device, Target, devices, find_device
@@ -76,6 +76,7 @@ def protocol_for(target: Target) -> SpeedProtocol:
         machine=machine(here),
         backend=f"eager, {default_backend(here, dtype)} for quantized linears",
         repeats=REPEATS[device.kind],
+        version=SPEED_VERSION,
     )
 
 

@@ -20,12 +20,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from varsearch.accel import Accelerated, apply
+from varsearch.accel.refiner import with_refiner
 from varsearch.evaluators.memory import StorageTracker, tensors
 from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors
 from varsearch.kernels.quantized_linear import Backend
+from varsearch.models.batch import Sampler
 from varsearch.models.image_model import ImageModel
-from varsearch.models.sampling import Sampler
 from varsearch.models.seams import KVCache, KVView, Rows
+from varsearch.models.var import Block
 from varsearch.policy import Policy
 from varsearch.target import Target, find_device
 
@@ -49,6 +51,8 @@ class Op:
         dtype: torch name of its result's dtype.
         flops: floating-point operations of matrix products, a multiply-add counting two; 0 for other operators.
         bytes: read and written.
+        scoring: whether it multiplies queries with keys for something else than attention: scores that a technique
+            chooses tokens, entries or keys by.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Op:
     dtype: str
     flops: int
     bytes: int
+    scoring: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,8 @@ class Trace:
 
     @property
     def attention_flops(self) -> int:
-        """The part of `flops` spent in attention products."""
-        return sum(op.flops for op in self.ops if op.attention)
+        """The part of `flops` spent in attention products, those that techniques only score with included."""
+        return sum(op.flops for op in self.ops if op.attention or op.scoring)
 
 
 def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
@@ -85,7 +90,9 @@ def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
 
     Raises:
         PolicyError: the policy does not fit the model.
+        ModelError: the model's refiner is not there.
     """
+    model = with_refiner(model, policy)
     dtype: torch.dtype = getattr(torch, target.dtype)
     # Techniques keep index tables in numpy and turn them into tensors as they run.
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -118,7 +125,7 @@ class Recorder(StorageTracker):
         super().__init__(weights)
         self.ops: list[Op] = []
         self._labelled = 0
-        self._modules = [""]
+        self._modules: list[tuple[str, bool]] = [("", False)]
         self._attention = False
 
     def scale_ended(self, scale: int) -> None:
@@ -132,8 +139,8 @@ class Recorder(StorageTracker):
         handles = []
         for part in parts:
             for name, module in part.named_modules():
-                path = f"{type(part).__name__}.{name}"
-                handles.append(module.register_forward_pre_hook(lambda *_, path=path: self._modules.append(path)))
+                entry = f"{type(part).__name__}.{name}", isinstance(module, Block)
+                handles.append(module.register_forward_pre_hook(lambda *_, entry=entry: self._modules.append(entry)))
                 handles.append(module.register_forward_hook(lambda *_: self._modules.pop() and None))
         try:
             yield
@@ -164,7 +171,10 @@ class Recorder(StorageTracker):
         dtype = next(tensors(result)).dtype
         flops, moved = flops_of(func, args, kwargs, result), bytes_of(func, args, kwargs, result)
         label = str(dtype).removeprefix("torch.")
-        self.ops.append(Op(name, self._modules[-1], None, self._attention, label, flops, moved))
+        module, in_block = self._modules[-1]
+        # Linears are modules of their own, so what else a block multiplies are queries and keys.
+        scoring = in_block and flops > 0 and not self._attention
+        self.ops.append(Op(name, module, None, self._attention, label, flops, moved, scoring))
 
 
 class ScaleWatch:
@@ -174,14 +184,16 @@ class ScaleWatch:
         self.sampler, self.recorder = sampler, recorder
         self.kv_bytes = 0
         self._caches: WeakSet[WatchedKV] = WeakSet()
-        new_cache = tuple(self._watched(make) for make in applied.plan.new_cache)
-        self.applied = dataclasses.replace(applied, plan=dataclasses.replace(applied.plan, new_cache=new_cache))
+        plan = applied.plan
+        new_cache, refiner_cache = (tuple(map(self._watched, make)) for make in (plan.new_cache, plan.refiner_cache))
+        watched = dataclasses.replace(plan, new_cache=new_cache, refiner_cache=refiner_cache)
+        self.applied = dataclasses.replace(applied, plan=watched)
 
-    def _watched(self, make: Callable[[int], KVCache]) -> Callable[[int], KVCache]:
-        return lambda capacity: WatchedKV(make(capacity), self._caches)
+    def _watched(self, make: Callable[[], KVCache]) -> Callable[[], KVCache]:
+        return lambda: WatchedKV(make(), self._caches)
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        """Samples; between the samplings of two scales caches only grow, so their sizes now are the largest."""
+        """Samples; in between caches only grow, or are gone before a refiner's grow, so sizes now are the largest."""
         codes_NLC = self.sampler(logits_NLV, scale, codebook_VC)
         self.kv_bytes = max(self.kv_bytes, sum(kv.nbytes for kv in self._caches))
         self.recorder.scale_ended(scale)
@@ -199,9 +211,9 @@ class WatchedKV:
         self.inner, self.alive = inner, alive
         alive.add(self)
 
-    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, store: bool) -> tuple[KVView, ...]:
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, room: int) -> tuple[KVView, ...]:
         """See `KVCache.extend`."""
-        return self.inner.extend(q, k, v, pos_BL, store=store)
+        return self.inner.extend(q, k, v, pos_BL, room=room)
 
     def take(self, rows: Rows) -> WatchedKV:
         """See `KVCache.take`."""

@@ -12,7 +12,7 @@ from varsearch.evaluators.extractors import Extractor, classifier_extractor, inc
 from varsearch.evaluators.quality import QualityEvaluator
 from varsearch.evaluators.reference import Reference, load_reference, zoo_reference
 from varsearch.evaluators.speed import SpeedEvaluator
-from varsearch.evaluators.workload import skeleton
+from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import Job, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.target import Frozen
@@ -71,7 +71,7 @@ class PolicyWorker:
         """Measures where the protocol says so, predicts otherwise."""
         if self.config.speed.origin is Origin.MEASURED:
             return SpeedEvaluator(zoo.load(self.config.model), self.config.speed)
-        return CostModel(skeleton(zoo.manifest(self.config.model)), self.config.speed)
+        return CostModel(zoo_skeleton(self.config.model), self.config.speed)
 
 
 def features(model: str, reference: str | None, inception: str | None, device: str) -> tuple[Extractor, Reference]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from varsearch.accel import Accelerated, labels_for
-from varsearch.models.image_model import ImageModel
-from varsearch.models.sampling import PublishedSampler, Sampler
+from varsearch.models import zoo
+from varsearch.models.batch import Sampler
+from varsearch.models.image_model import ImageModel, Sibling
+from varsearch.models.sampling import PublishedSampler
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
 from varsearch.models.zoo import Manifest
@@ -47,23 +50,49 @@ def skeleton(manifest: Manifest) -> ImageModel:
     return ImageModel(manifest.spec(), transformer, tokenizer, manifest.sampling)
 
 
+def zoo_skeleton(model: str) -> ImageModel:
+    """The skeleton of a zoo model, whose siblings are skeletons too."""
+
+    def sibling(name: str) -> Sibling:
+        bones = skeleton(zoo.manifest(zoo.beside(model, name)))
+        return Sibling(bones.spec, bones.transformer)
+
+    return dataclasses.replace(skeleton(zoo.manifest(model)), sibling=cache(sibling))
+
+
 def with_tensors(model: ImageModel, convert: Callable[[Tensor], Tensor]) -> ImageModel:
-    """The same model with every parameter and buffer replaced by `convert` of it.
+    """The same model, with its siblings, with every parameter and buffer replaced by `convert` of it.
 
     With the identity the two share all weights, while swapping modules in one leaves the other alone.
     """
-    memo: dict[int, object] = {}
-    for tensor in chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts_of(model)):
-        made = convert(tensor)
-        memo[id(tensor)] = nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
+
+    def converted(sibling: Sibling) -> Sibling:
+        memo = _memo([sibling.transformer], convert)
+        return dataclasses.replace(sibling, transformer=copy.deepcopy(sibling.transformer, memo))
+
+    memo = _memo([model.transformer, model.tokenizer], convert)
     return dataclasses.replace(
-        model, transformer=copy.deepcopy(model.transformer, memo), tokenizer=copy.deepcopy(model.tokenizer, memo)
+        model,
+        transformer=copy.deepcopy(model.transformer, memo),
+        tokenizer=copy.deepcopy(model.tokenizer, memo),
+        sibling=cache(lambda name: converted(model.sibling(name))),
+        refiner=model.refiner and converted(model.refiner),
     )
 
 
-def parts_of(model: ImageModel) -> tuple[nn.Module, nn.Module]:
-    """Transformer and tokenizer."""
-    return model.transformer, model.tokenizer
+def _memo(parts: Iterable[nn.Module], convert: Callable[[Tensor], Tensor]) -> dict[int, object]:
+    """What `deepcopy` shall take for the tensors of `parts`."""
+    memo: dict[int, object] = {}
+    for tensor in chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts):
+        made = convert(tensor)
+        memo[id(tensor)] = nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
+    return memo
+
+
+def parts_of(model: ImageModel) -> tuple[nn.Module, ...]:
+    """Transformer and tokenizer, and the refiner's transformer if there is one."""
+    refiner = () if model.refiner is None else (model.refiner.transformer,)
+    return model.transformer, model.tokenizer, *refiner
 
 
 def cast(model: ImageModel, device: str, dtype: torch.dtype) -> ImageModel:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from varsearch.models.sampling import Sampler, TeacherForcing, generate
+from varsearch.errors import ModelError
+from varsearch.models.batch import Sampler
+from varsearch.models.sampling import TeacherForcing, generate
 from varsearch.models.seams import Plan
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
@@ -24,30 +27,47 @@ class SamplingDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class Sibling:
+    """Another transformer for the tokens of a model."""
+
+    spec: ModelSpec
+    transformer: VAR
+
+
+def no_sibling(name: str) -> Sibling:
+    """Raises `ModelError`: where a model comes from no folder, there is nothing beside it."""
+    raise ModelError(f"there is no model {name} beside this one")
+
+
+@dataclass(frozen=True, slots=True)
 class ImageModel:
-    """A class-conditional visual autoregressive model, ready to generate."""
+    """A class-conditional visual autoregressive model, ready to generate.
+
+    Args:
+        spec: its shape.
+        transformer: draws the tokens.
+        tokenizer: makes images of them.
+        sampling: how it is sampled by default.
+        sibling: finds a model by name among those that share the tokenizer; raises `ModelError` if there is none.
+        refiner: the one that runs the scales that a plan leaves to a refiner.
+    """
 
     spec: ModelSpec
     transformer: VAR
     tokenizer: VQVAE
     sampling: SamplingDefaults
+    sibling: Callable[[str], Sibling] = no_sibling
+    refiner: Sibling | None = None
 
     def dense_plan(self) -> Plan:
         """The plan that changes nothing."""
-        return Plan.dense(self.spec.n_layers, len(self.spec.scales))
+        return Plan.dense(self.spec.n_layers, self.spec.tokens)
 
     def generate(
         self, labels_N: Tensor, sampler: Sampler, plan: Plan | None = None, guidance: float | None = None
     ) -> Tensor:
         """Images (N, channels, height, width) in [0, 1]; `plan` and `guidance` default to the model's own."""
-        f_hat_NCHW = generate(
-            self.transformer,
-            self.tokenizer,
-            labels_N,
-            plan=plan or self.dense_plan(),
-            guidance=self.sampling.guidance if guidance is None else guidance,
-            sampler=sampler,
-        )
+        f_hat_NCHW = self._latent(labels_N, sampler, plan, self.sampling.guidance if guidance is None else guidance)
         with torch.inference_mode():
             return self.tokenizer.decode(f_hat_NCHW).add(1).div(2)
 
@@ -58,12 +78,16 @@ class ImageModel:
         are neither predicted nor counted.
         """
         teacher = TeacherForcing(tokens)
-        generate(
+        self._latent(labels_N, teacher, plan, guidance=None)
+        return teacher.nll_N / teacher.tokens_N
+
+    def _latent(self, labels_N: Tensor, sampler: Sampler, plan: Plan | None, guidance: float | None) -> Tensor:
+        return generate(
             self.transformer,
             self.tokenizer,
             labels_N,
             plan=plan or self.dense_plan(),
-            guidance=None,
-            sampler=teacher,
+            guidance=guidance,
+            sampler=sampler,
+            refiner=None if self.refiner is None else self.refiner.transformer,
         )
-        return teacher.nll_N / teacher.tokens_N

@@ -6,74 +6,18 @@ Shape suffixes: N images, B rows, L tokens of one scale, V codebook entries, C l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from varsearch.models.seams import Guidance, LayerState, Plan, ScalePlan, first_rows, rows_of
-from varsearch.models.var import VAR, Modulation
+from varsearch.models.batch import Batch, Sampler
+from varsearch.models.seams import Guidance, LayerState, Plan, ScalePlan
+from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
-
-T = TypeVar("T")
-
-
-class Sampler(Protocol):
-    """Chooses the codes of one scale."""
-
-    def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        """Codes (N, L, C) drawn from guided logits."""
-        ...
-
-    def take(self, images_M: Tensor) -> Sampler:
-        """The sampler of these images only, by their indices among its own; for policies with decisions."""
-        ...
-
-
-@dataclass(slots=True)
-class Batch:
-    """Images that go the same way, and everything that they carry from scale to scale."""
-
-    cond_BD: Tensor
-    modulations: list[Modulation]
-    states: list[LayerState]
-    f_hat_NCHW: Tensor
-    sampler: Sampler
-    guided: bool
-
-    def end_guidance(self) -> None:
-        """Frees the unconditional rows."""
-        n = len(self.f_hat_NCHW)
-        rows, self.guided = first_rows(n), False
-        self.cond_BD, self.modulations = rows(self.cond_BD), [m.take(lambda t: t[:n]) for m in self.modulations]
-        for state in self.states:
-            state.kv = state.kv.take(rows)
-
-    def split(self, images: list[Tensor]) -> list[Batch]:
-        """One batch for each of these sets of images; this one has no states afterwards."""
-        if len(images) == 1:
-            return [self]
-        rows = [rows_of(images_M, len(self.f_hat_NCHW)) for images_M in images]
-        # One layer after the other, so that at most one is there twice.
-        states = [
-            [state.take(of_part, len(images_M)) for of_part, images_M in zip(rows, images, strict=True)]
-            for state in _emptied(self.states)
-        ]
-        return [
-            Batch(
-                of_part(self.cond_BD),
-                [m.take(of_part) for m in self.modulations],
-                [layer[i] for layer in states],
-                of_part(self.f_hat_NCHW),
-                self.sampler.take(images_M),
-                self.guided,
-            )
-            for i, (of_part, images_M) in enumerate(zip(rows, images, strict=True))
-        ]
 
 
 @torch.inference_mode()
@@ -85,6 +29,7 @@ def generate(
     plan: Plan,
     guidance: float | None,
     sampler: Sampler,
+    refiner: VAR | None = None,
 ) -> Tensor:
     """Runs all scales of `plan` and returns the latent estimate (N, C, H, W).
 
@@ -97,28 +42,39 @@ def generate(
         guidance: strength at the last scale; scale k of K uses `guidance * k / (K - 1)`. None runs the
             conditional rows only, from the first scale on (teacher-forced likelihood needs no guidance).
         sampler: chooses the codes of each scale.
+        refiner: runs the scales that the plan leaves to it.
     """
-    loop = _Loop(model, tokenizer, guidance or 0.0)
+    loop = _Loop(plan, (model,) if refiner is None else (model, refiner), tokenizer, guidance or 0.0)
     guided = guidance is not None and plan.scales[0].guidance is not Guidance.OFF
     cond_BD = model.condition(labels_N, guided)
-    modulations, states = model.modulations(cond_BD), _new_states(plan, model.config.scales, len(labels_N))
+    states = [LayerState(new_cache(), len(labels_N)) for new_cache in plan.new_cache]
     f_hat_NCHW = tokenizer.quantize.empty(len(labels_N))
-    return loop.run(Batch(cond_BD, modulations, states, f_hat_NCHW, sampler, guided), plan.scales)
+    batch = Batch(labels_N, cond_BD, model.modulations(cond_BD), states, f_hat_NCHW, sampler, guided, [])
+    return loop.run(batch, plan.scales)
 
 
 @dataclass(frozen=True, slots=True)
 class _Loop:
-    model: VAR
+    plan: Plan
+    models: tuple[VAR, ...]
+    """The model, and the refiner if there is one."""
     tokenizer: VQVAE
     guidance: float
 
     def run(self, batch: Batch, scales: tuple[ScalePlan, ...]) -> Tensor:
         """The latent estimate after `scales`, the last ones of all."""
-        first = len(self.model.config.scales) - len(scales)
+        first = len(self.plan.scales) - len(scales)
         for k, scale in enumerate(scales, start=first):
             if not scale.run:
                 continue
             before_NCHW = batch.f_hat_NCHW
+            if scale.refined and not batch.refined:
+                # Before guidance ends, which would copy them.
+                batch.states.clear()
+            if batch.guided and scale.guidance is Guidance.OFF:
+                batch.end_guidance()
+            if scale.refined and not batch.refined:
+                self.hand_over(batch)
             self.step(batch, k, scale)
             if scale.fork is not None:
                 images = scale.fork.decide(before_NCHW, batch.f_hat_NCHW, batch.states, self.tokenizer.decode)
@@ -136,33 +92,41 @@ class _Loop:
         place_N = torch.cat([images_M for images_M, _ in asked]).argsort()
         return torch.cat(done_NCHW).index_select(0, place_N)
 
+    def hand_over(self, batch: Batch) -> None:
+        """The refiner takes over; its first step reads the inputs of all scales that ran, and that of its own."""
+        refiner, n = self.models[1], len(batch.f_hat_NCHW)
+        batch.refined, batch.cond_BD = True, refiner.condition(batch.labels_N, batch.guided)
+        batch.modulations = refiner.modulations(batch.cond_BD)
+        batch.states = [LayerState(new_cache(), n) for new_cache in self.plan.refiner_cache]
+
     def step(self, batch: Batch, k: int, scale: ScalePlan) -> None:
         """Runs scale `k` and adds its codes to the estimate."""
-        model, quantizer, n = self.model, self.tokenizer.quantize, len(batch.f_hat_NCHW)
-        if batch.guided and scale.guidance is Guidance.OFF:
-            batch.end_guidance()
-        pooled_NLC = quantizer.pool(batch.f_hat_NCHW, k).flatten(2).mT if k else None
-        x_BLD = model.embed(pooled_NLC, batch.cond_BD, k)
-        start = sum(math.prod(size) for size in model.config.scales[:k])
-        pos_1L = torch.arange(start, start + x_BLD.shape[1], device=x_BLD.device)[None]
+        model, quantizer, n = self.models[batch.refined], self.tokenizer.quantize, len(batch.f_hat_NCHW)
+        batch.inputs.append((k, quantizer.pool(batch.f_hat_NCHW, k).flatten(2).mT if k else None))
+        remember = len(self.models) > 1 and not batch.refined
+        inputs = batch.inputs[-1:] if remember else batch.inputs
+        x_BLD = _joined([model.embed(pooled_NLC, batch.cond_BD, j) for j, pooled_NLC in inputs])
+        pos_1L = _joined([self.positions(j, x_BLD.device) for j, _ in inputs])
         for block, mod, layer, state in zip(model.layers, batch.modulations, scale.layers, batch.states, strict=True):
             x_BLD = block(x_BLD, mod, pos_1L, layer, state)
-        logits_NLV = model.logits(x_BLD, batch.cond_BD)
+        logits_NLV = model.logits(x_BLD[:, -math.prod(model.config.scales[k]) :], batch.cond_BD)
         if batch.guided:
             strength = self.guidance * k / max(len(model.config.scales) - 1, 1)
             logits_NLV = (1 + strength) * logits_NLV[:n] - strength * logits_NLV[n:]
         codes_NLC = batch.sampler(logits_NLV, k, quantizer.embedding.weight)
         batch.f_hat_NCHW = quantizer.accumulate(batch.f_hat_NCHW, codes_NLC, k)
+        if not remember:
+            batch.inputs.clear()
+
+    def positions(self, k: int, device: torch.device) -> Tensor:
+        """Places of the tokens of scale `k` in the full sequence, (1, L)."""
+        tokens = [math.prod(size) for size in self.models[0].config.scales[: k + 1]]
+        return torch.arange(sum(tokens[:k]), sum(tokens), device=device)[None]
 
 
-def _new_states(plan: Plan, sizes: tuple[tuple[int, int], ...], n_images: int) -> list[LayerState]:
-    run = [math.prod(size) for size, scale in zip(sizes, plan.scales, strict=True) if scale.run]
-    return [LayerState(new_cache(sum(run[:-1])), n_images) for new_cache in plan.new_cache]
-
-
-def _emptied(items: list[T]) -> Iterator[T]:
-    while items:
-        yield items.pop(0)
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Tensors (., L, ...) one behind the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def filter_logits(logits_NLV: Tensor, top_k: int, top_p: float) -> Tensor:

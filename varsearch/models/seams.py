@@ -1,8 +1,8 @@
 """The four places where techniques may act, and their dense defaults.
 
 A model calls these seams and knows nothing of what stands behind them. Beside them, attention may be observed, and
-images may part after a scale. A `Plan` is made once per policy, is immutable and holds no tensor; everything that
-changes during a generation lives in a `LayerState` per layer.
+images may part after a scale. A `Plan` is made once per policy, is immutable and holds no tensor of a generation, only
+the tables that its techniques make when they first run; everything that changes lives in a `LayerState` per layer.
 
 Shape suffixes: B rows (the N images, then, while guidance is on, the same N images unconditionally), L query
 tokens of the current scale, S keys, H heads, C head dim, D width.
@@ -10,7 +10,7 @@ tokens of the current scale, S keys, H heads, C head dim, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -96,9 +96,9 @@ class KVCache(Protocol):
     """Seam 2: what attention sees of earlier scales in one layer, during one generation."""
 
     def extend(
-        self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, pos_BL: Tensor, *, store: bool
+        self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, pos_BL: Tensor, *, room: int
     ) -> tuple[KVView, ...]:
-        """Views of history plus the new scale; `store` says whether a later scale will need the new entries.
+        """Views of history plus the new scale; for `room` see `LayerPlan`.
 
         Fewer rows than the cache holds means that the remaining rows share the new entries.
         """
@@ -142,25 +142,24 @@ def dense_attention(q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], m
 
 
 class DenseKV:
-    """The default `KVCache`: keeps everything, in buffers allocated once.
+    """The default `KVCache`: keeps everything, in buffers that are allocated once, and again where images part.
 
     The entries of the last scale are joined to the history for its own attention and never stored.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self) -> None:
         self.length = 0
         self.buffers: tuple[Tensor, ...] = ()
         self.pos_parts: tuple[Tensor, ...] = ()
 
     def extend(
-        self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, pos_BL: Tensor, *, store: bool
+        self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, pos_BL: Tensor, *, room: int
     ) -> tuple[KVView, ...]:
         """See `KVCache.extend`."""
         n, new = len(k_BHLC), (k_BHLC, v_BHLC)
         self._hold_rows(n)
-        if store:
-            self._append(new, pos_BL[:, None])
+        if room:
+            self._append(new, pos_BL[:, None], room)
             k_BHSC, v_BHSC = (buffer[:n, :, : self.length] for buffer in self.buffers)
             return (KVView(k_BHSC, v_BHSC, tuple(p[:n] for p in self.pos_parts)),)
         pos_parts = (*(p[:n] for p in self.pos_parts), pos_BL[:, None])
@@ -178,11 +177,14 @@ class DenseKV:
             self.buffers = tuple(buffer.repeat(share, 1, 1, 1) for buffer in self.buffers)
             self.pos_parts = tuple(p if len(p) == 1 else p.repeat(share, 1, 1) for p in self.pos_parts)
 
-    def _append(self, new: tuple[Tensor, Tensor], pos_BHL: Tensor) -> None:
+    def _append(self, new: tuple[Tensor, Tensor], pos_BHL: Tensor, room: int) -> None:
+        rows, heads, count, channels = new[0].shape
+        end = self.length + count
         if not self.buffers:
-            rows, heads, _, channels = new[0].shape
-            self.buffers = tuple(t.new_empty(rows, heads, self.capacity, channels) for t in new)
-        share, end = len(self.buffers[0]) // len(new[0]), self.length + new[0].shape[2]
+            self.buffers = tuple(t.new_empty(rows, heads, room, channels) for t in new)
+        elif end > self.buffers[0].shape[2]:
+            self.buffers = tuple(F.pad(buffer, (0, 0, 0, room)) for buffer in self.buffers)
+        share = len(self.buffers[0]) // rows
         for buffer, t in zip(self.buffers, new, strict=True):
             buffer[:, :, self.length : end] = t.repeat(share, 1, 1, 1) if share > 1 else t
         self.pos_parts += (pos_BHL if len(pos_BHL) == 1 else pos_BHL.repeat(share, 1, 1),)
@@ -190,9 +192,9 @@ class DenseKV:
 
     def take(self, rows: Rows) -> DenseKV:
         """See `KVCache.take`."""
-        taken = DenseKV(self.capacity)
+        taken = DenseKV()
         taken.length = self.length
-        taken.buffers = tuple(map(rows, self.buffers))
+        taken.buffers = tuple(rows(buffer[:, :, : self.length]) for buffer in self.buffers)
         taken.pos_parts = tuple(p if len(p) == 1 else rows(p) for p in self.pos_parts)
         return taken
 
@@ -232,13 +234,17 @@ class Guidance(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """How one layer runs at one scale."""
+    """How one layer runs at one scale.
+
+    `room` is how many entries the layer stores from this scale on, to the end or to where images part; 0 where no later
+    scale needs those of this one.
+    """
 
     attn: Branch = run_dense
     ffn: Branch = run_dense
     attend: Attend = dense_attention
     observe: Observe | None = None
-    store: bool = True
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,27 +257,34 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class ScalePlan:
-    """Seam 4: data that the next-scale loop reads."""
+    """Seam 4: data that the next-scale loop reads.
+
+    `layers` are those of the refiner where `refined`. The first scale that it runs comes with all earlier ones.
+    """
 
     layers: tuple[LayerPlan, ...]
     run: bool = True
     guidance: Guidance = Guidance.FULL
     fork: Fork | None = None
+    refined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A lowered policy: one `ScalePlan` per scale and one cache factory (taking a capacity) per layer."""
+    """A lowered policy: one `ScalePlan` per scale and one cache factory per layer.
+
+    `refiner_cache` has one per layer of the refiner, none without a refiner.
+    """
 
     scales: tuple[ScalePlan, ...]
-    new_cache: tuple[Callable[[int], KVCache], ...]
+    new_cache: tuple[Callable[[], KVCache], ...]
+    refiner_cache: tuple[Callable[[], KVCache], ...] = ()
 
     @classmethod
-    def dense(cls, n_layers: int, n_scales: int) -> Plan:
-        """The plan of the unmodified model."""
-        stored, last = LayerPlan(), LayerPlan(store=False)
-        scales = tuple(ScalePlan(((last if k == n_scales - 1 else stored),) * n_layers) for k in range(n_scales))
-        return cls(scales, (DenseKV,) * n_layers)
+    def dense(cls, n_layers: int, tokens: Sequence[int]) -> Plan:
+        """The plan of the unmodified model, whose scales have so many tokens."""
+        rooms = (sum(tokens[k:-1]) for k in range(len(tokens)))
+        return cls(tuple(ScalePlan((LayerPlan(room=room),) * n_layers) for room in rooms), (DenseKV,) * n_layers)
 
 
 @dataclass(slots=True)

@@ -134,7 +134,7 @@ class Block(nn.Module):
     def forward(self, x_BLD: Tensor, mod: Modulation, pos_BL: Tensor, plan: LayerPlan, state: LayerState) -> Tensor:
         def attn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
             q, k, v = self.attn.qkv(self._norm(x_BLD, mod.scale_attn, mod.shift_attn))
-            views = state.kv.extend(q, k, v, pos_BL, store=plan.store)
+            views = state.kv.extend(q, k, v, pos_BL, room=plan.room)
             if plan.observe is not None:
                 plan.observe(q, views, state)
             y_BHLC = plan.attend(q, pos_BL, views, state.attention)
@@ -246,7 +246,7 @@ class VAR(nn.Module):
 class PassThroughKV:
     """A cache without memory, for the one-pass teacher-forced forward."""
 
-    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, store: bool) -> tuple[KVView, ...]:
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, pos_BL: Tensor, *, room: int) -> tuple[KVView, ...]:
         return (KVView(k, v, (pos_BL[:, None],)),)
 
     def take(self, rows: Rows) -> PassThroughKV:

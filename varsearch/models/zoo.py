@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from varsearch.errors import ModelError
 from varsearch.models.classifier import Classifier
-from varsearch.models.image_model import ImageModel, SamplingDefaults
+from varsearch.models.image_model import ImageModel, SamplingDefaults, Sibling
 from varsearch.models.var import VAR, VARConfig
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
 from varsearch.policy import describe
@@ -30,7 +30,8 @@ from varsearch.target import Frozen, ModelSpec, Size
 WEIGHTS = Path(__file__).parent / "weights"
 ClassifierSize = Literal["channels", "width", "num_features", "classes"]
 Part = Literal["transformer", "tokenizer", "classifier", "reference", "held_out"]
-FileName = Annotated[str, Field(pattern=r"^[\w-]+\.safetensors$")]
+FileName = Annotated[str, Field(pattern=r"^(\.\./[\w-]+/)?[\w-]+\.safetensors$")]
+"""A file of the folder itself, or of the folder of a sibling beside it."""
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -136,6 +137,35 @@ def tensors(model: str, part: Part) -> dict[str, Tensor]:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
 
 
+def beside(model: str, name: str) -> str:
+    """The folder `name` beside that of a model, if it holds a model that draws the same tokens; else `ModelError`."""
+    found = str(folder(model).parent / name)
+    own, other = manifest(model), manifest(found)
+    if own.files["tokenizer"][1] != other.files["tokenizer"][1] or own.tokenizer != other.tokenizer:
+        raise ModelError(f"model {name} has another tokenizer than {own.name}: their tokens cannot be combined")
+    if own.transformer.classes != other.transformer.classes:
+        raise ModelError(f"model {name} has {other.transformer.classes} classes, {own.name} {own.transformer.classes}")
+    return found
+
+
+def siblings(model: str) -> list[ModelSpec]:
+    """Smaller models that draw the same tokens, by the names of their folders; a policy may name them as refiners."""
+    found, size = [], _size(manifest(model).spec())
+    for path in sorted(folder(model).parent.glob("*/manifest.json")):
+        name = path.parent.name
+        try:
+            spec = manifest(beside(model, name)).spec()
+        except ModelError:
+            continue
+        if _size(spec) < size:
+            found.append(spec.model_copy(update={"name": name}))
+    return found
+
+
+def _size(spec: ModelSpec) -> int:
+    return spec.n_layers * spec.width**2
+
+
 def _filled(make: Callable[[], Module], state: dict[str, Tensor], what: str) -> Module:
     try:
         # Without memory, until the sizes that the manifest names are known to be those of the file.
@@ -158,6 +188,11 @@ def _filled(make: Callable[[], Module], state: dict[str, Tensor], what: str) -> 
     return module.eval().requires_grad_(False)
 
 
+def _transformer(model: str, device: str) -> VAR:
+    config = manifest(model).transformer
+    return _filled(lambda: VAR(config), tensors(model, "transformer"), "transformer").to(device)
+
+
 def load(model: str, device: str = "cpu") -> ImageModel:
     """A model by name or folder, in fp32 on `device`, frozen and in evaluation mode.
 
@@ -167,10 +202,17 @@ def load(model: str, device: str = "cpu") -> ImageModel:
     m = manifest(model)
     return ImageModel(
         spec=m.spec(),
-        transformer=_filled(lambda: VAR(m.transformer), tensors(model, "transformer"), "transformer").to(device),
+        transformer=_transformer(model, device),
         tokenizer=_filled(lambda: VQVAE(m.tokenizer), tensors(model, "tokenizer"), "tokenizer").to(device),
         sampling=m.sampling,
+        sibling=cache(partial(load_sibling, model, device=device)),
     )
+
+
+def load_sibling(model: str, name: str, device: str = "cpu") -> Sibling:
+    """The transformer `name` beside a model; raises `ModelError` as `load` does, or if the tokenizer is another."""
+    found = beside(model, name)
+    return Sibling(manifest(found).spec(), _transformer(found, device))
 
 
 def load_classifier(model: str, device: str = "cpu") -> Classifier:

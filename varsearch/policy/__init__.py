@@ -5,6 +5,7 @@ from varsearch.policy.decision import Action, Decision, largest_remainder
 from varsearch.policy.grid import GRID, describe, share_of
 from varsearch.policy.kv import KVCompression, Selection
 from varsearch.policy.policy import LayerPolicy, Policy
+from varsearch.policy.refiner import Refiner
 from varsearch.policy.scales import ScalePolicy, TokenPruning
 from varsearch.policy.weights import LINEARS, Quantization, Weights
 
@@ -19,6 +20,7 @@ __all__ = [
     "Policy",
     "Quantization",
     "Reach",
+    "Refiner",
     "ScalePolicy",
     "Selection",
     "SparseAttention",

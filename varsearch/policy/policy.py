@@ -15,6 +15,7 @@ from varsearch.policy.attention import SparseAttention
 from varsearch.policy.decision import Action, Decision
 from varsearch.policy.grid import describe
 from varsearch.policy.kv import KVCompression
+from varsearch.policy.refiner import Refiner
 from varsearch.policy.scales import ScalePolicy
 from varsearch.policy.weights import LINEARS, Weights
 from varsearch.target import Frozen, ModelSpec
@@ -40,6 +41,7 @@ class Policy(Frozen):
     layers: tuple[LayerPolicy, ...] = Field(min_length=1)
     scales: tuple[ScalePolicy, ...] = Field(min_length=1)
     decisions: tuple[Decision, ...] = ()
+    refiner: Refiner | None = None
 
     @classmethod
     def dense(cls, n_layers: int, n_scales: int) -> Self:
@@ -69,6 +71,8 @@ class Policy(Frozen):
             self._check_attention(i, layer.attention)
         for k, scale in enumerate(self.scales):
             self._check_layers(k, scale)
+        if self.refiner is not None:
+            self.refiner.check_scales(self.scales)
         self._check_decisions()
         return self
 
@@ -83,6 +87,8 @@ class Policy(Frozen):
         decision, place = chosen.decision_scale, f"layers[{i}].attention.cross_scale"
         if decision >= n or not self.scales[decision].run:
             raise ValueError(f"{place} decides at scale {decision}, which does not run")
+        if self.refined(decision):
+            raise ValueError(f"{place} decides at scale {decision}, which the refiner runs")
         if self.prunes(decision, i):
             raise ValueError(f"{place} decides at scale {decision}, which needs all queries, but prunes tokens there")
         if len(chosen.radius) != n - decision:
@@ -99,6 +105,8 @@ class Policy(Frozen):
             pruned = [self.prunes(decision.after, layer) for layer in range(len(self.layers))]
             if decision.feature == "low_entropy" and all(pruned):
                 raise ValueError(f"decisions[{i}] asks for entropies, but every layer prunes scale {decision.after}")
+            if decision.feature == "low_entropy" and self.refined(decision.after):
+                raise ValueError(f"decisions[{i}] asks for entropies, but the refiner runs scale {decision.after}")
             for a, action in enumerate(decision.actions[1:], start=1):
                 name, behind = f"decisions[{i}].actions[{a}]", len(self.scales) - decision.after - 1
                 if len(action.scales) != behind:
@@ -114,7 +122,8 @@ class Policy(Frozen):
     def path(self, decision: Decision, action: Action) -> Policy:
         """What an image goes through that takes `action`, as a policy without decisions."""
         tail = action.scales or self.scales[decision.after + 1 :]
-        return Policy(layers=self.layers, scales=self.scales[: decision.after + 1] + tail)
+        scales = self.scales[: decision.after + 1] + tail
+        return Policy(layers=self.layers, scales=scales, refiner=self.refiner)
 
     def paths(self) -> tuple[Policy, ...]:
         """Everything that an image can go through, as policies without decisions; the policy's own scales first."""
@@ -145,6 +154,10 @@ class Policy(Frozen):
         """Whether `layer` drops tokens at `scale`."""
         tokens = self.scales[scale].tokens
         return tokens is not None and layer in tokens.layers(len(self.layers)) and tokens.keep_in(layer) < 1
+
+    def refined(self, scale: int) -> bool:
+        """Whether the refiner runs `scale`, if it runs at all."""
+        return self.refiner is not None and scale >= self.refiner.first_scale
 
     def restore_scale(self, scale: int, layer: int) -> int | None:
         """The nearest earlier scale that runs `layer` on all tokens: where pruned places are restored from."""

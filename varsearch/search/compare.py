@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from varsearch.measurement import Job, Measurement
 from varsearch.policy import Policy
 from varsearch.search.settings import RunSettings
 from varsearch.search.starts import Starts
+from varsearch.space.presets import PRESETS, seeds
 from varsearch.target import ModelSpec
 
 
@@ -26,34 +27,40 @@ class Row:
     predicted: dict[str, Measurement]
 
 
-def named_policies(
-    names: Sequence[str] | None, starts: Starts, spec: ModelSpec, folder: Path | None
-) -> dict[str, Policy]:
-    """Policies by name: a published system, a hand-made policy, a policy file, or a library reference.
-
-    Without names all published systems, and dense.
+def filed_policies(names: Sequence[str], spec: ModelSpec, folder: Path | None) -> dict[str, Policy]:
+    """Those of the names that are policy files or library references, with their policies.
 
     Raises:
-        PolicyError: none of these, or a published system that does not fit; or a file that was made for another model.
+        PolicyError: neither of these, nor a published system, nor a hand-made policy; or made for another model.
     """
-    if not names:
-        return {"dense": starts.seeds["dense"], **starts.presets}
-    return {name: starts.by_name.get(name) or _filed(name, starts, spec, folder) for name in names}
+    made = seeds(spec)
+    return {name: _filed(name, made, spec, folder) for name in names if name not in PRESETS and name not in made}
 
 
-def _filed(name: str, starts: Starts, spec: ModelSpec, folder: Path | None) -> Policy:
-    if name in starts.missing:
-        raise PolicyError(f"{name} does not fit {spec.name}: {starts.missing[name]}")
+def _filed(name: str, made: Iterable[str], spec: ModelSpec, folder: Path | None) -> Policy:
     try:
         file = load_policy(name, folder)
     except PolicyError as error:
         if Path(name).exists() or name in index(folder):
             raise
         raise PolicyError(
-            f"{error}; published systems are {', '.join(starts.presets)}; hand-made policies {', '.join(starts.seeds)}"
+            f"{error}; published systems are {', '.join(PRESETS)}; hand-made policies are {', '.join(made)}"
         ) from None
     file.check_model(spec)
     return file.policy
+
+
+def chosen_policies(names: Sequence[str] | None, filed: Mapping[str, Policy], starts: Starts) -> dict[str, Policy]:
+    """The policies of these names, without names all published systems and dense.
+
+    Raises:
+        PolicyError: a published system that does not fit the model.
+    """
+    known = {**filed, **starts.by_name}
+    for name in names or ():
+        if name not in known:
+            raise PolicyError(f"{name} cannot be compared: {starts.missing[name]}")
+    return {name: known[name] for name in names or ("dense", *starts.presets)}
 
 
 def compare(

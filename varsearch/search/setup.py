@@ -15,7 +15,7 @@ from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.evaluators.quality import protocol_for as quality_protocol
 from varsearch.evaluators.speed import protocol_for as speed_protocol
 from varsearch.evaluators.worker import WorkerConfig, features
-from varsearch.evaluators.workload import skeleton
+from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import METRICS, Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.search.progress import Resources
@@ -123,19 +123,19 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
         nll_images=min(request.images, available, 256),
         seed=request.seed,
     )
-    bounds = _bounds(request, SearchSpace(model.spec), speed)
-    starts = starts_for(model, calibrated(model, storage, on_start=on_calibrate))
-    space = SearchSpace(model.spec, starts.presets)
     settings = RunSettings(
         model=request.model,
         fingerprint=model.spec.fingerprint,
         quality=quality,
         speed=speed,
         objectives=default_objectives(speed.origin) if request.objectives is None else request.objectives,
-        bounds=bounds,
+        bounds=_bounds(request, SearchSpace(model.spec), speed),
         seed=request.seed,
-        space=space.digest,
     )
+    calibration = calibrated(model, storage, on_start=on_calibrate)
+    starts = starts_for(model.spec, calibration, zoo.siblings(request.model))
+    space = SearchSpace(model.spec, starts.presets)
+    settings = settings.model_copy(update={"space": space.digest})
     worker = WorkerConfig(
         model=request.model,
         device="cuda" if request.gpus_per_worker else "cpu",
@@ -224,7 +224,7 @@ class Costs:
 
     def __init__(self, space: SearchSpace, model: str, speed: SpeedProtocol) -> None:
         self.space, self.speed = space, speed
-        self.model = CostModel(skeleton(zoo.manifest(model)), predicted_protocol(speed.target))
+        self.model = CostModel(zoo_skeleton(model), predicted_protocol(speed.target))
 
     @property
     def dense(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.search.front import PRESET, SEED
 from varsearch.space.presets import presets, seeds
+from varsearch.target import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def calibrated(
         return store.save_calibration(calibrate(model, protocol))
 
 
-def starts_for(model: ImageModel, calibration: Calibration) -> Starts:
-    """Everything that fits the model."""
-    found, missing = presets(model.spec, calibration)
-    return Starts(found, seeds(model.spec), missing)
+def starts_for(spec: ModelSpec, calibration: Calibration, siblings: Sequence[ModelSpec]) -> Starts:
+    """Everything that fits the model; `siblings` are smaller ones with the same tokenizer."""
+    found, missing = presets(spec, calibration, siblings)
+    return Starts(found, seeds(spec), missing)

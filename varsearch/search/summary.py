@@ -25,9 +25,15 @@ def _parts(policy: Policy) -> Iterator[str]:
     windows = [radius for layer in policy.layers for row in layer.attention.window for radius in row]
     local = sum(radius is not None for radius in windows)
     yield f"windows {local}" if local else ""
+    banded = sum(band is not None for layer in policy.layers for row in layer.attention.band for band in row)
+    yield f"bands {banded}" if banded else ""
+    chosen = (layer.attention.cross_scale for layer in policy.layers)
+    yield _counts("keys", (f"{c.keys:.0%} from scale {c.decision_scale}" for c in chosen if c))
     yield _scales("tokens", ((k, f"{s.tokens.keep:.0%}") for k, s in enumerate(policy.scales) if s.tokens))
     yield _scales("guidance", ((k, s.guidance) for k, s in enumerate(policy.scales) if s.guidance != "full"))
     yield _scales("scales", ((k, "skipped") for k, s in enumerate(policy.scales) if not s.run))
+    late = policy.refiner
+    yield f"refiner {late.model} from scale {late.first_scale}" if late else ""
     yield _scales("images", ((d.after, f"{1 - d.actions[0].share:.0%} part") for d in policy.decisions))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from varsearch.policy import Decision, KVCompression, Policy, ScalePolicy, SparseAttention, TokenPruning
+from varsearch.policy import Decision, KVCompression, Policy, Refiner, ScalePolicy, SparseAttention, TokenPruning
 
 Sharing = tuple[tuple[int, ...], tuple[int, ...]]
 """Layers that share their attention, and those that share their FFN."""
@@ -24,6 +24,7 @@ class Borrowed:
         sharing: [scale].
         tokens: [scale].
         decisions: of whole policies.
+        refiner: likewise.
     """
 
     kv: tuple[tuple[KVCompression, ...], ...]
@@ -31,6 +32,7 @@ class Borrowed:
     sharing: tuple[tuple[Sharing, ...], ...]
     tokens: tuple[tuple[TokenPruning, ...], ...]
     decisions: tuple[tuple[Decision, ...], ...]
+    refiner: tuple[Refiner, ...]
 
     @classmethod
     def of(cls, presets: Mapping[str, Policy], n_layers: int, n_scales: int) -> Borrowed:
@@ -44,6 +46,7 @@ class Borrowed:
             sharing=tuple(_different((sharing_of(scale) for scale in row), ((), ())) for row in scales),
             tokens=tuple(_different(s.tokens for s in row if s.tokens is not None) for row in scales),
             decisions=_different((policy.decisions for policy in policies), ()),
+            refiner=_different(policy.refiner for policy in policies if policy.refiner is not None),
         )
 
 

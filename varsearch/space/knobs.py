@@ -69,7 +69,7 @@ class SearchSpace:
             self.own |= {f"S{k}.tokens": 1 if first else self._token_levels(k)}
             self.own |= {f"S{k}.prune_from": len(self.from_layers) if self.own[f"S{k}.tokens"] > 1 else 1}
             self.own |= {f"S{k}.radius": 1 + len(self._radii(k))}
-        self.own["decisions"] = 1
+        self.own |= {"refiner": 1, "decisions": 1}
         levels = {name: n + len(self._offers(name)) for name, n in self.own.items()}
         self.knobs = {name: n for name, n in levels.items() if n > 1}
         self.own = {name: self.own[name] for name in self.knobs}
@@ -83,8 +83,8 @@ class SearchSpace:
     def _offers(self, knob: str) -> Sequence[Any]:
         """What the levels above the knob's own stand for."""
         place, _, name = knob.rpartition(".")
-        if name == "decisions":
-            return self.borrowed.decisions
+        if name in ("refiner", "decisions"):
+            return getattr(self.borrowed, name)
         taken = self.borrowed
         tables: dict[tuple[str, str], Sequence[Sequence[Any]]] = {
             ("L", "kv"): taken.kv,
@@ -134,6 +134,7 @@ class SearchSpace:
             if attention := self._offer(levels, f"L{layer}.attention"):
                 changed = policy.layers[layer].model_copy(update={"attention": attention})
                 policy = _fitting(policy, layers=(*policy.layers[:layer], changed, *policy.layers[layer + 1 :]))
+        policy = _fitting(policy, refiner=self._offer(levels, "refiner"))
         return _fitting(policy, decisions=self._offer(levels, "decisions") or ())
 
     def _layer(self, levels: Mapping[str, int], layer: int, run: list[bool]) -> LayerPolicy:
@@ -183,7 +184,7 @@ class SearchSpace:
         return levels
 
     def _encode(self, policy: Policy) -> dict[str, int]:
-        levels = {"decisions": self._offered("decisions", policy.decisions)}
+        levels = {name: self._offered(name, getattr(policy, name)) for name in ("refiner", "decisions")}
         run = [scale.run for scale in policy.scales]
         guided = [k for k, scale in enumerate(policy.scales) if scale.run and scale.guidance != "off"]
         levels["unguided_scales"] = len(run) - (guided[-1] + 1 if guided else 0)

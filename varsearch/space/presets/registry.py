@@ -5,11 +5,13 @@ A name without a number is the strength of the main results.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 from varsearch.calibration import Calibration
 from varsearch.errors import UsageError
 from varsearch.policy import Policy
+from varsearch.space.presets.code import code
 from varsearch.space.presets.fastvar import HART, fastvar
 from varsearch.space.presets.hack import hack
 from varsearch.space.presets.hackpp import hackpp
@@ -20,29 +22,46 @@ from varsearch.space.presets.sparvar import sparvar
 from varsearch.space.presets.toprovar import toprovar
 from varsearch.target import ModelSpec
 
-PRESETS: dict[str, Callable[[ModelSpec, Calibration], Policy]] = {
-    "litevar": litevar,
-    "litevar-w6": lambda spec, found: litevar(spec, found, bits=6),
-    "litevar-85": lambda spec, found: litevar(spec, found, coverage=0.4, floor=0.1, difference=float("inf")),
-    "fastvar": lambda spec, found: fastvar(spec),
-    "fastvar-hart": lambda spec, found: fastvar(spec, HART, layers=(0, 1)),
-    "hack": hack,
-    "hack-50": lambda spec, found: hack(spec, found, 0.5),
-    "hackpp": hackpp,
-    "scalekv": scalekv,
-    "scalekv-20": lambda spec, found: scalekv(spec, found, 0.2),
-    "sparvar": sparvar,
-    "toprovar": toprovar,
-    "skipvar": lambda spec, found: skipvar(spec, trained(spec, found, 0.84)),
-    "skipvar-88": lambda spec, found: skipvar(spec, trained(spec, found, 0.88)),
-}
+Siblings = Sequence[ModelSpec]
+"""Smaller models with the same tokenizer."""
 
+
+def _code(drafted: float | None = None) -> Callable[[ModelSpec, Calibration, Siblings], Policy]:
+    def make(spec: ModelSpec, calibration: Calibration, siblings: Siblings) -> Policy:
+        if not siblings:
+            raise UsageError(f"CoDe needs a smaller model with the tokenizer of {spec.name}, and there is none")
+        largest = max(siblings, key=lambda other: other.n_layers * other.width**2)
+        return code(spec, largest, None if drafted is None else max(1, round(drafted * len(spec.scales))))
+
+    return make
+
+
+PRESETS: dict[str, Callable[[ModelSpec, Calibration, Siblings], Policy]] = {
+    "litevar": lambda spec, found, _: litevar(spec, found),
+    "litevar-w6": lambda spec, found, _: litevar(spec, found, bits=6),
+    "litevar-85": lambda spec, found, _: litevar(spec, found, coverage=0.4, floor=0.1, difference=math.inf),
+    "fastvar": lambda spec, found, _: fastvar(spec),
+    "fastvar-hart": lambda spec, found, _: fastvar(spec, HART, layers=(0, 1)),
+    "hack": lambda spec, found, _: hack(spec, found),
+    "hack-50": lambda spec, found, _: hack(spec, found, 0.5),
+    "hackpp": lambda spec, found, _: hackpp(spec, found),
+    "scalekv": lambda spec, found, _: scalekv(spec, found),
+    "scalekv-20": lambda spec, found, _: scalekv(spec, found, 0.2),
+    "sparvar": lambda spec, found, _: sparvar(spec, found),
+    "toprovar": lambda spec, found, _: toprovar(spec, found),
+    "skipvar": lambda spec, found, _: skipvar(spec, trained(spec, found, 0.84)),
+    "skipvar-88": lambda spec, found, _: skipvar(spec, trained(spec, found, 0.88)),
+    "code": _code(),
+    "code-6": _code(6 / 10),
+}
 
 LEAST_SCALES = 3
 """Models with fewer have no late scales that differ from the early ones."""
 
 
-def presets(spec: ModelSpec, calibration: Calibration) -> tuple[dict[str, Policy], dict[str, str]]:
+def presets(
+    spec: ModelSpec, calibration: Calibration, siblings: Siblings = ()
+) -> tuple[dict[str, Policy], dict[str, str]]:
     """The policy of every preset that fits the model, and why the others do not.
 
     Presets that come out equal on this model appear once, under the first of their names.
@@ -54,7 +73,7 @@ def presets(spec: ModelSpec, calibration: Calibration) -> tuple[dict[str, Policy
     reasons: dict[str, str] = {}
     for name, make in PRESETS.items():
         try:
-            policy = make(spec, calibration)
+            policy = make(spec, calibration, siblings)
         except UsageError as error:
             reasons[name] = str(error)
             continue

@@ -1,0 +1,83 @@
+"""What is said about published systems agrees with the definition of the front."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, settings
+from tests.search.test_front import with_values
+from varsearch.db import RunRecord, Store, TrialRecord
+from varsearch.policy import LayerPolicy, Policy, Quantization, Weights
+from varsearch.search.front import Front, front_trials, front_volume, read_front
+from varsearch.search.pareto import dominates
+from varsearch.search.rivals import presets_volume, rivals
+from varsearch.search.run import run
+
+BOUNDED = settings(bounds={"delta_fid": 1.5})
+
+
+def policy(bits: tuple[int | None, ...]) -> Policy:
+    layers = (LayerPolicy(weights=Weights(qkv=Quantization(bits=b) if b else None)) for b in bits)
+    return Policy(layers=tuple(layers), scales=DENSE.scales)
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Front:
+    """Of a search that also tried what it calls published systems."""
+    path = tmp_path_factory.mktemp("rivals") / "runs.db"
+    presets = {f"preset:{n}": policy((3,) * n + (None,) * (4 - n)) for n in (1, 2, 3, 4)}
+    status = run(BOUNDED, SPACE, {**STARTS, **presets}, FakeWorker, storage=path, budget=60)
+    with Store(path) as store:
+        return read_front(store, store.run(status.run))
+
+
+def test_every_published_system_is_on_the_front_or_beaten_or_out_of_bounds(front: Front) -> None:
+    found = rivals(front)
+    assert [rival.preset.origin for rival in found] == [f"preset:{n}" for n in (1, 2, 3, 4)]
+    members = {entry.number for entry in front.entries}
+    for rival in found:
+        if rival.beaten_by is not None:
+            losses = [front.settings.losses(e.values) for e in (rival.beaten_by, rival.preset)]
+            assert dominates(*losses) and rival.feasible and rival.beaten_by.number in members
+        else:
+            assert (rival.preset.number in members) == rival.feasible
+    assert {rival.feasible for rival in found} == {True, False}
+    assert any(rival.beaten_by for rival in found), "the search finds better ones among 60"
+
+
+def test_the_search_adds_to_what_published_systems_reach(front: Front) -> None:
+    alone = presets_volume(front)
+    assert alone is not None and front.hypervolume is not None
+    assert 0 < alone < front.hypervolume
+
+
+def of_trials(*trials: TrialRecord) -> Front:
+    class Kept:
+        def trials(self, run: RunRecord) -> list[TrialRecord]:
+            return list(trials)
+
+    record = RunRecord("r", "m", "f", "q", "s", settings().model_dump_json())
+    return read_front(Kept(), record)  # type: ignore[arg-type]
+
+
+def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:
+    base = {"fid": 4.0, "speedup": 1.0}
+    dense = replace(with_values(0, delta_fid=0.0, latency_ms=100.0, peak_bytes=1e6, **base), origin="seed:dense")
+    preset = replace(with_values(1, delta_fid=1.0, latency_ms=90.0, peak_bytes=9e5, **base), origin="preset:a")
+    little = with_values(2, delta_fid=0.9, latency_ms=90.0, peak_bytes=8e5, **base)
+    much = with_values(3, delta_fid=0.95, latency_ms=20.0, peak_bytes=2e5, **base)
+    other = replace(with_values(4, delta_fid=0.0, latency_ms=99.0, peak_bytes=9.9e5, **base), origin="preset:b")
+    found = of_trials(dense, preset, little, much, other)
+    first, second = rivals(found)
+    assert first.beaten_by is not None and first.beaten_by.number == 3
+    assert second.beaten_by is None and second.feasible
+    values = [t.values for t in front_trials(settings(), [dense, preset, other])]
+    assert presets_volume(found) == pytest.approx(front_volume(settings(), values, dense.values))
+
+
+def test_without_presets_there_are_no_rivals(tmp_path: Path) -> None:
+    assert rivals(of_trials(with_values(0, delta_fid=0.0, latency_ms=1.0, peak_bytes=1.0))) == []
+    assert presets_volume(of_trials()) is None
