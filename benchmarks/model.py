@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from varsearch.models import ImageModel, zoo
+from varsearch.models.image_model import Sibling
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 
@@ -26,10 +29,17 @@ def small_model() -> ImageModel:
 def large_model() -> ImageModel:
     """Random weights, Infinity's 512-pixel schedule: 2,521 tokens, 1,024 of them in the last map of 32 x 32.
 
-    Attention and linears do about the same work, as in the published models at 1024 pixels.
+    Attention and linears do about the same work, as in the published models at 1024 pixels. Its sibling has half the
+    depth and half the width, about as VAR-d16 next to VAR-d30.
     """
+    half = _large(3, 128)
+    spec = half.spec.model_copy(update={"name": "half"})
+    return replace(_large(6, 256), sibling=lambda name: Sibling(spec, half.transformer))
+
+
+def _large(depth: int, width: int) -> ImageModel:
     scales = tuple((side, side) for side in SIDES[:10])
-    transformer = VARConfig(scales, depth=6, width=256, heads=8, classes=10, vocab=512, z_channels=8)
+    transformer = VARConfig(scales, depth, width, width // 32, classes=10, vocab=512, z_channels=8)
     tokenizer = TokenizerConfig(
         scales, vocab=512, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=3, norm_groups=8
     )
