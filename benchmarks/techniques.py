@@ -45,7 +45,7 @@ CLAIMS = {
     "sparvar": ("1.57x; Infinity-8B (2602.04361)", "fused block-sparse kernels, and 10,521 tokens to skip among"),
     "toprovar": ("3.4x; Infinity-2B, L40 (2602.22948)", "entropy inside a fused attention kernel; " + TOKENS),
     "skipvar": ("2.0x; Infinity-2B, L40, by ToProVAR (2602.22948)", TOKENS),
-    "skipvar-88": ("1.81x at a mean similarity above 0.88; Infinity-2B (2506.08908)", TOKENS),
+    "skipvar-88": ("1.81x at a mean similarity above 0.88; Infinity (2506.08908)", TOKENS),
     "code": ("1.7x, 39.2 to 21.0 GB; VAR-d30 with VAR-d16 from scale 8 of 10 (2411.17787)", BATCHES),
     "code-6": ("2.9x, 39.2 to 19.9 GB; VAR-d30 with VAR-d16 from scale 6 of 10 (2411.17787)", BATCHES),
 }

@@ -143,8 +143,8 @@ def test_compare_shows_policies_side_by_side(capsys: pytest.CaptureFixture[str])
 
 
 def test_compare_knows_published_systems(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = as_json(capsys, "compare", "hack", "hackpp", "dense", *FAST, "--predict", "h100")
-    assert list(rows) == ["hack", "hackpp", "dense"]
+    rows = as_json(capsys, "compare", "hack", "hackpp", "code", "dense", *FAST, "--predict", "h100")
+    assert list(rows) == ["hack", "hackpp", "code", "dense"]
     full = rows["dense"]["kv_bytes"]["value"]
     assert rows["hack"]["kv_bytes"]["value"] <= 0.3 * full and rows["hackpp"]["kv_bytes"]["value"] <= 0.1 * full
     assert rows["hack"]["predicted"]["target"].startswith("h100")

@@ -64,7 +64,7 @@ def compare(
     """Evaluate policies side by side on the same noise; what the database knows is not evaluated again."""
     from varsearch.db import Store
     from varsearch.evaluators.cost_model import CostModel, predicted_protocol
-    from varsearch.evaluators.workload import skeleton
+    from varsearch.evaluators.workload import zoo_skeleton
     from varsearch.models import zoo
     from varsearch.search.compare import chosen_policies, filed_policies
     from varsearch.search.compare import compare as evaluate
@@ -84,7 +84,7 @@ def compare(
     filed = filed_policies(policies or (), zoo.manifest(model).spec(), library_folder)
     plan = prepare(request, storage, announce_calibration if not json else lambda: None)
     chosen = chosen_policies(policies, filed, plan.starts)
-    cost_model = CostModel(skeleton(zoo.manifest(model)), predicted_protocol(second))
+    cost_model = CostModel(zoo_skeleton(model), predicted_protocol(second))
     with Store(storage) as store:
         rows = evaluate(
             chosen,
