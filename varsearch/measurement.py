@@ -37,7 +37,9 @@ METRICS = {
         Metric("kv_bytes", "B", "minimize", "largest size of the key/value caches of all layers together"),
         Metric("weight_bytes", "B", "minimize", "parameters as stored"),
         Metric("flops", "FLOP", "minimize", "floating-point operations of one batch, a multiply-add counting two"),
-        Metric("attention_flops", "FLOP", "minimize", "the part of flops in attention products, scoring included"),
+        Metric(
+            "attention_flops", "FLOP", "minimize", "the part of flops in the transformer's attention, scoring included"
+        ),
     )
 }
 
@@ -76,7 +78,8 @@ class QualityProtocol(Frozen):
 
 
 SPEED_VERSION = 2
-"""Rises when the same policy would get other numbers. 2: caches have room for what is stored, scoring is attention."""
+"""Rises when the same policy would get other numbers. 2: caches have room for what is stored, and attention FLOPs are the
+transformer's, with scoring."""
 
 
 class SpeedProtocol(Frozen):

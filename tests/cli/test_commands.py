@@ -165,11 +165,11 @@ def test_published_systems_that_do_not_fit_are_named(
 
 
 def test_run_starts_from_published_systems_and_says_what_beats_them(capsys: pytest.CaptureFixture[str]) -> None:
-    out = output(capsys, "run", *FAST, "--budget", "4", "--name", "third")
+    out = output(capsys, "run", *FAST, "--budget", "4", "--storage", "third.db")
     assert "preset:litevar" in out and "the front against the published systems" in out
-    found = as_json(capsys, "front", "--run", "third")["presets"]
+    found = as_json(capsys, "front", "--storage", "third.db")["presets"]
     assert [row["name"] for row in found] == ["litevar", "litevar-w6", "litevar-85"]
-    members = {entry["trial"] for entry in as_json(capsys, "front", "--run", "third")["entries"]}
+    members = {entry["trial"] for entry in as_json(capsys, "front", "--storage", "third.db")["entries"]}
     assert all((row["trial"] in members) != (row["beaten_by"] in members) for row in found)
 
 

@@ -51,8 +51,8 @@ class Op:
         dtype: torch name of its result's dtype.
         flops: floating-point operations of matrix products, a multiply-add counting two; 0 for other operators.
         bytes: read and written.
-        scoring: whether it multiplies queries with keys for something else than attention: scores that a technique
-            chooses tokens, entries or keys by.
+        in_block: whether a transformer block ran it outside its linears, where nothing is multiplied but queries, keys
+            and values.
     """
 
     name: str
@@ -62,7 +62,12 @@ class Op:
     dtype: str
     flops: int
     bytes: int
-    scoring: bool = False
+    in_block: bool = False
+
+    @property
+    def scoring(self) -> bool:
+        """Whether it multiplies queries with keys for scores that a technique chooses tokens, entries or keys by."""
+        return self.in_block and self.flops > 0 and not self.attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +86,11 @@ class Trace:
 
     @property
     def attention_flops(self) -> int:
-        """The part of `flops` spent in attention products, those that techniques only score with included."""
-        return sum(op.flops for op in self.ops if op.attention or op.scoring)
+        """The part of `flops` spent in the transformer's attention products, those of scoring included.
+
+        The tokenizer's own attention is left out, as in published figures: no policy changes it.
+        """
+        return sum(op.flops for op in self.ops if op.in_block)
 
 
 def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
@@ -172,9 +180,7 @@ class Recorder(StorageTracker):
         flops, moved = flops_of(func, args, kwargs, result), bytes_of(func, args, kwargs, result)
         label = str(dtype).removeprefix("torch.")
         module, in_block = self._modules[-1]
-        # Linears are modules of their own, so what else a block multiplies are queries and keys.
-        scoring = in_block and flops > 0 and not self._attention
-        self.ops.append(Op(name, module, None, self._attention, label, flops, moved, scoring))
+        self.ops.append(Op(name, module, None, self._attention, label, flops, moved, in_block))
 
 
 class ScaleWatch:
