@@ -78,8 +78,8 @@ class QualityProtocol(Frozen):
 
 
 SPEED_VERSION = 2
-"""Rises when the same policy would get other numbers. 2: caches have room for what is stored, no more, and attention FLOPs
-are the transformer's, scoring included."""
+"""Rises when the same policy would get other numbers. 2: caches have room for what is stored and no more, and attention
+FLOPs are the transformer's, scoring included."""
 
 
 class SpeedProtocol(Frozen):
