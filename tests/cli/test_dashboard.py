@@ -43,7 +43,7 @@ def test_trials_carry_values_names_and_grids(address: str) -> None:
     study_id = json.loads(get(f"{address}/api/studies"))["study_summaries"][0]["study_id"]
     study = json.loads(get(f"{address}/api/studies/{study_id}?after=0"))
     assert study["objective_names"] == ["delta_fid", "latency_ms", "peak_bytes"]
-    assert len(study["trials"]) == 4 and all(len(trial["params"]) == 91 for trial in study["trials"])
+    assert len(study["trials"]) == 4 and all(len(trial["params"]) == 100 for trial in study["trials"])
     shown = [trial for trial in study["trials"] if trial["artifacts"]]
     assert shown, "no finalist has a sample grid"
     for trial in shown:

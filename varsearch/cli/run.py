@@ -50,9 +50,11 @@ def run(
     inception: o.Inception = None,
 ) -> None:
     """Search policies; the same command again continues where it stopped."""
-    from varsearch.search.setup import Request, check_budget, prepare
+    from varsearch.search.setup import Request, check_budget, check_name, prepare
 
     check_budget(budget, time)
+    if name is not None:
+        check_name(name)
     request = Request(
         model=model,
         target=target,
@@ -77,10 +79,8 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, budget
     from varsearch.cli.results import print_front
     from varsearch.search.gallery import attach_to_run
     from varsearch.search.run import run as search
-    from varsearch.search.setup import check_name
 
     name = plan.settings.default_name if name is None else name
-    check_name(name)
     _announce(plan, name, storage, budget, minutes)
     final = search(
         plan.settings,
