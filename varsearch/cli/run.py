@@ -79,8 +79,10 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, budget
     from varsearch.cli.results import print_front
     from varsearch.search.gallery import attach_to_run
     from varsearch.search.run import run as search
+    from varsearch.search.setup import check_name
 
     name = plan.settings.default_name if name is None else name
+    check_name(name)
     _announce(plan, name, storage, budget, minutes)
     final = search(
         plan.settings,
