@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from varsearch.policy import Decision
-from varsearch.target import Frozen
+from varsearch.target import Frozen, ModelSpec
 
 Floats = tuple[float, ...]
 
@@ -66,6 +66,16 @@ class Calibration(Frozen):
     skipvar: dict[float, Decision]
     sqnr: tuple[dict[str, dict[int, float]], ...]
     seconds: float
+
+    def fits(self, spec: ModelSpec) -> bool:
+        """Whether there is a number for every layer, head and scale of `spec`."""
+        n, heads, layers = len(spec.scales), spec.n_heads, spec.n_layers
+        by_head = [*self.column_variance, *(row for rows in (*self.scale_mass, *self.band_mass) for row in rows)]
+        tables = (self.scale_mass, self.band_mass, self.history_top, self.entropy_ratio, self.half_distance)
+        by_layer = [self.column_variance, self.sqnr, *(rows for table in tables for rows in table)]
+        by_scale = [*tables, self.low_entropy]
+        counted = ((by_scale, n), (by_layer, layers), (by_head, heads))
+        return all(len(rows) == count for group, count in counted for rows in group)
 
 
 def widths(tokens: int) -> tuple[int, ...]:

@@ -136,21 +136,24 @@ def test_export_verify_notices_a_forged_number(capsys: pytest.CaptureFixture[str
 
 
 def test_compare_shows_policies_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = as_json(capsys, "compare", "dense", "kv-none", *FAST)
+    rows = as_json(capsys, "compare", "dense", "kv-none", *FAST)["policies"]
     assert rows["dense"]["delta_fid"]["value"] == 0 and rows["kv-none"]["kv_bytes"]["value"] == 0
     table = output(capsys, "compare", "dense", "kv-none", *FAST)
     assert "kv-none" in table and "0.00x" in table
 
 
 def test_compare_knows_published_systems(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = as_json(capsys, "compare", "hack", "hackpp", "code", "dense", *FAST, "--predict", "h100")
-    assert list(rows) == ["hack", "hackpp", "code", "dense"]
+    found = as_json(capsys, "compare", "hack", "hackpp", "code", *FAST, "--predict", "h100")
+    assert (found["model"], found["origin"], found["predicted_target"]["device"]) == ("mnist", "predicted", "h100")
+    rows = found["policies"]
+    assert list(rows) == ["dense", "hack", "hackpp", "code"], "dense is what they are compared with"
     full = rows["dense"]["kv_bytes"]["value"]
     assert rows["hack"]["kv_bytes"]["value"] <= 0.3 * full and rows["hackpp"]["kv_bytes"]["value"] <= 0.1 * full
-    assert rows["hack"]["predicted"]["target"].startswith("h100")
     assert rows["hack"]["predicted"]["latency_ms"]["origin"] == "predicted"
     table = output(capsys, "compare", "dense", "hack", *FAST, "--predict", "h100")
     assert "h100: PREDICTED for h100, float16" in table and "hack: known already" in table
+    same = as_json(capsys, "compare", "dense", *FAST, "--predict", "4090")["policies"]["dense"]
+    assert "predicted" not in same, "the target is a prediction for that device already"
 
 
 def test_published_systems_that_do_not_fit_are_named(

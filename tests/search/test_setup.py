@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from varsearch.calibration import Calibration
+from varsearch.db import Store
+from varsearch.errors import StoreError
 from varsearch.measurement import Origin
+from varsearch.models import zoo
 from varsearch.search import starts
 from varsearch.search.setup import Request, prepare
 
@@ -46,3 +49,22 @@ def test_another_space_is_another_run(tmp_path: Path, monkeypatch: pytest.Monkey
     other = prepare(Request(target="4090", images=16), tmp_path / "runs.db")
     assert other.settings.default_name != plan.settings.default_name
     assert plan.settings.difference(other.settings).startswith("space was")
+
+
+def test_a_calibration_of_another_shape_is_damage(tmp_path: Path, mnist_calibration: Calibration) -> None:
+    short = mnist_calibration.model_copy(update={"scale_mass": mnist_calibration.scale_mass[:1]})
+    with Store(tmp_path / "runs.db") as store:
+        store.save_calibration(short)
+    with pytest.raises(StoreError, match="calibration of mnist is damaged: it is of another shape; delete its row"):
+        prepare(Request(target="4090", images=16), tmp_path / "runs.db")
+
+
+@pytest.mark.parametrize(
+    "field", ["column_variance", "band_mass", "history_top", "entropy_ratio", "low_entropy", "sqnr"]
+)
+def test_every_table_is_counted(field: str, mnist_calibration: Calibration) -> None:
+    spec = zoo.manifest("mnist").spec()
+    assert mnist_calibration.fits(spec)
+    table = getattr(mnist_calibration, field)
+    assert not mnist_calibration.model_copy(update={field: table[:-1]}).fits(spec)
+    assert not mnist_calibration.fits(spec.model_copy(update={"n_heads": 2}))

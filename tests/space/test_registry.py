@@ -67,7 +67,9 @@ def test_equal_presets_appear_once() -> None:
 def test_what_needs_a_second_model_says_so_where_there_is_none() -> None:
     found, missing = presets(MNIST, random_calibration(MNIST))
     assert missing.keys() == {"code", "code-6"} and not missing.keys() & found.keys()
-    assert missing["code"] == "CoDe needs a smaller model with the tokenizer of small, and there is none"
+    assert missing["code"] == (
+        "CoDe needs a smaller readable model with the tokenizer of small beside it, and there is none"
+    )
 
 
 @pytest.mark.parametrize("name", SPACES)

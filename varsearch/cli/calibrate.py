@@ -82,4 +82,6 @@ def _print(spec: ModelSpec, found: Calibration) -> None:
     console.print(LEGEND)
     for threshold, decision in found.skipvar.items():
         shares = ", ".join(f"{action.share:.0%}" for action in decision.actions)
-        console.print(f"SkipVAR at similarity {threshold}: images per action, from full to 3 scales skipped: {shares}")
+        console.print(
+            f"SkipVAR at similarity {threshold}: images per action (full; 1, 2, 3 unguided; 1, 2, 3 skipped): {shares}"
+        )

@@ -20,9 +20,6 @@ from varsearch.cli.render import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from varsearch.measurement import Measurement
     from varsearch.search.compare import Row
     from varsearch.search.settings import RunSettings
     from varsearch.target import Target
@@ -65,6 +62,7 @@ def compare(
     from varsearch.db import Store
     from varsearch.evaluators.cost_model import CostModel, predicted_protocol
     from varsearch.evaluators.workload import zoo_skeleton
+    from varsearch.measurement import Origin
     from varsearch.models import zoo
     from varsearch.search.compare import chosen_policies, filed_policies
     from varsearch.search.compare import compare as evaluate
@@ -84,7 +82,8 @@ def compare(
     filed = filed_policies(policies or (), zoo.manifest(model).spec(), library_folder)
     plan = prepare(request, storage, announce_calibration if not json else lambda: None)
     chosen = chosen_policies(policies, filed, plan.starts)
-    cost_model = CostModel(zoo_skeleton(model), predicted_protocol(second))
+    twice = second == plan.settings.target and plan.settings.origin is Origin.PREDICTED
+    cost_model = None if twice else CostModel(zoo_skeleton(model), predicted_protocol(second))
     with Store(storage) as store:
         rows = evaluate(
             chosen,
@@ -95,7 +94,7 @@ def compare(
             lambda name, reused: _progress(name, reused, json),
         )
     if json:
-        print_json({name: _json(row, second) for name, row in rows.items()})
+        print_json(_json(plan.settings, rows, second))
         return
     _print(plan.settings, rows, second)
     if not policies:
@@ -108,34 +107,42 @@ def _progress(name: str, reused: bool, quiet: bool) -> None:
         console.print(f"{name}: {'known already' if reused else 'evaluated'}")
 
 
-def _json(row: Row, second: Target) -> dict[str, object]:
-    predicted = {name: row.predicted[name] for name in ("latency_ms", "speedup")}
-    return {**measurements_json(row.metrics), "predicted": {"target": str(second), **measurements_json(predicted)}}
+def _json(settings: RunSettings, rows: dict[str, Row], second: Target) -> dict[str, object]:
+    def policy(row: Row) -> dict[str, object]:
+        predicted = {name: row.predicted[name] for name in ("latency_ms", "speedup") if row.predicted}
+        return measurements_json(row.metrics) | ({"predicted": measurements_json(predicted)} if predicted else {})
+
+    return {
+        "model": settings.model,
+        "target": settings.target.model_dump(mode="json"),
+        "origin": settings.origin.value,
+        "images": settings.quality.n_images,
+        "predicted_target": second.model_dump(mode="json"),
+        "policies": {name: policy(row) for name, row in rows.items()},
+    }
 
 
 def _print(settings: RunSettings, rows: dict[str, Row], second: Target) -> None:
-    dense = rows["dense"].metrics if "dense" in rows else None
+    dense = rows["dense"]
     title = (
         f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; "
         f"quality of {settings.quality.n_images} images"
     )
     speeds = ["latency", "speed-up"]
-    if second != settings.target:
+    if dense.predicted:
         title += f"; {second.device}: PREDICTED for {second}"
         speeds += [second.device, "speed-up"]
     columns = ("<policy", "ΔFID [95 %]", "distance", "NLL", *RATIOS.values(), *speeds)
-    table(title, columns, ((name, *_cells(row, dense)[: len(columns) - 1]) for name, row in rows.items()))
-    if dense is None:
-        console.print("add 'dense' to the policies to see ratios")
+    table(title, columns, ((name, *_cells(row, dense)) for name, row in rows.items()))
 
 
-def _cells(row: Row, dense: Mapping[str, Measurement] | None) -> list[str]:
+def _cells(row: Row, dense: Row) -> list[str]:
     m = row.metrics
-    speeds = [(known(speed, "latency_ms").value, known(speed, "speedup").value) for speed in (m, row.predicted)]
+    speeds = [(known(s, "latency_ms").value, known(s, "speedup").value) for s in (m, row.predicted) if s]
     return [
         interval(known(m, "delta_fid")),
         f"{known(m, 'feature_distance').value:.3f}",
         f"{m['nll'].value:.3f}" if "nll" in m else "",
-        *(ratio(m, dense, metric) for metric in RATIOS),
+        *(ratio(m, dense.metrics, metric) for metric in RATIOS),
         *(cell for latency, speedup in speeds for cell in (quantity("latency_ms", latency), f"{speedup:.2f}x")),
     ]

@@ -36,7 +36,9 @@ console = Terminal(
 
 def announce_calibration() -> None:
     """Says why nothing seems to happen."""
-    console.print("calibrating the model for published systems, once per database …")
+    console.print(
+        "calibrating the model for published systems, once per database (half a minute for mnist on an idle machine) …"
+    )
 
 
 def print_json(value: object) -> None:

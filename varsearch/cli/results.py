@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from varsearch.search.front import Front, FrontEntry
     from varsearch.search.rivals import Rival
 
-FORMS = (("delta_fid", "+.2f"), ("speedup", ".2f"))
-
 
 def register(app: typer.Typer) -> None:
     """Adds this file's commands."""
@@ -123,15 +121,27 @@ def _print_rivals(found: Front) -> None:
     from varsearch.search.rivals import presets_volume, rivals
 
     alone = presets_volume(found)
-    volume = "" if alone is None else f"; hypervolume {found.hypervolume:.3f}, of these and dense alone {alone:.3f}"
-    columns = ("<published", "ΔFID", "speed-up", "peak", "KV", "<beaten by", "ΔFID", "speed-up", "peak", "KV")
+    volume = "" if alone is None else f": hypervolume {found.hypervolume:.3f}; without the rest of the run {alone:.3f}"
+    columns = (
+        "<published",
+        "ΔFID [95 %]",
+        "speed-up",
+        "peak",
+        "KV",
+        "<beaten by",
+        "ΔFID [95 %]",
+        "speed-up",
+        "peak",
+        "KV",
+    )
     table(f"the front against the published systems{volume}", columns, (_rival_cells(r, found) for r in rivals(found)))
 
 
 def _rival_cells(rival: Rival, found: Front) -> list[str]:
     def cells(entry: FrontEntry) -> list[str]:
         m, dense = entry.metrics, found.dense.metrics if found.dense else None
-        delta, speedup = (f"{m[name].value:{form}}" if name in m else "" for name, form in FORMS)
+        delta = interval(m["delta_fid"]) if "delta_fid" in m else ""
+        speedup = f"{m['speedup'].value:.2f}x" if "speedup" in m else ""
         return [delta, speedup, ratio(m, dense, "peak_bytes"), ratio(m, dense, "kv_bytes")]
 
     name, best = rival.preset.origin.partition(":")[2], rival.beaten_by

@@ -103,6 +103,7 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, budget
     here = "" if storage == o.DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     run = shlex.quote(name)
     console.print(f"Next: varsearch export --run {run} --select knee{here}, or varsearch dashboard{here}")
+    console.print("drawing sample grids for the dashboard; stopping now loses nothing else …")
     # Last, so that a picture that cannot be drawn or stored hides nothing of the result.
     console.print(f"{attach_to_run(storage, name)} sample grids drawn for the dashboard")
 

@@ -24,6 +24,8 @@ Kind = Literal["quality", "speed"]
 T = TypeVar("T")
 EVIDENCE, RUN, TRIAL = TypeAdapter(Evidence), TypeAdapter(RunRecord), TypeAdapter(TrialRecord)
 
+WAY_OUT = "delete its row from the table 'calibration', and it is made again"
+
 
 class Store:
     """A database of runs, policies and evidence.
@@ -237,7 +239,9 @@ def _calibration(row: CalibrationRow | None) -> Calibration | None:
     try:
         return Calibration.model_validate_json(row.body)
     except ValidationError as error:
-        raise StoreError(f"the stored calibration of {row.model[:12]}… is damaged: {describe(error)}") from None
+        raise StoreError(
+            f"the stored calibration of {row.model[:12]}… is damaged: {describe(error)}; {WAY_OUT}"
+        ) from None
 
 
 def _policy(row: PolicyRow) -> Policy:

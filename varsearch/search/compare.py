@@ -51,7 +51,7 @@ def _filed(name: str, made: Iterable[str], spec: ModelSpec, folder: Path | None)
 
 
 def chosen_policies(names: Sequence[str] | None, filed: Mapping[str, Policy], starts: Starts) -> dict[str, Policy]:
-    """The policies of these names, without names all published systems and dense.
+    """The policies of these names, without names all published systems; and dense, which all are compared with.
 
     Raises:
         PolicyError: a published system that does not fit the model.
@@ -60,7 +60,8 @@ def chosen_policies(names: Sequence[str] | None, filed: Mapping[str, Policy], st
     for name in names or ():
         if name not in known:
             raise PolicyError(f"{name} cannot be compared: {starts.missing[name]}")
-    return {name: known[name] for name in names or ("dense", *starts.presets)}
+    chosen = {name: known[name] for name in names or starts.presets}
+    return chosen if "dense" in chosen else {"dense": known["dense"], **chosen}
 
 
 def compare(

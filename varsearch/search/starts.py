@@ -8,6 +8,8 @@ from pathlib import Path
 
 from varsearch.calibration import Calibration
 from varsearch.db import Store
+from varsearch.db.store import WAY_OUT
+from varsearch.errors import StoreError
 from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
@@ -48,6 +50,10 @@ def calibrated(
     protocol = protocol_of(model, images, seed)
     with Store(storage) as store:
         known = store.calibration(model.spec.fingerprint, protocol)
+        if known is not None and not known.fits(model.spec):
+            raise StoreError(
+                f"the stored calibration of {model.spec.name} is damaged: it is of another shape; {WAY_OUT}"
+            )
         if known is not None:
             return known
         on_start()

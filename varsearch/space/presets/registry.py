@@ -29,7 +29,9 @@ Siblings = Sequence[ModelSpec]
 def _code(drafted: float | None = None) -> Callable[[ModelSpec, Calibration, Siblings], Policy]:
     def make(spec: ModelSpec, calibration: Calibration, siblings: Siblings) -> Policy:
         if not siblings:
-            raise UsageError(f"CoDe needs a smaller model with the tokenizer of {spec.name}, and there is none")
+            raise UsageError(
+                f"CoDe needs a smaller readable model with the tokenizer of {spec.name} beside it, and there is none"
+            )
         largest = max(siblings, key=lambda other: other.n_layers * other.width**2)
         return code(spec, largest, None if drafted is None else max(1, round(drafted * len(spec.scales))))
 
