@@ -64,7 +64,7 @@ def test_a_damaged_calibration_is_named(storage: str, store: Store) -> None:
     store.save_calibration(CALIBRATION)
     execute(storage, "UPDATE calibration SET body = '{}'")
     with pytest.raises(
-        StoreError, match="the stored calibration of ffffffffffff… is damaged: fingerprint.*delete its row"
+        StoreError, match=r"calibration of ffffffffffff… is damaged: fingerprint.*delete its row"
     ):
         store.calibration(CALIBRATION.fingerprint, CALIBRATION.protocol)
 
