@@ -63,9 +63,7 @@ def test_a_calibration_comes_back_and_the_first_one_stays(storage: str, store: S
 def test_a_damaged_calibration_is_named(storage: str, store: Store) -> None:
     store.save_calibration(CALIBRATION)
     execute(storage, "UPDATE calibration SET body = '{}'")
-    with pytest.raises(
-        StoreError, match=r"calibration of ffffffffffff… is damaged: fingerprint.*delete its row"
-    ):
+    with pytest.raises(StoreError, match=r"calibration of ffffffffffff… is damaged: fingerprint.*delete its row"):
         store.calibration(CALIBRATION.fingerprint, CALIBRATION.protocol)
 
 
