@@ -37,7 +37,7 @@ console = Terminal(
 def announce_calibration() -> None:
     """Says why nothing seems to happen."""
     console.print(
-        "calibrating the model for published systems, once per database (half a minute for mnist on an idle machine) …"
+        "calibrating the model for published systems, once per database …"
     )
 
 
