@@ -36,9 +36,7 @@ console = Terminal(
 
 def announce_calibration() -> None:
     """Says why nothing seems to happen."""
-    console.print(
-        "calibrating the model for published systems, once per database …"
-    )
+    console.print("calibrating the model for published systems, once per database …")
 
 
 def print_json(value: object) -> None:
