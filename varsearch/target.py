@@ -77,6 +77,11 @@ class ModelSpec(Frozen):
         """Width of the residual stream."""
         return self.n_heads * self.head_dim
 
+    @property
+    def size(self) -> int:
+        """Grows as the parameters of the blocks do: tells the smaller of two models."""
+        return self.n_layers * self.width**2
+
 
 class Device(Frozen):
     """One row of the device table. Every figure names where it comes from.

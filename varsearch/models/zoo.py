@@ -150,20 +150,16 @@ def beside(model: str, name: str) -> str:
 
 def siblings(model: str) -> list[ModelSpec]:
     """Smaller models that draw the same tokens, by the names of their folders; a policy may name them as refiners."""
-    found, size = [], _size(manifest(model).spec())
+    found, size = [], manifest(model).spec().size
     for path in sorted(folder(model).parent.glob("*/manifest.json")):
         name = path.parent.name
         try:
             spec = manifest(beside(model, name)).spec()
         except ModelError:
             continue
-        if _size(spec) < size:
+        if spec.size < size:
             found.append(spec.model_copy(update={"name": name}))
     return found
-
-
-def _size(spec: ModelSpec) -> int:
-    return spec.n_layers * spec.width**2
 
 
 def _filled(make: Callable[[], Module], state: dict[str, Tensor], what: str) -> Module:

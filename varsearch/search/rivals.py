@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from varsearch.search.front import Front, FrontEntry, front_volume, relative_costs
-from varsearch.search.pareto import dominates, nearest_to_ideal, non_dominated
+from varsearch.search.pareto import dominates, nearest_to_ideal
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +46,4 @@ def presets_volume(front: Front) -> float | None:
         return None
     settings = front.settings
     alone = [e.values for e in (front.dense, *front.presets) if settings.is_feasible(e.values)]
-    best = non_dominated([settings.losses(values) for values in alone])
-    return front_volume(settings, [alone[i] for i in best], front.dense.values)
+    return front_volume(settings, alone, front.dense.values)

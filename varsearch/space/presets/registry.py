@@ -32,7 +32,7 @@ def _code(drafted: float | None = None) -> Callable[[ModelSpec, Calibration, Sib
             raise UsageError(
                 f"CoDe needs a smaller readable model with the tokenizer of {spec.name} beside it, and there is none"
             )
-        largest = max(siblings, key=lambda other: other.n_layers * other.width**2)
+        largest = max(siblings, key=lambda other: other.size)
         return code(spec, largest, None if drafted is None else max(1, round(drafted * len(spec.scales))))
 
     return make
