@@ -11,19 +11,19 @@ from dataclasses import replace
 
 import torch
 
+from benchmarks.model import beside_dense
 from varsearch.accel import apply, labels_for
 from varsearch.evaluators.extractors import classifier_extractor
 from varsearch.evaluators.fid import frechet_distance
 from varsearch.evaluators.reference import zoo_reference
-from varsearch.evaluators.speed import dense_twin, interleaved, machine
-from varsearch.evaluators.trace import trace
+from varsearch.evaluators.speed import machine
 from varsearch.models import ImageModel, zoo
 from varsearch.models.image_model import Sibling
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.policy import Policy
 from varsearch.space.presets.code import code
-from varsearch.target import ModelSpec, Target
+from varsearch.target import ModelSpec
 
 SCALES = tuple((side, side) for side in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
 ROUNDS, IMAGES = 5, 2000
@@ -44,11 +44,7 @@ def random_pair() -> tuple[ImageModel, ModelSpec]:
 
 def row(model: ImageModel, policy: Policy, batch: int) -> None:
     """One line: ratios to dense, and bytes."""
-    target = Target(device="cpu", dtype="float32", batch_size=batch)
-    dense = Policy.dense(model.spec.n_layers, len(model.spec.scales))
-    cost, full = (trace(model, p, target) for p in (policy, dense))
-    with apply(model, policy) as applied:
-        speedup = interleaved(dense_twin(model), applied, batch, ROUNDS).speedup
+    cost, full, speedup = beside_dense(model, policy, batch, ROUNDS)
     ratios = {
         "FLOPs": cost.flops / full.flops,
         "weights": cost.weight_bytes / full.weight_bytes,

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.model import small_model
-from varsearch.accel import apply
+from benchmarks.model import beside_dense, small_model
 from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.evaluators.decisions import fit_skipvar, measure_shares, similarity
-from varsearch.evaluators.speed import dense_twin, interleaved, machine
-from varsearch.evaluators.trace import trace
+from varsearch.evaluators.speed import machine
 from varsearch.models import ImageModel
 from varsearch.policy import Policy
 from varsearch.space.presets.fastvar import HART, fastvar
 from varsearch.space.presets.skipvar import skipvar
 from varsearch.space.presets.toprovar import toprovar
-from varsearch.target import Target
 
 ROUNDS, IMAGES, BATCH = 5, 200, 16
 SIMILAR = (0.84, 0.86, 0.88, 0.95)
@@ -27,11 +24,7 @@ SIMILAR = (0.84, 0.86, 0.88, 0.95)
 
 def row(model: ImageModel, name: str, policy: Policy) -> None:
     """One line: ratios to dense."""
-    target = Target(device="cpu", dtype="float32", batch_size=BATCH)
-    dense = Policy.dense(model.spec.n_layers, len(model.spec.scales))
-    cost, full = (trace(model, p, target) for p in (policy, dense))
-    with apply(model, policy) as applied:
-        speedup = interleaved(dense_twin(model), applied, BATCH, ROUNDS).speedup
+    cost, full, speedup = beside_dense(model, policy, BATCH, ROUNDS)
     shares = "; ".join("/".join(f"{a.share:.0%}" for a in d.actions) for d in policy.decisions)
     ssim = similarity(model, policy, IMAGES).mean()
     ratios = {

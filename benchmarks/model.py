@@ -1,13 +1,18 @@
-"""The models that benchmarks run."""
+"""The models that benchmarks run, and a policy beside dense."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from varsearch.accel import apply
+from varsearch.evaluators.speed import dense_twin, interleaved
+from varsearch.evaluators.trace import Trace, trace
 from varsearch.models import ImageModel, zoo
 from varsearch.models.image_model import Sibling
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
+from varsearch.policy import Policy
+from varsearch.target import Target
 
 SCALES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8))
 
@@ -44,3 +49,12 @@ def _large(depth: int, width: int) -> ImageModel:
         scales, vocab=512, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=3, norm_groups=8
     )
     return zoo.random_model(transformer, tokenizer, (128, 128))
+
+
+def beside_dense(model: ImageModel, policy: Policy, batch: int, rounds: int) -> tuple[Trace, Trace, float]:
+    """Cost of a policy and of dense for one batch on this CPU, and the speed-up, timed in turn."""
+    target = Target(device="cpu", dtype="float32", batch_size=batch)
+    dense = Policy.dense(model.spec.n_layers, len(model.spec.scales))
+    with apply(model, policy) as applied:
+        speedup = interleaved(dense_twin(model), applied, batch, rounds).speedup
+    return trace(model, policy, target), trace(model, dense, target), speedup
