@@ -160,9 +160,16 @@ def test_a_pickle_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("content", "held"), [({"trainer": {"var": {}}, "epoch": 3}, "trainer, epoch"), ([torch.zeros(1)], "list")]
+    ("content", "held"),
+    [
+        ({"trainer": {"var": {}}, "epoch": 3}, "trainer, epoch"),
+        ([torch.zeros(1)], "list"),
+        ({0: torch.zeros(1)}, "0"),
+        ({"head.bias": torch.zeros(16, device="meta")}, "head.bias"),
+        ({"head.bias": torch.zeros(16).to_sparse()}, "head.bias"),
+    ],
 )
-def test_a_training_checkpoint_is_refused(content: object, held: str, tmp_path: Path) -> None:
+def test_what_is_no_state_dict_is_refused(content: object, held: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(ModelError, match=f"does not map names to tensors, it holds {held}: save"):
         load(make, tmp_path / "model.pth")

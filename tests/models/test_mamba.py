@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from varsearch.models import mamba
 from varsearch.models.mamba import CHUNK, Mamba2, MambaConfig, chunked_scan
 
 LENGTH = CHUNK + 9
@@ -81,3 +85,21 @@ def test_half_precision_keeps_the_recurrence_in_fp32(dtype: torch.dtype) -> None
     assert (out.dtype, tail.dtype, state.dtype) == (dtype, dtype, torch.float32)
     want, _ = module.float()(u.float())
     torch.testing.assert_close(out.float(), want, atol=0.05 * float(want.abs().max()), rtol=0)
+
+
+def test_what_the_kernel_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our side of the call only: the kernel itself needs a CUDA device."""
+
+    def kernel(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk_size: int, *, initial_states: Tensor,
+               return_final_states: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+        assert return_final_states and b.shape == c.shape == (2, 9, 1, 6)
+        return chunked_scan(x, dt, a, b[:, :, 0], c[:, :, 0], initial_states, chunk_size)
+
+    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", "mamba_ssm.ops.triton.ssd_combined"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[name], "mamba_chunk_scan_combined", kernel, raising=False)
+    module, u = mixer(), torch.randn(2, 9, 24, dtype=torch.float64)
+    want = module(u)
+    assert mamba.scan_backend(u.device) == "torch"
+    monkeypatch.setattr(mamba, "scan_backend", lambda device: "mamba-ssm")
+    torch.testing.assert_close(module(u), want, atol=1e-12, rtol=0)

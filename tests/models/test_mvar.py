@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.models.rerun import rerunning
+from varsearch.models import checkpoints
 from varsearch.models.mamba import MambaConfig
-from varsearch.models.mvar import MVAR, MVARBlock, MVARConfig
+from varsearch.models.mvar import MVAR, MVARConfig
 from varsearch.models.sampling import PublishedSampler, Sampler, TeacherForcing, filter_logits, generate
 from varsearch.models.seams import Guidance, Plan, ScalePlan
 from varsearch.models.var import VARConfig
@@ -60,8 +62,7 @@ class Fixture:
             norm_eps=c["norm_eps"],
             mamba=MambaConfig(m["d_state"], m["d_conv"], m["expand"], m["headdim"], m["norm_eps"]),
         )
-        self.mvar = MVAR(config).eval()
-        self.mvar.load_state_dict(load_file(folder / name / "mvar.safetensors"))
+        self.mvar = checkpoints.load(lambda: MVAR(config), folder / name / "mvar.safetensors")
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
         plan = Plan.dense(self.mvar.config.depth, [h * w for h, w in self.mvar.config.scales])
@@ -115,29 +116,13 @@ CONFIG = MVARConfig(
 )  # fmt: skip
 
 
-class Rerun(nn.Module):
-    """The published way: the past of a layer is all its inputs, and the mixer runs over them at each scale."""
-
-    def __init__(self, mixer: nn.Module) -> None:
-        super().__init__()
-        self.mixer = mixer
-
-    def forward(self, u_BLD: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        rows = len(u_BLD)
-        seen_BSD = torch.cat([*(t[:rows] for t in past), u_BLD], dim=1)
-        return self.mixer(seen_BSD)[0][:, -u_BLD.shape[1] :], (seen_BSD,)
-
-
 def build(rerun: bool = False) -> tuple[MVAR, VQVAE]:
     torch.manual_seed(3)
     model = MVAR(CONFIG).double().eval()
     vae = VQVAE(TokenizerConfig(CONFIG.scales, 16, 4, ch=8, ch_mult=(1, 2), res_blocks=1, norm_groups=4)).double()
     for parameter in (*model.parameters(), *vae.parameters()):
         nn.init.normal_(parameter, std=0.3)
-    for block in model.layers if rerun else ():
-        assert isinstance(block, MVARBlock)
-        block.mamba = Rerun(block.mamba)
-    return model, vae.eval()
+    return rerunning(model) if rerun else model, vae.eval()
 
 
 def dense(**changes: Guidance) -> Plan:

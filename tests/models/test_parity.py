@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from varsearch.models import published
+from varsearch.models import checkpoints, published
 from varsearch.models.mvar import MVAR
 from varsearch.models.sampling import GreedySampler, PublishedSampler, Sampler, generate
 from varsearch.models.seams import Plan
@@ -33,21 +33,19 @@ class Fixture:
         ).eval()
         absent = self.vae.load_state_dict(load_file(folder / "vae.safetensors"), strict=False)
         assert absent.unexpected_keys == [] and absent.missing_keys == ["quantize.ema_vocab_hit_SV"]
-        self.var = VAR(
-            VARConfig(
-                scales,
-                depth=c["depth"],
-                width=c["embed_dim"],
-                heads=c["num_heads"],
-                classes=c["num_classes"],
-                vocab=c["vocab_size"],
-                z_channels=c["z_channels"],
-                shared_adaln=c["shared_aln"],
-                cosine_attention=c["attn_l2_norm"],
-                norm_eps=c["norm_eps"],
-            )
-        ).eval()
-        self.var.load_state_dict(load_file(folder / name / "var.safetensors"))
+        config = VARConfig(
+            scales,
+            depth=c["depth"],
+            width=c["embed_dim"],
+            heads=c["num_heads"],
+            classes=c["num_classes"],
+            vocab=c["vocab_size"],
+            z_channels=c["z_channels"],
+            shared_adaln=c["shared_aln"],
+            cosine_attention=c["attn_l2_norm"],
+            norm_eps=c["norm_eps"],
+        )
+        self.var = checkpoints.load(lambda: VAR(config), folder / name / "var.safetensors")
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
         plan = Plan.dense(self.var.config.depth, [h * w for h, w in self.var.config.scales])

@@ -1,13 +1,14 @@
 """Reads weights from files and fills networks with them, refusing whatever does not fit exactly.
 
 A checkpoint is a safetensors file, a PyTorch file (opened without running code, so tensors only), or a folder or index
-of several such files. What stays in fp32 at any precision: the parameters named in `FP32`, and within Mamba-2 step
-sizes, scan, state and norm. Integer buffers keep their type.
+of several such files. What stays in fp32 at any precision: the parameters named in `FP32`, and what `Mamba2` computes
+in it. Integer buffers keep their type.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -83,8 +84,13 @@ def _shape(t: Tensor) -> str:
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name; raises `ModelError` as `load` does."""
-    if path.is_dir():
-        path = _only_checkpoint(path)
+    try:
+        return _read(_only_checkpoint(path) if path.is_dir() else path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     if path.suffix == ".safetensors":
@@ -108,8 +114,6 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
         places = json.loads(index.read_bytes())["weight_map"]
         names = sorted({str(name) for name in places.values()})
-    except OSError as error:
-        raise ModelError(f"cannot read {index}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{index} is no index of a checkpoint: expected a weight_map of names to files") from None
     state: dict[str, Tensor] = {}
@@ -130,8 +134,6 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
 
@@ -139,11 +141,20 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    except OSError:
+        raise
+    except pickle.UnpicklingError:
+        reason = "nothing else is opened, because it could run code"
+        raise ModelError(f"{path} is not a file of tensors alone: {reason}") from None
     except Exception as error:  # A damaged pickle fails wherever the damage is.
-        raise ModelError(f"{path} is not a file of tensors alone: {str(error).splitlines()[0]}") from None
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise ModelError(
+            f"{path} is not a file of tensors alone: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) and _plain(t) for name, t in found.items()):
         held = ", ".join(map(str, list(found)[:SHOWN])) if isinstance(found, dict) else type(found).__name__
         raise ModelError(f"{path} does not map names to tensors, it holds {held}: save the network's state dict alone")
     return found
+
+
+def _plain(t: object) -> bool:
+    return isinstance(t, Tensor) and t.layout == torch.strided and t.device.type == "cpu"

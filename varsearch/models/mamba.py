@@ -24,6 +24,9 @@ from varsearch.target import Count, Size
 CHUNK = 64
 """Tokens of a chunk. Work per token grows with it, the number of chunks falls; any size gives the same result."""
 
+KERNEL_CHUNK = 256
+"""That of `mamba_ssm`, by its own default."""
+
 
 @dataclass(frozen=True, slots=True)
 class MambaConfig:
@@ -51,7 +54,7 @@ class GatedNorm(nn.Module):
 
 
 class Mamba2(nn.Module):
-    """The mixer. Whatever the model's dtype, step sizes, scan, state and norm are computed in fp32."""
+    """The mixer. Whatever the model's dtype, step sizes, state and norm are fp32 or wider, as is `chunked_scan`."""
 
     def __init__(self, width: int, c: MambaConfig) -> None:
         super().__init__()
@@ -89,14 +92,14 @@ class Mamba2(nn.Module):
 
 
 def _fit(t: Tensor, rows: int) -> Tensor:
-    """The past of so many rows: guidance ended, or some scales were computed once for both of its halves."""
+    """The past of so many rows: some scales are computed once for both halves of guidance."""
     return t[:rows] if len(t) >= rows else t.repeat(rows // len(t), *(1,) * (t.ndim - 1))
 
 
 def scan_backend(device: torch.device) -> Literal["torch", "mamba-ssm"]:
     """What `scan` runs on: the kernel of `mamba_ssm` on a CUDA device where it is installed, else `chunked_scan`.
 
-    The kernel has not been run with this code yet: no test covers it.
+    The kernel multiplies in the activations' dtype and keeps states in fp32. It has not been run with this code yet.
     """
     return "mamba-ssm" if device.type == "cuda" and find_spec("mamba_ssm") else "torch"
 
@@ -112,7 +115,7 @@ def scan(
 
     B_BL1N, C_BL1N = B_BLN[:, :, None], C_BLN[:, :, None]
     y_BLHP, state_BHPN = mamba_chunk_scan_combined(
-        x_BLHP, dt_BLH, A_H, B_BL1N, C_BL1N, 2 * CHUNK, initial_states=state_BHPN, return_final_states=True
+        x_BLHP, dt_BLH, A_H, B_BL1N, C_BL1N, KERNEL_CHUNK, initial_states=state_BHPN, return_final_states=True
     )
     return y_BLHP.to(state_BHPN.dtype), state_BHPN
 

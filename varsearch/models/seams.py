@@ -26,18 +26,6 @@ Rows = Callable[[Tensor], Tensor]
 """Picks some rows of any tensor whose first dimension is N images, or those and then their unconditional rows."""
 
 
-def first_rows(n: int) -> Rows:
-    """The first `n` rows: guidance ended."""
-    # A slice would keep the whole tensor alive; the copy is what frees the unconditional half.
-    return lambda t: t[:n].clone()
-
-
-def rows_of(images_M: Tensor, n: int) -> Rows:
-    """The rows of `images_M` among `n` images, conditional before unconditional."""
-    index = {n: images_M, 2 * n: torch.cat((images_M, images_M + n))}
-    return lambda t: t.index_select(0, index[len(t)])
-
-
 @dataclass(slots=True)
 class BranchMemory:
     """What one residual branch of one layer remembers within a generation, of a map of this size.
