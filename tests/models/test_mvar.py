@@ -103,11 +103,13 @@ def test_generation(fixture: Fixture, case: str) -> None:
     images = fixture.images(guidance, sampler)
     for k, drawn in enumerate(sampler.drawn):
         assert torch.equal(drawn, fixture.io[f"gen.{case}.idx.{k}"])
-    # The last temperature of smooth sampling is 0.0135, which amplifies rounding of the logits some seventy times.
-    atol = 5e-4 if smooth else 1e-4
-    logits = torch.cat(sampler.logits, dim=1)
-    torch.testing.assert_close(logits, fixture.io[f"gen.{case}.logits_cfg"], atol=atol, rtol=0)
-    torch.testing.assert_close(images, fixture.io[f"gen.{case}"], atol=atol, rtol=0)
+    # The last temperature of smooth sampling is 0.0135, which amplifies rounding some seventy times: there the logits,
+    # up to 45, of the published code and of this one both differ by 4e-4 from those in double precision.
+    for found, want, atol in (
+        (torch.cat(sampler.logits, dim=1), fixture.io[f"gen.{case}.logits_cfg"], 1e-3 if smooth else 1e-4),
+        (images, fixture.io[f"gen.{case}"], 5e-4 if smooth else 1e-4),
+    ):
+        torch.testing.assert_close(found, want, atol=atol, rtol=0)
 
 
 CONFIG = MVARConfig(
