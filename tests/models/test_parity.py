@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from varsearch.models import checkpoints, published
+from varsearch.models.mvar import MVAR
 from varsearch.models.sampling import GreedySampler, PublishedSampler, Sampler, generate
 from varsearch.models.seams import Plan
 from varsearch.models.var import VAR, VARConfig
@@ -29,21 +33,19 @@ class Fixture:
         ).eval()
         absent = self.vae.load_state_dict(load_file(folder / "vae.safetensors"), strict=False)
         assert absent.unexpected_keys == [] and absent.missing_keys == ["quantize.ema_vocab_hit_SV"]
-        self.var = VAR(
-            VARConfig(
-                scales,
-                depth=c["depth"],
-                width=c["embed_dim"],
-                heads=c["num_heads"],
-                classes=c["num_classes"],
-                vocab=c["vocab_size"],
-                z_channels=c["z_channels"],
-                shared_adaln=c["shared_aln"],
-                cosine_attention=c["attn_l2_norm"],
-                norm_eps=c["norm_eps"],
-            )
-        ).eval()
-        self.var.load_state_dict(load_file(folder / name / "var.safetensors"))
+        config = VARConfig(
+            scales,
+            depth=c["depth"],
+            width=c["embed_dim"],
+            heads=c["num_heads"],
+            classes=c["num_classes"],
+            vocab=c["vocab_size"],
+            z_channels=c["z_channels"],
+            shared_adaln=c["shared_aln"],
+            cosine_attention=c["attn_l2_norm"],
+            norm_eps=c["norm_eps"],
+        )
+        self.var = checkpoints.load(lambda: VAR(config), folder / name / "var.safetensors")
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
         plan = Plan.dense(self.var.config.depth, [h * w for h, w in self.var.config.scales])
@@ -53,62 +55,67 @@ class Fixture:
 
 
 @pytest.fixture(scope="module", params=["var_adaln", "var_shared_adaln"])
-def published(request: pytest.FixtureRequest, shared_folder: Path) -> Fixture:
+def fixture(request: pytest.FixtureRequest, shared_folder: Path) -> Fixture:
     return Fixture(shared_folder / "parity", request.param)
 
 
 @torch.no_grad()
-def test_tokens_exactly_and_their_decoding(published: Fixture) -> None:
-    tokens = published.vae.encode(published.io["vae.image"])
+def test_tokens_exactly_and_their_decoding(fixture: Fixture) -> None:
+    tokens = fixture.vae.encode(fixture.io["vae.image"])
     for k, found in enumerate(tokens):
-        assert torch.equal(found, published.io[f"vae.idx.{k}"])
-    torch.testing.assert_close(published.vae.quantize.teacher_input(tokens), published.io["var.input"])
-    recon = published.vae.decode(published.vae.quantize.decode(tokens))
-    torch.testing.assert_close(recon, published.io["vae.recon"], atol=1e-4, rtol=0)
+        assert torch.equal(found, fixture.io[f"vae.idx.{k}"])
+    torch.testing.assert_close(fixture.vae.quantize.teacher_input(tokens), fixture.io["var.input"])
+    recon = fixture.vae.decode(fixture.vae.quantize.decode(tokens))
+    torch.testing.assert_close(recon, fixture.io["vae.recon"], atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_teacher_forced_logits(published: Fixture) -> None:
-    logits = published.var(published.io["var.labels"], published.io["var.input"])
-    torch.testing.assert_close(logits, published.io["var.logits"], atol=1e-4, rtol=0)
+def test_teacher_forced_logits(fixture: Fixture) -> None:
+    logits = fixture.var(fixture.io["var.labels"], fixture.io["var.input"])
+    torch.testing.assert_close(logits, fixture.io["var.logits"], atol=1e-4, rtol=0)
 
 
-def test_greedy_images(published: Fixture) -> None:
-    torch.testing.assert_close(published.images(1.5, GreedySampler()), published.io["gen.greedy"], atol=1e-4, rtol=0)
+def test_greedy_images(fixture: Fixture) -> None:
+    torch.testing.assert_close(fixture.images(1.5, GreedySampler()), fixture.io["gen.greedy"], atol=1e-4, rtol=0)
 
 
-def test_seeded_sampling(published: Fixture) -> None:
+def test_seeded_sampling(fixture: Fixture) -> None:
     sampler = PublishedSampler(torch.Generator().manual_seed(123), top_k=20, top_p=0.9)
-    want = published.io["gen.sampled_seed123_cfg4_topk20_topp0.9"]
-    torch.testing.assert_close(published.images(4, sampler), want, atol=1e-4, rtol=0)
+    want = fixture.io["gen.sampled_seed123_cfg4_topk20_topp0.9"]
+    torch.testing.assert_close(fixture.images(4, sampler), want, atol=1e-4, rtol=0)
 
 
-def test_smooth_sampling_of_the_demo(published: Fixture) -> None:
+def test_smooth_sampling_of_the_demo(fixture: Fixture) -> None:
     generator = torch.Generator().manual_seed(5)
-    sampler = PublishedSampler(generator, top_k=20, top_p=0.9, smooth_scales=published.n_scales)
-    want = published.io["gen.smooth_seed5_cfg4_topk20_topp0.9"]
+    sampler = PublishedSampler(generator, top_k=20, top_p=0.9, smooth_scales=fixture.n_scales)
+    want = fixture.io["gen.smooth_seed5_cfg4_topk20_topp0.9"]
     # The last temperature is 0.0135, which amplifies rounding of the logits some seventy times.
-    torch.testing.assert_close(published.images(4, sampler), want, atol=5e-4, rtol=0)
+    torch.testing.assert_close(fixture.images(4, sampler), want, atol=5e-4, rtol=0)
 
 
-@pytest.mark.parametrize("size", ["var_d16", "var_d20", "var_d24", "var_d30", "var_d36"])
+@pytest.mark.parametrize("size", published.VAR_SIZES)
 def test_published_state_dict_layouts(size: str, shared_folder: Path) -> None:
-    layout = json.loads((shared_folder / "parity" / "var_state_dict_layouts.json").read_text())[size]
-    depth = int(size.removeprefix("var_d"))
-    sides = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32) if depth == 36 else (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-    with torch.device("meta"):
-        model = VAR(
-            VARConfig(
-                tuple((s, s) for s in sides), depth=depth, width=64 * depth, heads=depth, shared_adaln=depth == 36
-            )
-        )
-    own = {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()}
-    assert own == layout
+    layouts = json.loads((shared_folder / "parity" / "var_state_dict_layouts.json").read_text())
+    assert layout_of(lambda: VAR(published.VAR_SIZES[size])) == layouts[size.replace("-", "_")]
 
 
-def test_published_tokenizer_layout(shared_folder: Path) -> None:
-    layout = json.loads((shared_folder / "parity" / "var_state_dict_layouts.json").read_text())["vae_ch160v4096z32"]
+@pytest.mark.parametrize("size", published.VAR_SIZES)
+def test_published_tokenizer_layout(size: str, shared_folder: Path) -> None:
+    layouts = json.loads((shared_folder / "parity" / "var_state_dict_layouts.json").read_text())
+    config = published.tokenizer(published.VAR_SIZES[size])
+    assert layout_of(lambda: VQVAE(config)) == layouts["vae_ch160v4096z32"]
+    assert config.image_size == ((512, 512) if size == "var-d36" else (256, 256))
+
+
+@pytest.mark.parametrize("size", published.MVAR_SIZES)
+@pytest.mark.parametrize("cosine", [True, False])
+def test_published_mvar_layouts(size: str, cosine: bool, shared_folder: Path) -> None:
+    layouts = json.loads((shared_folder / "parity" / "mvar_state_dict_layouts.json").read_text())["layouts"]
+    config = replace(published.MVAR_SIZES[size], cosine_attention=cosine)
+    assert layout_of(lambda: MVAR(config)) == layouts[size.replace("-", "_") + ("" if cosine else "_nol2norm")]
+
+
+def layout_of(make: Callable[[], nn.Module]) -> dict[str, list[object]]:
     with torch.device("meta"):
-        model = VQVAE(TokenizerConfig(tuple((s, s) for s in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))))
-    own = {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()}
-    assert own == layout
+        state = make().state_dict()
+    return {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in state.items()}

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from varsearch.accel import labels_for
+from varsearch.models.batch import first_rows
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSampler, filter_logits
-from varsearch.models.seams import DenseKV, first_rows
+from varsearch.models.seams import DenseKV
 
 
 def test_an_image_does_not_depend_on_its_neighbours(tiny: ImageModel) -> None:

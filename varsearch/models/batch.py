@@ -9,12 +9,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from varsearch.models.seams import LayerState, first_rows, rows_of
+from varsearch.models.seams import LayerState, Rows
 from varsearch.models.var import Modulation
 
 T = TypeVar("T")
+
+
+def first_rows(n: int) -> Rows:
+    """The first `n` rows: guidance ended."""
+    # A slice would keep the whole tensor alive; the copy is what frees the unconditional half.
+    return lambda t: t[:n].clone()
+
+
+def rows_of(images_M: Tensor, n: int) -> Rows:
+    """The rows of `images_M` among `n` images, conditional before unconditional."""
+    index = {n: images_M, 2 * n: torch.cat((images_M, images_M + n))}
+    return lambda t: t.index_select(0, index[len(t)])
 
 
 class Sampler(Protocol):
@@ -53,7 +66,7 @@ class Batch:
         rows, self.guided = first_rows(n), False
         self.cond_BD, self.modulations = rows(self.cond_BD), [m.take(lambda t: t[:n]) for m in self.modulations]
         for state in self.states:
-            state.kv = state.kv.take(rows)
+            state.kv, state.recurrence = state.kv.take(rows), tuple(map(rows, state.recurrence))
 
     def split(self, images: list[Tensor]) -> list[Batch]:
         """One batch for each of these sets of images; this one has no states afterwards."""

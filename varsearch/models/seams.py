@@ -26,18 +26,6 @@ Rows = Callable[[Tensor], Tensor]
 """Picks some rows of any tensor whose first dimension is N images, or those and then their unconditional rows."""
 
 
-def first_rows(n: int) -> Rows:
-    """The first `n` rows: guidance ended."""
-    # A slice would keep the whole tensor alive; the copy is what frees the unconditional half.
-    return lambda t: t[:n].clone()
-
-
-def rows_of(images_M: Tensor, n: int) -> Rows:
-    """The rows of `images_M` among `n` images, conditional before unconditional."""
-    index = {n: images_M, 2 * n: torch.cat((images_M, images_M + n))}
-    return lambda t: t.index_select(0, index[len(t)])
-
-
 @dataclass(slots=True)
 class BranchMemory:
     """What one residual branch of one layer remembers within a generation, of a map of this size.
@@ -234,13 +222,14 @@ class Guidance(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """How one layer runs at one scale.
+    """How one layer runs at one scale; `ssm` is for models whose layers have a state-space branch.
 
     `room` is how many entries the layer stores from this scale on, to the end or to where images part; 0 where no later
     scale needs those of this one.
     """
 
     attn: Branch = run_dense
+    ssm: Branch = run_dense
     ffn: Branch = run_dense
     attend: Attend = dense_attention
     observe: Observe | None = None
@@ -289,16 +278,21 @@ class Plan:
 
 @dataclass(slots=True)
 class LayerState:
-    """Everything one layer remembers within one generation."""
+    """Everything one layer remembers within one generation.
+
+    `recurrence` is what a state-space layer hands from scale to scale; its tensors are its own affair.
+    """
 
     kv: KVCache
     n_images: int
+    recurrence: tuple[Tensor, ...] = ()
     attn: BranchMemory = field(default_factory=BranchMemory)
+    ssm: BranchMemory = field(default_factory=BranchMemory)
     ffn: BranchMemory = field(default_factory=BranchMemory)
     attention: AttentionMemory = field(default_factory=AttentionMemory)
 
     def take(self, rows: Rows, n_images: int) -> LayerState:
         """The state of these rows only."""
-        return LayerState(
-            self.kv.take(rows), n_images, self.attn.take(rows), self.ffn.take(rows), self.attention.take(rows)
-        )
+        attn, ssm, ffn = (branch.take(rows) for branch in (self.attn, self.ssm, self.ffn))
+        recurrence = tuple(map(rows, self.recurrence))
+        return LayerState(self.kv.take(rows), n_images, recurrence, attn, ssm, ffn, self.attention.take(rows))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,21 +46,18 @@ class VARConfig:
 
 
 class Modulation(NamedTuple):
-    """Output of a block's AdaLN, each (B, 1, D), with 1 already added to the two factors of the normalised input.
+    """Output of a block's AdaLN, each (B, 1, D), one per branch, with 1 already added to the factors `scales`.
 
     It depends on the class only, not on the scale.
     """
 
-    gate_attn: Tensor
-    gate_ffn: Tensor
-    scale_attn: Tensor
-    scale_ffn: Tensor
-    shift_attn: Tensor
-    shift_ffn: Tensor
+    gates: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...]
+    shifts: tuple[Tensor, ...]
 
     def take(self, rows: Rows) -> Modulation:
         """The modulation of these rows only."""
-        return Modulation(*map(rows, self))
+        return Modulation(*(tuple(map(rows, part)) for part in self))
 
 
 class SelfAttention(nn.Module):
@@ -89,7 +86,8 @@ class SelfAttention(nn.Module):
         q, k, v = (self.mat_qkv(x_BLD) + bias).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if not self.cosine:
             return q * self.scale, k, v
-        factor = self.scale_mul_1H11.clamp_max(math.log(100)).exp()
+        # The exponent stays in fp32 where the rest is half; see `checkpoints.FP32`.
+        factor = self.scale_mul_1H11.clamp_max(math.log(100)).exp().to(q.dtype)
         return F.normalize(q, dim=-1) * factor, F.normalize(k, dim=-1), v
 
 
@@ -106,7 +104,12 @@ class FFN(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block; techniques act through the branches, the cache and the attention of `plan`."""
+    """One transformer block; techniques act through the branches, the cache and the attention of `plan`.
+
+    `branches` is the number of residual branches; attention is the first, the feed-forward network the last.
+    """
+
+    branches: ClassVar[int] = 2
 
     def __init__(self, c: VARConfig) -> None:
         super().__init__()
@@ -114,39 +117,53 @@ class Block(nn.Module):
         self.attn = SelfAttention(c.width, c.heads, c.cosine_attention)
         self.ffn = FFN(c.width, round(c.width * c.mlp_ratio))
         if c.shared_adaln:
-            self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, c.width))
+            self.ada_gss = nn.Parameter(torch.zeros(1, 1, 3 * self.branches, c.width))
         else:
-            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
+            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 3 * self.branches * c.width))
 
     def modulation(self, cond_BD: Tensor, shared_B16D: Tensor | None) -> Modulation:
         """AdaLN parameters of this block from the class embedding (and the shared projection, if there is one)."""
         if shared_B16D is not None:
-            m_B16D = self.ada_gss + shared_B16D
+            parts = (self.ada_gss + shared_B16D).unbind(2)
         else:
-            m_B16D = self.ada_lin(cond_BD).unflatten(-1, (1, 6, -1))
-        gate_attn, gate_ffn, scale_attn, scale_ffn, shift_attn, shift_ffn = m_B16D.unbind(2)
-        return Modulation(gate_attn, gate_ffn, scale_attn + 1, scale_ffn + 1, shift_attn, shift_ffn)
+            parts = self.ada_lin(cond_BD).unflatten(-1, (1, 3 * self.branches, -1)).unbind(2)
+        n = self.branches
+        return Modulation(parts[:n], tuple(scale + 1 for scale in parts[n : 2 * n]), parts[2 * n :])
 
-    def _norm(self, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
+    def normed(self, x_BLD: Tensor, mod: Modulation, branch: int) -> Tensor:
+        """Input of a branch, for the first rows of a batch."""
         n = len(x_BLD)
-        return torch.addcmul(shift_B1D[:n], F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=self.norm_eps), scale_B1D[:n])
+        y_BLD = F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=self.norm_eps)
+        return torch.addcmul(mod.shifts[branch][:n], y_BLD, mod.scales[branch][:n])
 
-    def forward(self, x_BLD: Tensor, mod: Modulation, pos_BL: Tensor, plan: LayerPlan, state: LayerState) -> Tensor:
+    def run_attention(
+        self, x_BLD: Tensor, mod: Modulation, pos_BL: Tensor, plan: LayerPlan, state: LayerState
+    ) -> Tensor:
+        """The stream after the attention branch."""
+
         def attn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
-            q, k, v = self.attn.qkv(self._norm(x_BLD, mod.scale_attn, mod.shift_attn))
+            q, k, v = self.attn.qkv(self.normed(x_BLD, mod, 0))
             views = state.kv.extend(q, k, v, pos_BL, room=plan.room)
             if plan.observe is not None:
                 plan.observe(q, views, state)
             y_BHLC = plan.attend(q, pos_BL, views, state.attention)
             y_BLD: Tensor = self.attn.proj(y_BHLC.transpose(1, 2).flatten(2))
-            return y_BLD * mod.gate_attn[: len(y_BLD)]
+            return y_BLD * mod.gates[0][: len(y_BLD)]
+
+        return x_BLD + plan.attn(attn, x_BLD, pos_BL, state.attn, state.n_images)
+
+    def run_ffn(self, x_BLD: Tensor, mod: Modulation, pos_BL: Tensor, plan: LayerPlan, state: LayerState) -> Tensor:
+        """The stream after the feed-forward branch."""
 
         def ffn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
-            y_BLD: Tensor = self.ffn(self._norm(x_BLD, mod.scale_ffn, mod.shift_ffn))
-            return y_BLD * mod.gate_ffn[: len(y_BLD)]
+            y_BLD: Tensor = self.ffn(self.normed(x_BLD, mod, -1))
+            return y_BLD * mod.gates[-1][: len(y_BLD)]
 
-        x_BLD = x_BLD + plan.attn(attn, x_BLD, pos_BL, state.attn, state.n_images)
         return x_BLD + plan.ffn(ffn, x_BLD, pos_BL, state.ffn, state.n_images)
+
+    def forward(self, x_BLD: Tensor, mod: Modulation, pos_BL: Tensor, plan: LayerPlan, state: LayerState) -> Tensor:
+        x_BLD = self.run_attention(x_BLD, mod, pos_BL, plan, state)
+        return self.run_ffn(x_BLD, mod, pos_BL, plan, state)
 
 
 class HeadNorm(nn.Module):
@@ -184,9 +201,13 @@ class VAR(nn.Module):
         )
         if c.shared_adaln:
             self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
-        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(self.new_block() for _ in range(c.depth))
         self.head_nm = HeadNorm(c.width, c.norm_eps)
         self.head = nn.Linear(c.width, c.vocab)
+
+    def new_block(self) -> Block:
+        """A block of this model's kind."""
+        return Block(self.config)
 
     @property
     def layers(self) -> list[Block]:
@@ -221,7 +242,7 @@ class VAR(nn.Module):
         return logits_BLV
 
     def forward(self, labels_N: Tensor, teacher_NLC: Tensor) -> Tensor:
-        """Teacher-forced logits of all scales in one block-causal pass, (N, L_total, V).
+        """Teacher-forced logits of all scales in one pass, (N, L_total, V).
 
         Args:
             labels_N: class of each image; `config.classes` is the null class.
@@ -230,14 +251,13 @@ class VAR(nn.Module):
         cond_ND = self.condition(labels_N, guided=False)
         x_NLD = torch.cat((cond_ND[:, None] + self.pos_start, self.word_embed(teacher_NLC)), dim=1)
         x_NLD = x_NLD + self.lvl_embed(self.lvl_1L) + self.pos_1LC
-        plan, positions = LayerPlan(attend=self._block_causal), torch.arange(x_NLD.shape[1], device=x_NLD.device)[None]
+        plan, positions = LayerPlan(attend=self.attend_all), torch.arange(x_NLD.shape[1], device=x_NLD.device)[None]
         for block, mod in zip(self.layers, self.modulations(cond_ND), strict=True):
             x_NLD = block(x_NLD, mod, positions, plan, LayerState(PassThroughKV(), len(x_NLD)))
         return self.logits(x_NLD, cond_ND)
 
-    def _block_causal(
-        self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory
-    ) -> Tensor:
+    def attend_all(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
+        """Attention of all scales at once: each scale sees itself and earlier ones."""
         k_BHSC, v_BHSC = views[0].k_BHSC, views[0].v_BHSC
         mask = self.attn_bias_for_masking.to(q_BHLC.dtype)
         return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=mask, scale=1.0)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, ValidationError, model_validator
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from varsearch.errors import ModelError
+from varsearch.models.checkpoints import filled
 from varsearch.models.classifier import Classifier
 from varsearch.models.image_model import ImageModel, SamplingDefaults, Sibling
 from varsearch.models.var import VAR, VARConfig
@@ -32,7 +32,6 @@ ClassifierSize = Literal["channels", "width", "num_features", "classes"]
 Part = Literal["transformer", "tokenizer", "classifier", "reference", "held_out"]
 FileName = Annotated[str, Field(pattern=r"^(\.\./[\w-]+/)?[\w-]+\.safetensors$")]
 """A file of the folder itself, or of the folder of a sibling beside it."""
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class Manifest(Frozen):
@@ -162,31 +161,10 @@ def siblings(model: str) -> list[ModelSpec]:
     return found
 
 
-def _filled(make: Callable[[], Module], state: dict[str, Tensor], what: str) -> Module:
-    try:
-        # Without memory, until the sizes that the manifest names are known to be those of the file.
-        with torch.device("meta"):
-            module = make()
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{what}: no network has the manifest's sizes: {str(error).splitlines()[0]}") from None
-    own = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    given = {name: tuple(t.shape) for name, t in state.items()}
-    wrong = [name for name in sorted(own.keys() | given.keys()) if own.get(name) != given.get(name)]
-    if wrong:
-        first = wrong[0]
-        raise ModelError(
-            f"{what}: {len(wrong)} tensors differ from the layout, first {first}: "
-            f"expected {own.get(first, 'none')}, got {given.get(first, 'none')}"
-        )
-    module.to_empty(device="cpu").load_state_dict(
-        {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, assign=False
-    )
-    return module.eval().requires_grad_(False)
-
 
 def _transformer(model: str, device: str) -> VAR:
     config = manifest(model).transformer
-    return _filled(lambda: VAR(config), tensors(model, "transformer"), "transformer").to(device)
+    return filled(lambda: VAR(config), tensors(model, "transformer"), "transformer", device=device)
 
 
 def load(model: str, device: str = "cpu") -> ImageModel:
@@ -199,7 +177,7 @@ def load(model: str, device: str = "cpu") -> ImageModel:
     return ImageModel(
         spec=m.spec(),
         transformer=_transformer(model, device),
-        tokenizer=_filled(lambda: VQVAE(m.tokenizer), tensors(model, "tokenizer"), "tokenizer").to(device),
+        tokenizer=filled(lambda: VQVAE(m.tokenizer), tensors(model, "tokenizer"), "tokenizer", device=device),
         sampling=m.sampling,
         sibling=cache(partial(load_sibling, model, device=device)),
     )
@@ -214,7 +192,7 @@ def load_sibling(model: str, name: str, device: str = "cpu") -> Sibling:
 def load_classifier(model: str, device: str = "cpu") -> Classifier:
     """The small classifier that ships with a model: labels and Fréchet features."""
     sizes = manifest(model).classifier
-    return _filled(lambda: Classifier(**sizes), tensors(model, "classifier"), "classifier").to(device)
+    return filled(lambda: Classifier(**sizes), tensors(model, "classifier"), "classifier", device=device)
 
 
 def held_out(model: str) -> tuple[list[Tensor], Tensor]:
