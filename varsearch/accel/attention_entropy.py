@@ -37,8 +37,10 @@ def observe(paths: Sequence[Policy], scale: int, layer: int) -> Observe | None:
 
 
 def note_entropy(q_BHLC: Tensor, views: tuple[KVView, ...], state: LayerState) -> None:
-    """Keeps the entropy of each token's attention for both branches of the layer."""
+    """Keeps the entropy of each token's attention for all branches of the layer."""
     parts = [
         attention_entropy(q_BHLC if view.heads is None else q_BHLC[:, list(view.heads)], view.k_BHSC) for view in views
     ]
-    state.attn.entropy_BL = state.ffn.entropy_BL = torch.cat(parts, dim=1).mean(1)
+    entropy_BL = torch.cat(parts, dim=1).mean(1)
+    for branch in (state.attn, state.cross, state.ffn):
+        branch.entropy_BL = entropy_BL

@@ -237,10 +237,11 @@ class LayerPlan:
     """How one layer runs at one scale.
 
     `room` is how many entries the layer stores from this scale on, to the end or to where images part; 0 where no later
-    scale needs those of this one.
+    scale needs those of this one. Only blocks that read a text have a branch `cross`.
     """
 
     attn: Branch = run_dense
+    cross: Branch = run_dense
     ffn: Branch = run_dense
     attend: Attend = dense_attention
     observe: Observe | None = None
@@ -294,11 +295,11 @@ class LayerState:
     kv: KVCache
     n_images: int
     attn: BranchMemory = field(default_factory=BranchMemory)
+    cross: BranchMemory = field(default_factory=BranchMemory)
     ffn: BranchMemory = field(default_factory=BranchMemory)
     attention: AttentionMemory = field(default_factory=AttentionMemory)
 
     def take(self, rows: Rows, n_images: int) -> LayerState:
         """The state of these rows only."""
-        return LayerState(
-            self.kv.take(rows), n_images, self.attn.take(rows), self.ffn.take(rows), self.attention.take(rows)
-        )
+        attn, cross, ffn = (branch.take(rows) for branch in (self.attn, self.cross, self.ffn))
+        return LayerState(self.kv.take(rows), n_images, attn, cross, ffn, self.attention.take(rows))
