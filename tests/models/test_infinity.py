@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +30,7 @@ from varsearch.models.infinity import (
     load_prompts,
     save_prompts,
 )
-from varsearch.models.infinity.rotary import Rotary
+from varsearch.models.infinity.rotary import angles
 from varsearch.models.infinity.schedule import Pixels, finest_map, ratios, token_maps
 from varsearch.models.sampling import GreedySampler, PairedSampler, Sampler, TeacherForcing
 from varsearch.models.seams import BranchMemory, Guidance, Plan, Sublayer
@@ -174,6 +175,20 @@ def test_pruned_tokens_are_left_out_of_every_branch(draw: Draw) -> None:
     assert not torch.equal(draw(plan=plan), draw())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near(
+    model: Infinity, tokenizer: BitTokenizer, features: list[Tensor], dtype: torch.dtype
+) -> None:
+    prompts, cast = Prompts.of(features), Prompts.of(features).to("cpu", dtype)
+    half_model, half_tokenizer = deepcopy(model).to(dtype), deepcopy(tokenizer).to(dtype)
+    bits = tokenizer.encode(torch.rand(3, 3, 32, 16, generator=torch.Generator().manual_seed(5)))
+    near, exact = TeacherForcing(bits), TeacherForcing(bits)
+    generate(model, tokenizer, prompts, plan=DENSE, guidance=GUIDED, sampler=exact)
+    z = generate(half_model, half_tokenizer, cast, plan=DENSE, guidance=GUIDED, sampler=near)
+    torch.testing.assert_close(near.nll_N, exact.nll_N, rtol=0.02, atol=0)
+    assert z.dtype == torch.float32 and half_tokenizer.decode(z).dtype == dtype
+
+
 @pytest.mark.parametrize("name", ["dense", "prune-last", "kv-half"])
 def test_shapes_do_not_depend_on_data(model: Infinity, tokenizer: BitTokenizer, name: str) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -240,7 +255,6 @@ def test_schedules() -> None:
 
 
 def test_positions_lie_on_the_finest_map() -> None:
-    rotary = Rotary.of(((1, 1), (2, 4)), (4, 8), 8, torch.empty(0))
-    angle = torch.atan2(rotary.sin_SP, rotary.cos_SP)
+    angle = angles(((1, 1), (2, 4)), (4, 8), 8, torch.device("cpu"))
     torch.testing.assert_close(angle[1:, 0], torch.tensor([0.0] * 4 + [2.0] * 4))
     torch.testing.assert_close(angle[1:, 3], torch.tensor([0.0, 0.02, 0.04, 0.06] * 2))

@@ -48,9 +48,8 @@ class TextAttention(nn.Module):
         return TextKV(k_BHTC, v_BHTC, None if present_BT is None else present_BT[:, None, None])
 
     def attend(self, q_BHLC: Tensor, text: TextKV) -> Tensor:
-        """Projected output, (B, L, D); rows beyond those of the queries are left out."""
-        k, v, present = text.take(lambda t: t[: len(q_BHLC)])
-        y_BHLC = F.scaled_dot_product_attention(q_BHLC, k, v, attn_mask=present)
+        """Projected output, (B, L, D)."""
+        y_BHLC = F.scaled_dot_product_attention(q_BHLC, text.k_BHTC, text.v_BHTC, attn_mask=text.present_B11T)
         y_BLD: Tensor = self.proj(y_BHLC.transpose(1, 2).flatten(2))
         return y_BLD
 

@@ -94,6 +94,10 @@ class BlockCondition(NamedTuple):
         """The condition of these rows only."""
         return BlockCondition(self.modulation.take(rows), self.text.take(rows), self.rotary)
 
+    def first(self, n: int) -> BlockCondition:
+        """The condition of the first `n` rows, which are all or those that a branch runs alone."""
+        return self if n == len(self.modulation.gate_attn) else self.take(lambda t: t[:n])
+
 
 class Block(nn.Module):
     """One transformer block; techniques act through the branches, the cache and the attention of `plan`."""
@@ -116,31 +120,29 @@ class Block(nn.Module):
         return BlockCondition(modulation, self.ca.text(context_BTD, present_BT), r)
 
     def _norm(self, x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
-        n = len(x_BLD)
-        return torch.addcmul(shift_B1D[:n], F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=self.norm_eps), scale_B1D[:n])
+        return torch.addcmul(shift_B1D, F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=self.norm_eps), scale_B1D)
 
     def forward(
         self, x_BLD: Tensor, condition: BlockCondition, pos_BL: Tensor, plan: LayerPlan, state: LayerState
     ) -> Tensor:
-        mod = condition.modulation
-
         def attn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
+            mod, _, rotary = condition.first(len(x_BLD))
             q, k, v = self.sa.qkv(self._norm(x_BLD, mod.scale_attn, mod.shift_attn))
-            angles = condition.rotary.at(pos_BL)
-            q, k = angles.turn(q), angles.turn(k)
+            q, k = rotary.turn(q, k, pos_BL)
             views = state.kv.extend(q, k, v, pos_BL, room=plan.room)
             if plan.observe is not None:
                 plan.observe(q, views, state)
             y_BHLC = plan.attend(q, pos_BL, views, state.attention)
             y_BLD: Tensor = self.sa.proj(y_BHLC.transpose(1, 2).flatten(2))
-            return y_BLD * mod.gate_attn[: len(y_BLD)]
+            return y_BLD * mod.gate_attn
 
         def cross(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
-            return self.ca.read(self.ca_norm(x_BLD), condition.text)
+            return self.ca.read(self.ca_norm(x_BLD), condition.first(len(x_BLD)).text)
 
         def ffn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
+            mod = condition.first(len(x_BLD)).modulation
             y_BLD: Tensor = self.ffn(self._norm(x_BLD, mod.scale_ffn, mod.shift_ffn))
-            return y_BLD * mod.gate_ffn[: len(y_BLD)]
+            return y_BLD * mod.gate_ffn
 
         x_BLD = x_BLD + plan.attn(attn, x_BLD, pos_BL, state.attn, state.n_images)
         x_BLD = x_BLD + plan.cross(cross, x_BLD, pos_BL, state.cross, state.n_images)
