@@ -26,7 +26,7 @@ def test_ragged_heads_are_averaged_like_any(order: list[int], cut: int, keys: li
         entropies[:, heads] = torch.special.entr((q[:, heads] @ k.mT).softmax(-1)).sum(-1)
     state = LayerState(DenseKV(), 2)
     note_entropy(q, tuple(views), state)
-    assert state.attn.entropy_BL is state.ssm.entropy_BL is state.ffn.entropy_BL
+    assert state.attn.entropy_BL is state.between.entropy_BL is state.ffn.entropy_BL
     torch.testing.assert_close(state.attn.entropy_BL, entropies.mean(1), atol=1e-5, rtol=1e-5)
 
 

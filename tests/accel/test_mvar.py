@@ -67,7 +67,7 @@ def of_policy(model: ImageModel, policy: Policy) -> Logits:
 
 
 def extended(scale: ScalePlan) -> ScalePlan:
-    layers = tuple(replace(layer, ssm=layer.ffn) for layer in scale.layers)
+    layers = tuple(replace(layer, between=layer.ffn) for layer in scale.layers)
     if scale.fork is None:
         return replace(scale, layers=layers)
     tails = tuple(tuple(map(extended, tail)) for tail in scale.fork.tails)
@@ -134,7 +134,7 @@ def test_each_branch_runs_as_its_own_field_says() -> None:
         return branch
 
     dense = build().dense_plan()
-    layers = (LayerPlan(attn=named("attn"), ssm=named("ssm"), ffn=named("ffn")),) * CONFIG.depth
+    layers = (LayerPlan(attn=named("attn"), between=named("ssm"), ffn=named("ffn")),) * CONFIG.depth
     logits(build(), replace(dense, scales=tuple(replace(scale, layers=layers) for scale in dense.scales)))
     assert [name for name, _ in calls] == ["attn", "ssm", "ffn"] * CONFIG.depth * len(SCALES)
     assert len({id(memory) for _, memory in calls}) == 3 * CONFIG.depth

@@ -41,4 +41,6 @@ def note_entropy(q_BHLC: Tensor, views: tuple[KVView, ...], state: LayerState) -
     parts = [
         attention_entropy(q_BHLC if view.heads is None else q_BHLC[:, list(view.heads)], view.k_BHSC) for view in views
     ]
-    state.attn.entropy_BL = state.ssm.entropy_BL = state.ffn.entropy_BL = torch.cat(parts, dim=1).mean(1)
+    entropy_BL = torch.cat(parts, dim=1).mean(1)
+    for branch in (state.attn, state.between, state.ffn):
+        branch.entropy_BL = entropy_BL

@@ -79,6 +79,8 @@ def _layer(paths: Sequence[Policy], spec: ModelSpec, scale: int, layer: int, sha
     pruned = token_pruning.branch(paths, spec, scale, layer)
     return LayerPlan(
         attn=guidance.branch(paths[0], scale, layer, "attn", pruned),
+        # Never shared: a text is what the halves of guidance differ in.
+        between=pruned,
         ffn=guidance.branch(paths[0], scale, layer, "ffn", pruned),
         attend=cross_scale_attention.attend(paths[0], spec, scale, layer, shared.keys)
         or sparse_attention.attend(paths[0], spec, scale, layer, shared.local),

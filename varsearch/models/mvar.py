@@ -56,7 +56,7 @@ class MVARBlock(Block):
             gated_BLD: Tensor = y_BLD * mod.gates[1][: len(y_BLD)]
             return gated_BLD
 
-        return x_BLD + plan.ssm(ssm, x_BLD, pos_BL, state.ssm, state.n_images)
+        return x_BLD + plan.between(ssm, x_BLD, pos_BL, state.between, state.n_images)
 
     def forward(self, x_BLD: Tensor, mod: Modulation, pos_BL: Tensor, plan: LayerPlan, state: LayerState) -> Tensor:
         # No later scale attends to this one, so nothing is stored, whatever the plan has room for.

@@ -222,14 +222,15 @@ class Guidance(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """How one layer runs at one scale; `ssm` is for models whose layers have a state-space branch.
+    """How one layer runs at one scale.
 
     `room` is how many entries the layer stores from this scale on, to the end or to where images part; 0 where no later
-    scale needs those of this one.
+    scale needs those of this one. `between` is the branch that some blocks have between attention and the feed-forward
+    network: a state-space model, or attention to a text.
     """
 
     attn: Branch = run_dense
-    ssm: Branch = run_dense
+    between: Branch = run_dense
     ffn: Branch = run_dense
     attend: Attend = dense_attention
     observe: Observe | None = None
@@ -287,12 +288,12 @@ class LayerState:
     n_images: int
     recurrence: tuple[Tensor, ...] = ()
     attn: BranchMemory = field(default_factory=BranchMemory)
-    ssm: BranchMemory = field(default_factory=BranchMemory)
+    between: BranchMemory = field(default_factory=BranchMemory)
     ffn: BranchMemory = field(default_factory=BranchMemory)
     attention: AttentionMemory = field(default_factory=AttentionMemory)
 
     def take(self, rows: Rows, n_images: int) -> LayerState:
         """The state of these rows only."""
-        attn, ssm, ffn = (branch.take(rows) for branch in (self.attn, self.ssm, self.ffn))
+        attn, between, ffn = (branch.take(rows) for branch in (self.attn, self.between, self.ffn))
         recurrence = tuple(map(rows, self.recurrence))
-        return LayerState(self.kv.take(rows), n_images, recurrence, attn, ssm, ffn, self.attention.take(rows))
+        return LayerState(self.kv.take(rows), n_images, recurrence, attn, between, ffn, self.attention.take(rows))
