@@ -25,6 +25,8 @@ class CalibrationProtocol(Frozen):
     guidance: float
     top_k: int
     top_p: float
+    temperature: float = 1.0
+    guidance_layer: int = 0
     version: int = 1
 
 

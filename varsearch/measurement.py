@@ -74,6 +74,8 @@ class QualityProtocol(Frozen):
     guidance: float
     top_k: int
     top_p: float
+    temperature: float = 1.0
+    guidance_layer: int = 0
     version: int = 1
 
 

@@ -15,7 +15,19 @@ from varsearch.errors import PolicyError
 from varsearch.files import write_atomically
 from varsearch.measurement import METRICS, Measurement, Origin
 from varsearch.policy import Policy, describe
-from varsearch.target import MAX_BATCH, MAX_THREADS, Frozen, ModelSpec, Size, Strength, Target, TopK, TopP
+from varsearch.target import (
+    MAX_BATCH,
+    MAX_THREADS,
+    Frozen,
+    GuidanceLayer,
+    ModelSpec,
+    Size,
+    Strength,
+    Target,
+    Temperature,
+    TopK,
+    TopP,
+)
 
 MAX_BYTES = 16 * 2**20
 """Policy files are untrusted; none of ours comes near this size."""
@@ -29,6 +41,8 @@ class Envelope(Frozen):
     guidance: Strength
     top_k: TopK
     top_p: TopP
+    temperature: Temperature = 1.0
+    guidance_layer: GuidanceLayer = 0
 
 
 class Sample(Frozen):

@@ -29,10 +29,16 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Scales = Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1, max_length=64)]
 """(height, width) of the token maps, coarse to fine."""
 
+Family = Literal["var", "mvar", "infinity"]
+"""What a model's blocks are made of: attention alone, a state-space branch beside it, or attention to a text."""
+
 Strength = Annotated[float, Field(ge=0, le=100)]
 TopK = Annotated[int, Field(ge=0)]
 TopP = Annotated[float, Field(ge=0, le=1)]
 """Guidance and filters of the sampler; 0 switches each off."""
+
+Temperature = Annotated[float, Field(gt=0, le=100)]
+GuidanceLayer = Annotated[int, Field(ge=-1024, le=0)]
 
 
 class Frozen(BaseModel):
@@ -53,7 +59,12 @@ class Frozen(BaseModel):
 class ModelSpec(Frozen):
     """The shape of a visual autoregressive model, as far as policies refer to it.
 
-    `fingerprint` is the sha256 of the weights: policies, measurements and exported files belong to exactly these.
+    Args:
+        mlp_ratio: hidden over residual width of the feed-forward network.
+        shared_adaln: whether all layers share one AdaLN projection.
+        classes: how many things can be asked for; prompts count as classes.
+        fingerprint: sha256 of the weights: policies, measurements and exported files belong to exactly these.
+        ssm_expand: inner over residual width of the state-space branch.
     """
 
     name: str
@@ -66,6 +77,19 @@ class ModelSpec(Frozen):
     classes: Size
     image_size: tuple[Size, Size]
     fingerprint: str = ""
+    family: Family = "var"
+    ssm_expand: Count = 2
+
+    @property
+    def linears(self) -> dict[str, int]:
+        """The linears of a layer that a policy may quantize, with their numbers of inputs."""
+        of_family = {
+            "var": {},
+            "mvar": {"ssm_in": self.width, "ssm_out": self.ssm_expand * self.width},
+            "infinity": dict.fromkeys(("text_q", "text_kv", "text_proj"), self.width),
+        }
+        own = dict.fromkeys(("qkv", "proj", "fc1"), self.width) | {"fc2": round(self.width * self.mlp_ratio)}
+        return own | ({} if self.shared_adaln else {"ada": self.width}) | of_family[self.family]
 
     @property
     def tokens(self) -> tuple[int, ...]:

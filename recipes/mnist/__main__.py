@@ -106,7 +106,7 @@ def main() -> None:
     name = arguments.model
     stages = Stages(arguments.work or Path("runs") / name, splits, arguments.scale)
     base = name == package.BASE
-    shared = stages.shared() if base else (zoo.load_classifier(package.BASE), zoo.load(package.BASE).tokenizer)
+    shared = stages.shared() if base else (zoo.load_classifier(package.BASE), package.tokenizer())
     parts = stages.parts(transformer.SIZES[name], *shared)
     files = package.write_shared(arguments.out, parts, splits) if base else package.shipped()
     package.write(arguments.out, name, parts, files, splits, stages.minutes)

@@ -22,10 +22,10 @@ from varsearch.files import write_atomically
 from varsearch.models import zoo
 from varsearch.models.classifier import Classifier
 from varsearch.models.image_model import ImageModel, SamplingDefaults
+from varsearch.models.manifest import Manifest, Part
 from varsearch.models.pictures import grid_png
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
-from varsearch.models.zoo import Manifest, Part
 
 GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 BASE = "mnist"
@@ -147,6 +147,13 @@ def write_shared(folder: Path, parts: Parts, splits: dict[str, Split]) -> Files:
     reference.save(folder / "reference.safetensors")
     names: tuple[Part, ...] = ("tokenizer", "classifier", "reference", "held_out")
     return {name: (f"{name}.safetensors", sha256(folder / f"{name}.safetensors")) for name in names}
+
+
+def tokenizer() -> VQVAE:
+    """The shipped tokenizer."""
+    found = zoo.load(BASE).tokenizer
+    assert isinstance(found, VQVAE)
+    return found
 
 
 def shipped() -> Files:

@@ -15,10 +15,10 @@ from tests.conftest import SCALES, build_tiny
 from tests.models.rerun import rerunning
 from varsearch.accel import apply
 from varsearch.evaluators.trace import trace
+from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.image_model import ImageModel
 from varsearch.models.mamba import MambaConfig
 from varsearch.models.mvar import MVAR, MVARConfig
-from varsearch.models.sampling import generate
 from varsearch.models.seams import (
     Branch,
     BranchMemory,
@@ -56,7 +56,14 @@ def build(rerun: bool = False) -> ImageModel:
 def logits(model: ImageModel, plan: Plan, guidance: float | None = GUIDANCE) -> Logits:
     labels, tokens = inputs(model, N, seed=3)
     recorder = Recorder(tokens)
-    generate(model.transformer, model.tokenizer, labels, plan=plan, guidance=guidance, sampler=recorder)
+    generate(
+        model.transformer,
+        model.tokenizer,
+        labels,
+        plan=plan,
+        guidance=GuidanceSchedule.ramp(len(plan.scales), guidance or 0.0),
+        sampler=recorder,
+    )
     return recorder.logits
 
 

@@ -20,9 +20,9 @@ from varsearch.evaluators.decisions import listening, with_shares
 from varsearch.evaluators.trace import Trace, record, trace
 from varsearch.evaluators.workload import cast, default_sampler, parts_of, run_batch, skeleton
 from varsearch.models.image_model import ImageModel, SamplingDefaults
+from varsearch.models.manifest import Manifest
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
-from varsearch.models.zoo import Manifest
 from varsearch.policy import Decision, LayerPolicy, Policy, SparseAttention
 from varsearch.space import SearchSpace
 from varsearch.target import Target

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from varsearch.errors import ModelError
 from varsearch.models.checkpoints import load, read
+from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.mamba import MambaConfig
 from varsearch.models.mvar import MVAR, MVARConfig
-from varsearch.models.sampling import GreedySampler, generate
+from varsearch.models.sampling import GreedySampler
 from varsearch.models.seams import Plan
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
 
@@ -85,8 +86,9 @@ def test_precision_and_what_stays_fp32(dtype: str, tmp_path: Path) -> None:
         assert t.dtype == want.dtype and torch.equal(t, want), name
     vae = VQVAE(TokenizerConfig(CONFIG.scales, 16, 4, ch=8, ch_mult=(1, 2), res_blocks=1, norm_groups=4))
     plan = Plan.dense(CONFIG.depth, [h * w for h, w in CONFIG.scales])
-    f_hat = generate(model, vae.to(getattr(torch, dtype)), torch.tensor([1]), plan=plan, guidance=1.5,
-                     sampler=GreedySampler())  # fmt: skip
+    guidance = GuidanceSchedule.ramp(len(plan.scales), 1.5)
+    vae.to(getattr(torch, dtype))
+    f_hat = generate(model, vae, torch.tensor([1]), plan=plan, guidance=guidance, sampler=GreedySampler())
     assert f_hat.dtype == getattr(torch, dtype) and f_hat.isfinite().all()
 
 

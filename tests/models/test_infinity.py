@@ -19,20 +19,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.accel.techniques import TECHNIQUES
 from varsearch.accel.lower import lower
 from varsearch.errors import ModelError
+from varsearch.models.batch import Sampler
+from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.infinity import (
     BitTokenizer,
     BitTokenizerConfig,
     Infinity,
     InfinityConfig,
     Prompts,
-    TextGuidance,
-    generate,
     load_prompts,
     save_prompts,
 )
 from varsearch.models.infinity.rotary import angles
 from varsearch.models.infinity.schedule import Pixels, finest_map, ratios, token_maps
-from varsearch.models.sampling import GreedySampler, PairedSampler, Sampler, TeacherForcing
+from varsearch.models.sampling import GreedySampler, PairedSampler, TeacherForcing
 from varsearch.models.seams import BranchMemory, Guidance, Plan, Sublayer
 from varsearch.target import ModelSpec
 
@@ -45,9 +45,9 @@ SPEC = ModelSpec(
     name="tiny", n_layers=3, n_heads=4, head_dim=16, scales=SCALES, classes=1, image_size=(32, 16), fingerprint="x"
 )
 DENSE = Plan.dense(3, TOKENS)
-GUIDED = TextGuidance.constant(5, 3.0)
-UNGUIDED = TextGuidance.constant(5, 1.0)
-RUNNABLE = {name: policy for name, policy in TECHNIQUES.items() if not policy.decisions and not policy.refiner}
+GUIDED = GuidanceSchedule.constant(5, 3.0)
+UNGUIDED = GuidanceSchedule.constant(5, 1.0)
+RUNNABLE = {name: policy for name, policy in TECHNIQUES.items() if not policy.refiner}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ Draw = Callable[..., Tensor]
 def draw(model: Infinity, tokenizer: BitTokenizer, features: list[Tensor]) -> Draw:
     def drawn(
         plan: Plan = DENSE,
-        guidance: TextGuidance = GUIDED,
+        guidance: GuidanceSchedule = GUIDED,
         sampler: Sampler | None = None,
         prompts: Prompts | None = None,
     ) -> Tensor:
@@ -132,7 +132,7 @@ def test_negative_prompts_of_other_lengths(draw: Draw, model: Infinity, features
 
 
 def test_guidance_at_a_layer_and_per_scale(draw: Draw) -> None:
-    first_unguided = replace(GUIDED, weights=(1.0, *GUIDED.weights[1:]))
+    first_unguided = replace(GUIDED, strengths=(0.0, *GUIDED.strengths[1:]))
     results = [draw(guidance=g) for g in (GUIDED, replace(GUIDED, layer=-1), replace(GUIDED, layer=-2), first_unguided)]
     for i, result in enumerate(results):
         assert result.isfinite().all() and not any(torch.equal(result, other) for other in results[:i])
@@ -143,9 +143,9 @@ def test_guidance_at_a_layer_and_per_scale(draw: Draw) -> None:
 
 def test_the_unconditional_half_can_end(draw: Draw) -> None:
     scales = tuple(replace(s, guidance=Guidance.OFF) if k > 2 else s for k, s in enumerate(DENSE.scales))
-    weights = (*GUIDED.weights[:3], 1.0, 1.0)
+    strengths = (*GUIDED.strengths[:3], 0.0, 0.0)
     ended = draw(plan=replace(DENSE, scales=scales))
-    torch.testing.assert_close(ended, draw(guidance=replace(GUIDED, weights=weights)))
+    torch.testing.assert_close(ended, draw(guidance=replace(GUIDED, strengths=strengths)))
 
 
 def test_tokens_keep_their_positions_in_any_order(draw: Draw) -> None:
@@ -200,10 +200,7 @@ def test_shapes_do_not_depend_on_data(model: Infinity, tokenizer: BitTokenizer, 
 
 
 def test_what_does_not_run_is_refused(draw: Draw, model: Infinity) -> None:
-    decided = next(policy for policy in TECHNIQUES.values() if policy.decisions)
-    with pytest.raises(ModelError, match="decisions"):
-        draw(plan=lower(decided, SPEC))
-    for guidance in (replace(GUIDED, layer=-3), replace(GUIDED, layer=1), replace(GUIDED, weights=(3.0,))):
+    for guidance in (replace(GUIDED, layer=-3), replace(GUIDED, layer=1), replace(GUIDED, strengths=(3.0,))):
         with pytest.raises(ModelError, match="guidance"):
             draw(guidance=guidance)
     with pytest.raises(ModelError, match="made for 8"):

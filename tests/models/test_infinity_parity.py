@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from varsearch.models.batch import Sampler
+from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.infinity import (
     SIZES,
     BitTokenizer,
@@ -19,14 +21,12 @@ from varsearch.models.infinity import (
     Infinity,
     InfinityConfig,
     Prompts,
-    TextGuidance,
     configs,
-    generate,
 )
 from varsearch.models.infinity.rotary import angles
 from varsearch.models.infinity.schedule import Pixels, finest_map, ratios, token_maps
 from varsearch.models.infinity.sizes import Name
-from varsearch.models.sampling import PublishedSampler, Sampler, filter_logits
+from varsearch.models.sampling import PublishedSampler, filter_logits
 from varsearch.models.seams import Plan
 
 pytestmark = pytest.mark.parity
@@ -93,7 +93,7 @@ class Fixture:
             self.tokenizer,
             self.prompts(setting.get("neg", False)),
             plan=Plan.dense(self.model.config.depth, self.sizes),
-            guidance=TextGuidance.constant(len(self.sizes), setting["cfg"], setting["tau"], layer),
+            guidance=GuidanceSchedule.constant(len(self.sizes), setting["cfg"], setting["tau"], layer),
             sampler=recording,
         )
         return z, recording

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from tests.models.rerun import rerunning
 from varsearch.models import checkpoints
+from varsearch.models.batch import Sampler
+from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.mamba import MambaConfig
 from varsearch.models.mvar import MVAR, MVARConfig
-from varsearch.models.sampling import PublishedSampler, Sampler, TeacherForcing, filter_logits, generate
+from varsearch.models.sampling import PublishedSampler, TeacherForcing, filter_logits
 from varsearch.models.seams import Guidance, Plan, ScalePlan
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
@@ -66,7 +68,14 @@ class Fixture:
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
         plan = Plan.dense(self.mvar.config.depth, [h * w for h, w in self.mvar.config.scales])
-        f_hat = generate(self.mvar, self.vae, self.io["gen.labels"], plan=plan, guidance=guidance, sampler=sampler)
+        f_hat = generate(
+            self.mvar,
+            self.vae,
+            self.io["gen.labels"],
+            plan=plan,
+            guidance=GuidanceSchedule.ramp(len(plan.scales), guidance),
+            sampler=sampler,
+        )
         with torch.inference_mode():
             return (self.vae.decode(f_hat) + 1) / 2
 
@@ -140,7 +149,9 @@ def test_handing_on_the_state_equals_rerunning_the_mixer(plan: Plan) -> None:
     for rerun in (False, True):
         sampler = Watched(torch.Generator().manual_seed(1), top_k=5, top_p=0.9)
         labels = torch.tensor([0, 3, 1])
-        f_hat = generate(*build(rerun), labels, plan=plan, guidance=2.0, sampler=sampler)
+        f_hat = generate(
+            *build(rerun), labels, plan=plan, guidance=GuidanceSchedule.ramp(len(plan.scales), 2.0), sampler=sampler
+        )
         found.append((f_hat, torch.cat(sampler.logits, 1)))
     torch.testing.assert_close(found[0], found[1], atol=1e-10, rtol=0)
     assert found[0][1].std() > 0.1
@@ -150,7 +161,7 @@ def test_one_pass_over_all_scales_gives_the_logits_of_the_loop() -> None:
     model, vae = build()
     labels, tokens = torch.tensor([2, 0]), [torch.randint(0, 16, (2, h * w)) for h, w in CONFIG.scales]
     teacher = TeacherForcing(tokens)
-    generate(model, vae, labels, plan=dense(), guidance=None, sampler=teacher)
+    generate(model, vae, labels, plan=dense(), guidance=GuidanceSchedule.none(len(dense().scales)), sampler=teacher)
     with torch.no_grad():
         logits = model(labels, vae.quantize.teacher_input(tokens))
     nll = nn.functional.cross_entropy(logits.mT, torch.cat(tokens, 1), reduction="none").sum(1)
@@ -164,7 +175,9 @@ def test_no_scale_attends_to_another() -> None:
     caches = [make() for make in dense().new_cache]
     plan = Plan(dense().scales, tuple(lambda cache=cache: cache for cache in caches))
     sampler = Watched(torch.Generator().manual_seed(1), 5, 0.9)
-    generate(model, vae, torch.tensor([0]), plan=plan, guidance=2.0, sampler=sampler)
+    generate(
+        model, vae, torch.tensor([0]), plan=plan, guidance=GuidanceSchedule.ramp(len(plan.scales), 2.0), sampler=sampler
+    )
     assert [cache.nbytes for cache in caches] == [0, 0]
 
 

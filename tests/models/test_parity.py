@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from varsearch.models import checkpoints, published
+from varsearch.models.batch import Sampler
+from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.mvar import MVAR
-from varsearch.models.sampling import GreedySampler, PublishedSampler, Sampler, generate
+from varsearch.models.sampling import GreedySampler, PublishedSampler
 from varsearch.models.seams import Plan
 from varsearch.models.var import VAR, VARConfig
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
@@ -49,7 +51,14 @@ class Fixture:
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
         plan = Plan.dense(self.var.config.depth, [h * w for h, w in self.var.config.scales])
-        f_hat = generate(self.var, self.vae, self.io["gen.labels"], plan=plan, guidance=guidance, sampler=sampler)
+        f_hat = generate(
+            self.var,
+            self.vae,
+            self.io["gen.labels"],
+            plan=plan,
+            guidance=GuidanceSchedule.ramp(len(plan.scales), guidance),
+            sampler=sampler,
+        )
         with torch.inference_mode():
             return (self.vae.decode(f_hat) + 1) / 2
 

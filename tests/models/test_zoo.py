@@ -94,10 +94,10 @@ def test_a_garbage_safetensors_file_is_refused(folder: Path) -> None:
         zoo.load(str(folder))
 
 
-def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+def test_a_checkpoint_alone_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({}, path)
-    with pytest.raises(ModelError, match="pickle checkpoint"):
+    with pytest.raises(ModelError, match="without its tokenizer"):
         zoo.load(str(path))
 
 
@@ -123,15 +123,15 @@ def test_a_file_outside_the_folder_is_refused(folder: Path) -> None:
 
 
 MANIFESTS = {
-    "no heads": (("transformer", "heads"), 0, "transformer.heads"),
+    "no heads": (("transformer", "heads"), 0, "transformer.var.heads"),
     "heads that do not divide": (("transformer", "heads"), 3, "3 heads do not divide a width of 64"),
-    "no layers": (("transformer", "depth"), 0, "transformer.depth"),
-    "negative width": (("transformer", "width"), -8, "transformer.width"),
+    "no layers": (("transformer", "depth"), 0, "transformer.var.depth"),
+    "negative width": (("transformer", "width"), -8, "transformer.var.width"),
     "more than memory": (("transformer", "width"), 2**20, "tensors differ from the layout"),
-    "no scales": (("transformer", "scales"), [], "transformer.scales"),
+    "no scales": (("transformer", "scales"), [], "transformer.var.scales"),
     "other scales": (("transformer", "scales"), [[1, 1]], "scales of the transformer is"),
-    "no channels": (("tokenizer", "ch"), 0, "tokenizer.ch"),
-    "no levels": (("tokenizer", "ch_mult"), [], "tokenizer.ch_mult"),
+    "no channels": (("tokenizer", "ch"), 0, "tokenizer.vq.ch"),
+    "no levels": (("tokenizer", "ch_mult"), [], "tokenizer.vq.ch_mult"),
     "no network": (("tokenizer", "norm_groups"), 7, "no network has the manifest's sizes"),
     "too large to count": (("tokenizer", "ch"), 2**20, "tensors differ from|no network has"),
     "another image": (("image_size",), [-1, 0], "image_size.0"),

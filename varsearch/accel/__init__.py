@@ -62,7 +62,7 @@ def apply(model: ImageModel, policy: Policy | PolicyFile, backend: Backend | Non
     backend = _choose(backend, model.transformer.pos_start)
     if isinstance(policy, PolicyFile):
         policy.check_model(model.spec)
-        sampling = SamplingDefaults(policy.envelope.guidance, policy.envelope.top_k, policy.envelope.top_p)
+        sampling = SamplingDefaults.of(policy.envelope)
         model, policy = replace(model, sampling=sampling), policy.policy
     model = with_refiner(model, policy)
     plan = lower(policy, model.spec, model.refiner.spec.n_layers if policy.refiner and model.refiner else 0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from varsearch.kernels.packing import pack, quantize
 from varsearch.kernels.quantized_linear import Backend, quantized_linear
-from varsearch.models.var import VAR, Block
+from varsearch.models.families import Transformer, blocks_of
 from varsearch.policy import LINEARS, Policy, Quantization
 
 
@@ -42,15 +42,15 @@ class QuantizedLinear(nn.Module):
 
 
 @contextmanager
-def quantized(model: VAR, policy: Policy, backend: Backend) -> Iterator[None]:
+def quantized(model: Transformer, policy: Policy, backend: Backend) -> Iterator[None]:
     """Swaps the linears that `policy` quantizes; on exit the original modules are back, untouched."""
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
     try:
-        for block, layer in zip(model.layers, policy.layers, strict=True):
+        for block, layer in zip(blocks_of(model), policy.layers, strict=True):
             for name in LINEARS:
                 how = getattr(layer.weights, name)
                 if how is not None:
-                    parent, attribute = _place(block, name)
+                    parent, attribute = block.linears[name]
                     linear = getattr(parent, attribute)
                     swapped.append((parent, attribute, linear))
                     setattr(parent, attribute, QuantizedLinear(linear, how, backend))
@@ -58,13 +58,3 @@ def quantized(model: VAR, policy: Policy, backend: Backend) -> Iterator[None]:
     finally:
         for parent, attribute, linear in swapped:
             setattr(parent, attribute, linear)
-
-
-def _place(block: Block, linear: str) -> tuple[nn.Module, str]:
-    places: dict[str, tuple[nn.Module, str]] = {
-        "qkv": (block.attn, "mat_qkv"),
-        "proj": (block.attn, "proj"),
-        "fc1": (block.ffn, "fc1"),
-        "fc2": (block.ffn, "fc2"),
-    }
-    return places.get(linear) or (block.ada_lin, "1")

@@ -66,8 +66,8 @@ def attend(
     patterns = [pattern_of(policy, scale, layer, head) for head in range(spec.n_heads)]
     if not any(patterns):
         return dense_attention
-    maps = Maps(spec.scales, run_scales(policy), scale)
-    return RaggedHeads([local(pattern, maps) for pattern in patterns])
+    seen = (scale,) if spec.family == "mvar" else run_scales(policy)
+    return RaggedHeads([local(pattern, Maps(spec.scales, seen, scale)) for pattern in patterns])
 
 
 def pattern_of(policy: Policy, scale: int, layer: int, head: int) -> Pattern:

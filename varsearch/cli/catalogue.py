@@ -14,7 +14,7 @@ from varsearch.policy import describe
 from varsearch.target import default_target, devices
 
 if TYPE_CHECKING:
-    from varsearch.models.zoo import Manifest
+    from varsearch.models.manifest import Manifest
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from varsearch.evaluators import attention_statistics as statistics
 from varsearch.evaluators.decisions import fit_skipvar
 from varsearch.evaluators.workload import device_of
 from varsearch.kernels.packing import quantize
+from varsearch.models.families import blocks_of
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import AttentionMemory, BranchMemory, KVView, Plan, Sublayer
@@ -53,10 +54,7 @@ class Mean:
 
 def protocol_of(model: ImageModel, images: int = 50, seed: int = 0) -> CalibrationProtocol:
     """The protocol of a calibration with the model's own guidance and filters."""
-    sampling = model.sampling
-    return CalibrationProtocol(
-        images=images, seed=seed, guidance=sampling.guidance, top_k=sampling.top_k, top_p=sampling.top_p
-    )
+    return CalibrationProtocol(images=images, seed=seed, **asdict(model.sampling))
 
 
 def calibrate(model: ImageModel, protocol: CalibrationProtocol) -> Calibration:
@@ -172,15 +170,15 @@ class _Watch:
 @contextmanager
 def _inputs_watched(model: ImageModel, watch: _Watch) -> Iterator[None]:
     handles = []
-    for i, block in enumerate(model.transformer.layers):
-        linears = {"qkv": block.attn.mat_qkv, "proj": block.attn.proj, "fc1": block.ffn.fc1, "fc2": block.ffn.fc2}
-        for name, linear in linears.items():
+    for i, block in enumerate(blocks_of(model.transformer)):
+        for name in ("qkv", "proj", "fc1", "fc2"):
+            parent, attribute = block.linears[name]
 
             def hook(module: nn.Module, inputs: tuple[Tensor], i: int = i, name: str = name) -> None:
                 assert isinstance(module, nn.Linear)
                 watch.input_of(i, name, module, inputs[0])
 
-            handles.append(linear.register_forward_pre_hook(hook))
+            handles.append(getattr(parent, attribute).register_forward_pre_hook(hook))
     try:
         yield
     finally:

@@ -78,8 +78,7 @@ class QualityEvaluator:
     ) -> None:
         reference.require(extractor)
         _check(protocol, extractor, reference, len(held_out[1]) if held_out else 0)
-        sampling = SamplingDefaults(protocol.guidance, protocol.top_k, protocol.top_p)
-        self.model = dataclasses.replace(model, sampling=sampling)
+        self.model = dataclasses.replace(model, sampling=SamplingDefaults.of(protocol))
         self.protocol, self.extractor, self.reference = protocol, extractor, reference
         self.device = device_of(model)
         self.held_out = _first(held_out, protocol.nll_images, self.device) if held_out else None
@@ -183,16 +182,13 @@ def protocol_for(
     seed: int = 0,
 ) -> QualityProtocol:
     """The protocol that samples `model` as its card says."""
-    sampling = model.sampling
     return QualityProtocol(
         extractor=extractor.identity,
         reference=reference.digest,
         n_images=n_images,
         nll_images=nll_images,
         seed=seed,
-        guidance=sampling.guidance,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
+        **dataclasses.asdict(model.sampling),
     )
 
 

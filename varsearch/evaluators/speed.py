@@ -138,7 +138,7 @@ def time_against_dense(model: ImageModel, policy: Policy, batch_size: int) -> Ti
 
 def dense_twin(model: ImageModel) -> Accelerated:
     """The dense model on the same weights; quantization swaps modules of `model`, and this one has its own."""
-    twin = with_tensors(model, lambda t: t)
+    twin = with_tensors(model, lambda name, t: t)
     return Accelerated(twin, twin.dense_plan())
 
 

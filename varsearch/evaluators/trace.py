@@ -25,9 +25,10 @@ from varsearch.evaluators.memory import StorageTracker, tensors
 from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors
 from varsearch.kernels.quantized_linear import Backend
 from varsearch.models.batch import Sampler
+from varsearch.models.checkpoints import stored_as
+from varsearch.models.families import Block
 from varsearch.models.image_model import ImageModel
 from varsearch.models.seams import KVCache, KVView, Rows
-from varsearch.models.var import Block
 from varsearch.policy import Policy
 from varsearch.target import Target, find_device
 
@@ -105,7 +106,7 @@ def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
     # Techniques keep index tables in numpy and turn them into tensors as they run.
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake = with_tensors(
-            model, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=dtype if t.is_floating_point() else t.dtype)
+            model, lambda name, t: torch.empty_strided(t.shape, t.stride(), dtype=stored_as(name, t, dtype))
         )
         with apply(fake, policy, backend_on(target)) as applied:
             return record(applied, target.batch_size)

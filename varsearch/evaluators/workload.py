@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from varsearch.accel import Accelerated, labels_for
 from varsearch.models import zoo
 from varsearch.models.batch import Sampler
+from varsearch.models.checkpoints import stored_as
+from varsearch.models.families import new_tokenizer, new_transformer
 from varsearch.models.image_model import ImageModel, Sibling
+from varsearch.models.infinity.text import Prompts
+from varsearch.models.manifest import Manifest
 from varsearch.models.sampling import PublishedSampler
-from varsearch.models.var import VAR
-from varsearch.models.vqvae import VQVAE
-from varsearch.models.zoo import Manifest
 
 
 def default_sampler(model: ImageModel) -> Sampler:
@@ -41,13 +42,13 @@ def device_of(model: ImageModel) -> torch.device:
     return model.transformer.pos_start.device
 
 
-def skeleton(manifest: Manifest) -> ImageModel:
+def skeleton(manifest: Manifest, prompts: Prompts | None = None) -> ImageModel:
     """A model of the manifest's shape on the meta device: its cost can be traced without reading the weights."""
     with torch.device("meta"):
-        transformer, tokenizer = VAR(manifest.transformer), VQVAE(manifest.tokenizer)
+        transformer, tokenizer = new_transformer(manifest.transformer), new_tokenizer(manifest.tokenizer)
     for part in (transformer, tokenizer):
         part.eval().requires_grad_(False)
-    return ImageModel(manifest.spec(), transformer, tokenizer, manifest.sampling)
+    return ImageModel(manifest.spec(), transformer, tokenizer, manifest.sampling, prompts=prompts)
 
 
 def zoo_skeleton(model: str) -> ImageModel:
@@ -57,11 +58,15 @@ def zoo_skeleton(model: str) -> ImageModel:
         bones = skeleton(zoo.manifest(zoo.beside(model, name)))
         return Sibling(bones.spec, bones.transformer)
 
-    return dataclasses.replace(skeleton(zoo.manifest(model)), sibling=cache(sibling))
+    return dataclasses.replace(skeleton(zoo.manifest(model), zoo.prompts(model)), sibling=cache(sibling))
 
 
-def with_tensors(model: ImageModel, convert: Callable[[Tensor], Tensor]) -> ImageModel:
-    """The same model, with its siblings, with every parameter and buffer replaced by `convert` of it.
+Convert = Callable[[str, Tensor], Tensor]
+"""What becomes of a tensor, by its name and value."""
+
+
+def with_tensors(model: ImageModel, convert: Convert) -> ImageModel:
+    """The same model, with siblings and prompts, with every parameter and buffer replaced by `convert` of it.
 
     With the identity the two share all weights, while swapping modules in one leaves the other alone.
     """
@@ -77,14 +82,15 @@ def with_tensors(model: ImageModel, convert: Callable[[Tensor], Tensor]) -> Imag
         tokenizer=copy.deepcopy(model.tokenizer, memo),
         sibling=cache(lambda name: converted(model.sibling(name))),
         refiner=model.refiner and converted(model.refiner),
+        prompts=model.prompts and model.prompts.take(lambda t: convert("prompts", t)),
     )
 
 
-def _memo(parts: Iterable[nn.Module], convert: Callable[[Tensor], Tensor]) -> dict[int, object]:
+def _memo(parts: Iterable[nn.Module], convert: Convert) -> dict[int, object]:
     """What `deepcopy` shall take for the tensors of `parts`."""
     memo: dict[int, object] = {}
-    for tensor in chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts):
-        made = convert(tensor)
+    for name, tensor in chain.from_iterable((*part.named_parameters(), *part.named_buffers()) for part in parts):
+        made = convert(name, tensor)
         memo[id(tensor)] = nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
     return memo
 
@@ -96,5 +102,5 @@ def parts_of(model: ImageModel) -> tuple[nn.Module, ...]:
 
 
 def cast(model: ImageModel, device: str, dtype: torch.dtype) -> ImageModel:
-    """A copy on `device` whose floating-point tensors have `dtype`; tensors that fit already are shared."""
-    return with_tensors(model, lambda t: t.to(device, dtype if t.is_floating_point() else None))
+    """A copy on `device` in `dtype`, but for what `checkpoints` keeps in fp32; tensors that fit already are shared."""
+    return with_tensors(model, lambda name, t: t.to(device, stored_as(name, t, dtype)))

@@ -5,17 +5,24 @@ Shape suffixes: N images, M some of them, B rows, L tokens of one scale, C laten
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from varsearch.models.families import Asked
+from varsearch.models.infinity.transformer import BlockCondition
 from varsearch.models.seams import LayerState, Rows
 from varsearch.models.var import Modulation
 
 T = TypeVar("T")
+
+
+def asked_rows(asked: Asked, rows: Rows) -> Asked:
+    """What these images are asked for."""
+    return rows(asked) if isinstance(asked, Tensor) else asked.take(rows)
 
 
 def first_rows(n: int) -> Rows:
@@ -50,9 +57,9 @@ class Batch:
     ran and its pooled estimate (N, L, C), which scale 0 has none of.
     """
 
-    labels_N: Tensor
+    asked: Asked
     cond_BD: Tensor
-    modulations: list[Modulation]
+    conditions: Sequence[Modulation | BlockCondition]
     states: list[LayerState]
     f_hat_NCHW: Tensor
     sampler: Sampler
@@ -64,7 +71,7 @@ class Batch:
         """Frees the unconditional rows."""
         n = len(self.f_hat_NCHW)
         rows, self.guided = first_rows(n), False
-        self.cond_BD, self.modulations = rows(self.cond_BD), [m.take(lambda t: t[:n]) for m in self.modulations]
+        self.cond_BD, self.conditions = rows(self.cond_BD), [c.take(lambda t: t[:n]) for c in self.conditions]
         for state in self.states:
             state.kv, state.recurrence = state.kv.take(rows), tuple(map(rows, state.recurrence))
 
@@ -80,9 +87,9 @@ class Batch:
         ]
         return [
             Batch(
-                of_part(self.labels_N),
+                asked_rows(self.asked, of_part),
                 of_part(self.cond_BD),
-                [m.take(of_part) for m in self.modulations],
+                [c.take(of_part) for c in self.conditions],
                 [layer[i] for layer in states],
                 of_part(self.f_hat_NCHW),
                 self.sampler.take(images_M),

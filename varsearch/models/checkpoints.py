@@ -55,12 +55,17 @@ def filled(
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{what}: no network has the manifest's sizes: {str(error).splitlines()[0]}") from None
     check_layout(module.state_dict(), state, what)
-    for part in module.modules():
-        for name, t in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
-            if t.is_floating_point():
-                t.data = t.data.to(torch.float32 if name in FP32 else getattr(torch, dtype))
+    for name, t in (*module.named_parameters(), *module.named_buffers()):
+        t.data = t.data.to(stored_as(name, t, getattr(torch, dtype)))
     module.to_empty(device=device).load_state_dict(state)
     return module.eval().requires_grad_(False)
+
+
+def stored_as(name: str, t: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a parameter or buffer of a model in `dtype`, by its name."""
+    if not t.is_floating_point():
+        return t.dtype
+    return torch.promote_types(dtype, torch.float32) if name.rpartition(".")[2] in FP32 else dtype
 
 
 def check_layout(own: dict[str, Tensor], given: dict[str, Tensor], what: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from varsearch.models.mamba import Mamba2, MambaConfig
 from varsearch.models.seams import AttentionMemory, KVView, LayerPlan, LayerState
-from varsearch.models.var import VAR, Block, Modulation, VARConfig
+from varsearch.models.var import VAR, Block, Modulation, Place, VARConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,10 @@ class MVARBlock(Block):
         # Read by nobody; carried so that the state dict has the published layout.
         sides = torch.tensor([side for side, _ in c.scales], dtype=torch.int32)
         self.attn.register_buffer("patch_nums", sides)
+
+    @property
+    def linears(self) -> dict[str, Place]:
+        return super().linears | {"ssm_in": (self.mamba, "in_proj"), "ssm_out": (self.mamba, "out_proj")}
 
     def run_ssm(self, x_BLD: Tensor, mod: Modulation, pos_BL: Tensor, plan: LayerPlan, state: LayerState) -> Tensor:
         """The stream after the state-space branch."""

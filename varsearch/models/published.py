@@ -1,11 +1,20 @@
-"""Shapes of the published models, by name.
+"""The published models by name: their shapes, their files, and where these come from.
 
-VAR d16 to d30 make 256-pixel images and d36 makes 512-pixel ones (arXiv 2404.02905); M-VAR makes 256-pixel images
-(arXiv 2411.10433). All use one tokenizer, `vae_ch160v4096z32`, whose shape is `tokenizer(config)`.
+VAR d16 to d30 make 256-pixel images and d36 makes 512-pixel ones (arXiv 2404.02905), M-VAR makes 256-pixel images
+(arXiv 2411.10433), and both use one tokenizer. Infinity (arXiv 2412.04431) makes images of any published schedule; the
+names here stand for squares: about a million pixels, or as many as the 125M model was trained for.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from varsearch.models.families import TransformerConfig
+from varsearch.models.image_model import SamplingDefaults
+from varsearch.models.infinity.schedule import Pixels
+from varsearch.models.infinity.sizes import Name as SizeName
+from varsearch.models.infinity.sizes import configs
+from varsearch.models.infinity.tokenizer import BitTokenizerConfig
 from varsearch.models.mvar import MVARConfig
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
@@ -29,6 +38,66 @@ MVAR_SIZES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What is known of a model without its weights.
+
+    `transformer_file` and `tokenizer_file` are the published names, without the ending of the format; `source` is the
+    repository that names them, where the licence is to be read too.
+    """
+
+    transformer: TransformerConfig
+    tokenizer: TokenizerConfig | BitTokenizerConfig
+    sampling: SamplingDefaults
+    description: str
+    licence: str
+    source: str
+    transformer_file: str
+    tokenizer_file: str
+
+
 def tokenizer(config: VARConfig) -> TokenizerConfig:
     """Shape of the published tokenizer for a model of these scales."""
     return TokenizerConfig(config.scales)
+
+
+def _of_classes(config: VARConfig, description: str, licence: str, source: str, file: str) -> Published:
+    return Published(
+        config, tokenizer(config), SamplingDefaults(1.5, 900, 0.96), description, licence, source, file, VQ_FILE
+    )
+
+
+def _of_texts(name: SizeName, pixels: Pixels, temperature: float, files: tuple[str, str]) -> Published:
+    transformer, bits = configs(name, 1.0, pixels)
+    sampling = SamplingDefaults(4.0, 900, 0.97, temperature)
+    side = bits.image_size[0]
+    return Published(transformer, bits, sampling, f"texts, {side} pixels", "MIT", INFINITY_SOURCE, *files)
+
+
+VQ_FILE, INFINITY_SOURCE = "vae_ch160v4096z32", "huggingface.co/FoundationVision/Infinity"
+PUBLISHED = {
+    **{
+        name: _of_classes(
+            config,
+            f"ImageNet classes, {16 * config.scales[-1][0]} pixels",
+            "MIT",
+            "huggingface.co/FoundationVision/var",
+            name.replace("-", "_"),
+        )
+        for name, config in VAR_SIZES.items()
+    },
+    **{
+        # The repository of the code names no licence.
+        name: _of_classes(
+            config,
+            "ImageNet classes, 256 pixels",
+            "none named",
+            "huggingface.co/OliverRen/M-VAR",
+            name.removeprefix("mvar-"),
+        )
+        for name, config in MVAR_SIZES.items()
+    },
+    "infinity-125m": _of_texts("infinity-125m", "0.06M", 1.0, ("infinity_125M_256x256", "infinity_vae_d32reg")),
+    "infinity-2b": _of_texts("infinity-2b", "1M", 0.5, ("infinity_2b_reg", "infinity_vae_d32reg")),
+    "infinity-8b": _of_texts("infinity-8b", "1M", 1.0, ("infinity_8b_weights", "infinity_vae_d56_f8_14_patchify")),
+}

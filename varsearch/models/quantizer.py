@@ -67,6 +67,11 @@ class MultiScaleQuantizer(nn.Module):
         # Usage statistics of the published training; carried so that the state dict has the published layout.
         self.register_buffer("ema_vocab_hit_SV", torch.zeros(len(scales), vocab))
 
+    @property
+    def codebook(self) -> Tensor:
+        """The codes that tokens stand for, (V, C)."""
+        return self.embedding.weight
+
     def accumulate(self, f_hat_NCHW: Tensor, h_NLC: Tensor, scale: int) -> Tensor:
         """Adds the codes of one scale, upsampled and refined, to the latent estimate; returns the new estimate."""
         h_NChw = h_NLC.mT.unflatten(2, self.scales[scale])

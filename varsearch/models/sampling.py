@@ -1,132 +1,16 @@
-"""The next-scale loop and the ways to choose a token.
+"""The ways to choose a token.
 
-Shape suffixes: N images, B rows, L tokens of one scale, V codebook entries, C latent channels, H W latent map.
+Shape suffixes: N images, L tokens of one scale, V codebook entries, C latent channels.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from varsearch.models.batch import Batch, Sampler
-from varsearch.models.seams import Guidance, LayerState, Plan, ScalePlan
-from varsearch.models.var import VAR
-from varsearch.models.vqvae import VQVAE
-
-
-@torch.inference_mode()
-def generate(
-    model: VAR,
-    tokenizer: VQVAE,
-    labels_N: Tensor,
-    *,
-    plan: Plan,
-    guidance: float | None,
-    sampler: Sampler,
-    refiner: VAR | None = None,
-) -> Tensor:
-    """Runs all scales of `plan` and returns the latent estimate (N, C, H, W).
-
-    Args:
-        model: the transformer.
-        tokenizer: turns codes into the latent estimate, the estimate into the next scale's input, and decodes what
-            images are asked by where they part.
-        plan: which scales run, and how each layer runs at each of them.
-        labels_N: class of each image, int64.
-        guidance: strength at the last scale; scale k of K uses `guidance * k / (K - 1)`. None runs the
-            conditional rows only, from the first scale on (teacher-forced likelihood needs no guidance).
-        sampler: chooses the codes of each scale.
-        refiner: runs the scales that the plan leaves to it.
-    """
-    loop = _Loop(plan, (model,) if refiner is None else (model, refiner), tokenizer, guidance or 0.0)
-    guided = guidance is not None and plan.scales[0].guidance is not Guidance.OFF
-    cond_BD = model.condition(labels_N, guided)
-    states = [LayerState(new_cache(), len(labels_N)) for new_cache in plan.new_cache]
-    f_hat_NCHW = tokenizer.quantize.empty(len(labels_N))
-    batch = Batch(labels_N, cond_BD, model.modulations(cond_BD), states, f_hat_NCHW, sampler, guided, [])
-    return loop.run(batch, plan.scales)
-
-
-@dataclass(frozen=True, slots=True)
-class _Loop:
-    plan: Plan
-    models: tuple[VAR, ...]
-    """The model, and the refiner if there is one."""
-    tokenizer: VQVAE
-    guidance: float
-
-    def run(self, batch: Batch, scales: tuple[ScalePlan, ...]) -> Tensor:
-        """The latent estimate after `scales`, the last ones of all."""
-        first = len(self.plan.scales) - len(scales)
-        for k, scale in enumerate(scales, start=first):
-            if not scale.run:
-                continue
-            before_NCHW = batch.f_hat_NCHW
-            if scale.refined and not batch.refined:
-                # Before guidance ends, which would copy them.
-                batch.states.clear()
-            if batch.guided and scale.guidance is Guidance.OFF:
-                batch.end_guidance()
-            if scale.refined and not batch.refined:
-                self.hand_over(batch)
-            self.step(batch, k, scale)
-            if scale.fork is not None:
-                images = scale.fork.decide(before_NCHW, batch.f_hat_NCHW, batch.states, self.tokenizer.decode)
-                del before_NCHW
-                return self.part(batch, images, scale.fork.tails)
-        return batch.f_hat_NCHW
-
-    def part(self, batch: Batch, images: tuple[Tensor, ...], tails: tuple[tuple[ScalePlan, ...], ...]) -> Tensor:
-        """Each set of images through its own tail, one after the other, and put back in order."""
-        asked = [(images_M, tail) for images_M, tail in zip(images, tails, strict=True) if len(images_M)]
-        parts = batch.split([images_M for images_M, _ in asked])
-        done_NCHW = [self.run(parts.pop(0), tail) for _, tail in asked]
-        if len(asked) == 1:
-            return done_NCHW[0]
-        place_N = torch.cat([images_M for images_M, _ in asked]).argsort()
-        return torch.cat(done_NCHW).index_select(0, place_N)
-
-    def hand_over(self, batch: Batch) -> None:
-        """The refiner takes over; its first step reads the inputs of all scales that ran, and that of its own."""
-        refiner, n = self.models[1], len(batch.f_hat_NCHW)
-        batch.refined, batch.cond_BD = True, refiner.condition(batch.labels_N, batch.guided)
-        batch.modulations = refiner.modulations(batch.cond_BD)
-        batch.states = [LayerState(new_cache(), n) for new_cache in self.plan.refiner_cache]
-
-    def step(self, batch: Batch, k: int, scale: ScalePlan) -> None:
-        """Runs scale `k` and adds its codes to the estimate."""
-        model, quantizer, n = self.models[batch.refined], self.tokenizer.quantize, len(batch.f_hat_NCHW)
-        batch.inputs.append((k, quantizer.pool(batch.f_hat_NCHW, k).flatten(2).mT if k else None))
-        remember = len(self.models) > 1 and not batch.refined
-        inputs = batch.inputs[-1:] if remember else batch.inputs
-        x_BLD = _joined([model.embed(pooled_NLC, batch.cond_BD, j) for j, pooled_NLC in inputs])
-        pos_1L = _joined([self.positions(j, x_BLD.device) for j, _ in inputs])
-        for block, mod, layer, state in zip(model.layers, batch.modulations, scale.layers, batch.states, strict=True):
-            x_BLD = block(x_BLD, mod, pos_1L, layer, state)
-        logits_NLV = model.logits(x_BLD[:, -math.prod(model.config.scales[k]) :], batch.cond_BD)
-        if batch.guided:
-            strength = self.guidance * k / max(len(model.config.scales) - 1, 1)
-            logits_NLV = (1 + strength) * logits_NLV[:n] - strength * logits_NLV[n:]
-        codes_NLC = batch.sampler(logits_NLV, k, quantizer.embedding.weight)
-        batch.f_hat_NCHW = quantizer.accumulate(batch.f_hat_NCHW, codes_NLC, k)
-        if not remember:
-            batch.inputs.clear()
-
-    def positions(self, k: int, device: torch.device) -> Tensor:
-        """Places of the tokens of scale `k` in the full sequence, (1, L)."""
-        tokens = [math.prod(size) for size in self.models[0].config.scales[: k + 1]]
-        return torch.arange(sum(tokens[:k]), sum(tokens), device=device)[None]
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Tensors (., L, ...) one behind the other; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def filter_logits(logits_NLV: Tensor, top_k: int, top_p: float) -> Tensor:

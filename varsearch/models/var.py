@@ -45,6 +45,10 @@ class VARConfig:
         return tuple(k for k, (h, w) in enumerate(self.scales) for _ in range(h * w))
 
 
+Place = tuple[nn.Module, str]
+"""A module, and the name under which another module is its part."""
+
+
 class Modulation(NamedTuple):
     """Output of a block's AdaLN, each (B, 1, D), one per branch, with 1 already added to the factors `scales`.
 
@@ -120,6 +124,17 @@ class Block(nn.Module):
             self.ada_gss = nn.Parameter(torch.zeros(1, 1, 3 * self.branches, c.width))
         else:
             self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 3 * self.branches * c.width))
+
+    @property
+    def linears(self) -> dict[str, Place]:
+        """Where the linears are that a policy may quantize, by the policy's names."""
+        places: dict[str, Place] = {
+            "qkv": (self.attn, "mat_qkv"),
+            "proj": (self.attn, "proj"),
+            "fc1": (self.ffn, "fc1"),
+            "fc2": (self.ffn, "fc2"),
+        }
+        return places if hasattr(self, "ada_gss") else places | {"ada": (self.ada_lin, "1")}
 
     def modulation(self, cond_BD: Tensor, shared_B16D: Tensor | None) -> Modulation:
         """AdaLN parameters of this block from the class embedding (and the shared projection, if there is one)."""
@@ -214,17 +229,16 @@ class VAR(nn.Module):
         """The blocks in order, with their type."""
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def condition(self, labels_N: Tensor, guided: bool) -> Tensor:
-        """Class embedding (B, D); with guidance the rows of the null class follow those of the labels."""
-        null = torch.full_like(labels_N, self.config.classes)
-        rows_B = torch.cat((labels_N, null)) if guided else labels_N
-        cond_BD: Tensor = self.class_emb(rows_B)
-        return cond_BD
+    def condition(self, labels_N: Tensor, guided: bool) -> tuple[Tensor, list[Modulation]]:
+        """Class embedding (B, D), and the AdaLN parameters of every block.
 
-    def modulations(self, cond_BD: Tensor) -> list[Modulation]:
-        """AdaLN parameters of every block. The published code recomputes them at every scale; once is enough."""
+        With guidance the rows of the null class follow those of the labels. The published code recomputes the
+        parameters at every scale; once is enough.
+        """
+        null = torch.full_like(labels_N, self.config.classes)
+        cond_BD: Tensor = self.class_emb(torch.cat((labels_N, null)) if guided else labels_N)
         shared = self.shared_ada_lin(cond_BD).unflatten(-1, (1, 6, -1)) if self.config.shared_adaln else None
-        return [block.modulation(cond_BD, shared) for block in self.layers]
+        return cond_BD, [block.modulation(cond_BD, shared) for block in self.layers]
 
     def embed(self, pooled_NLC: Tensor | None, cond_BD: Tensor, scale: int) -> Tensor:
         """Input tokens of one scale, (B, L, D), from the pooled latent estimate; scale 0 reads the class instead."""
@@ -248,11 +262,11 @@ class VAR(nn.Module):
             labels_N: class of each image; `config.classes` is the null class.
             teacher_NLC: output of `MultiScaleQuantizer.teacher_input`, (N, L_total - 1, C).
         """
-        cond_ND = self.condition(labels_N, guided=False)
+        cond_ND, modulations = self.condition(labels_N, guided=False)
         x_NLD = torch.cat((cond_ND[:, None] + self.pos_start, self.word_embed(teacher_NLC)), dim=1)
         x_NLD = x_NLD + self.lvl_embed(self.lvl_1L) + self.pos_1LC
         plan, positions = LayerPlan(attend=self.attend_all), torch.arange(x_NLD.shape[1], device=x_NLD.device)[None]
-        for block, mod in zip(self.layers, self.modulations(cond_ND), strict=True):
+        for block, mod in zip(self.layers, modulations, strict=True):
             x_NLD = block(x_NLD, mod, positions, plan, LayerState(PassThroughKV(), len(x_NLD)))
         return self.logits(x_NLD, cond_ND)
 

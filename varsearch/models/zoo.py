@@ -1,88 +1,39 @@
 """Models by name: shipped weights, their hashes, model cards and reference statistics.
 
-A model is a folder with `manifest.json` (configuration, licence, sha256 of every file) and safetensors files.
-Names are folders of the package's own `weights`; anything with a path separator is a folder of the user's.
+A model is a folder with `manifest.json` and safetensors or PyTorch files. Names are folders of the package's own
+`weights`, or those of published models (see `registry.py`); anything with a path separator is a folder of the user's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from varsearch.errors import ModelError
-from varsearch.models.checkpoints import filled
+from varsearch.models import checkpoints, registry
 from varsearch.models.classifier import Classifier
+from varsearch.models.families import (
+    AnyTokenizerConfig,
+    AnyTransformerConfig,
+    Transformer,
+    new_tokenizer,
+    new_transformer,
+)
 from varsearch.models.image_model import ImageModel, SamplingDefaults, Sibling
-from varsearch.models.var import VAR, VARConfig
-from varsearch.models.vqvae import VQVAE, TokenizerConfig
+from varsearch.models.infinity.text import Prompts, load_prompts
+from varsearch.models.infinity.transformer import InfinityConfig
+from varsearch.models.manifest import Manifest, Part
+from varsearch.models.published import PUBLISHED
 from varsearch.policy import describe
-from varsearch.target import Frozen, ModelSpec, Size
+from varsearch.target import ModelSpec
 
 WEIGHTS = Path(__file__).parent / "weights"
-ClassifierSize = Literal["channels", "width", "num_features", "classes"]
-Part = Literal["transformer", "tokenizer", "classifier", "reference", "held_out"]
-FileName = Annotated[str, Field(pattern=r"^(\.\./[\w-]+/)?[\w-]+\.safetensors$")]
-"""A file of the folder itself, or of the folder of a sibling beside it."""
-
-
-class Manifest(Frozen):
-    """Contents of `manifest.json`. `files` maps each part to its file name and sha256."""
-
-    schema_version: Literal[1] = 1
-    name: str
-    description: str
-    licence: str
-    data: str
-    image_size: tuple[Size, Size]
-    transformer: VARConfig
-    tokenizer: TokenizerConfig
-    sampling: SamplingDefaults
-    classifier: dict[ClassifierSize, Size]
-    files: dict[Part, tuple[FileName, str]]
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        missing = {"transformer", "tokenizer"} - self.files.keys()
-        if missing:
-            raise ValueError(f"files name no {' and no '.join(sorted(missing))}")
-        for field in ("scales", "vocab", "z_channels"):
-            own, other = getattr(self.transformer, field), getattr(self.tokenizer, field)
-            if own != other:
-                raise ValueError(f"{field} of the transformer is {own}, of the tokenizer {other}")
-        if self.image_size != self.tokenizer.image_size:
-            raise ValueError(f"image_size is {self.image_size}, the tokenizer's images are {self.tokenizer.image_size}")
-        return self
-
-    def fingerprint(self) -> str:
-        """Sha256 over the configuration and weights that images depend on."""
-        parts = [self.files[part][1] for part in ("transformer", "tokenizer")]
-        shape = self.model_dump_json(include={"transformer", "tokenizer"})
-        return hashlib.sha256("".join([shape, *parts]).encode()).hexdigest()
-
-    def spec(self) -> ModelSpec:
-        """The shape that policies refer to."""
-        t = self.transformer
-        return ModelSpec(
-            name=self.name,
-            n_layers=t.depth,
-            n_heads=t.heads,
-            head_dim=t.width // t.heads,
-            mlp_ratio=t.mlp_ratio,
-            shared_adaln=t.shared_adaln,
-            scales=t.scales,
-            classes=t.classes,
-            image_size=self.image_size,
-            fingerprint=self.fingerprint(),
-        )
 
 
 def names() -> list[str]:
@@ -91,23 +42,35 @@ def names() -> list[str]:
 
 
 def folder(model: str) -> Path:
-    """Folder of a shipped model's name or of a path; `ModelError` if there is no model."""
+    """Folder of a model's files; `ModelError` if there is no model."""
+    named = registry.parse(model)
+    if named is not None:
+        return registry.folder(named)
     path = Path(model)
-    if path.suffix in {".pth", ".pt", ".ckpt", ".bin", ".pkl"}:
-        raise ModelError(f"{model} is a pickle checkpoint, which can run code when loaded: convert it to safetensors")
+    if path.suffix in checkpoints.PICKLES and path.is_file():
+        raise ModelError(
+            f"{model} is a checkpoint without its tokenizer: name a published model (varsearch models) and give "
+            "--weights the folder that holds both"
+        )
     found = path if len(path.parts) > 1 or path.is_absolute() else WEIGHTS / model
     try:
         known = (found / "manifest.json").is_file()
     except OSError as error:
         raise ModelError(f"cannot read model {model!r}: {error.strerror}") from None
     if not known:
-        raise ModelError(f"unknown model {model!r}: shipped models are {', '.join(names())}, or give a model's folder")
+        raise ModelError(
+            f"unknown model {model!r}: shipped models are {', '.join(names())}, published ones "
+            f"{', '.join(PUBLISHED)}, or give a model's folder"
+        )
     return found
 
 
 @cache
 def manifest(model: str) -> Manifest:
     """The manifest of a model, validated."""
+    named = registry.parse(model)
+    if named is not None:
+        return registry.manifest(named)
     path = folder(model) / "manifest.json"
     try:
         return Manifest.model_validate_json(path.read_bytes())
@@ -118,22 +81,19 @@ def manifest(model: str) -> Manifest:
 
 
 def tensors(model: str, part: Part) -> dict[str, Tensor]:
-    """The tensors of one file of a model, after its sha256 was checked."""
+    """The tensors of one part of a model, after its sha256 was checked."""
     files = manifest(model).files
     if part not in files:
         raise ModelError(f"model {model} has no {part}")
     name, expected = files[part]
     path = folder(model) / name
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        found = registry.sha256(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     if found != expected:
         raise ModelError(f"{path} is not the file the manifest names: sha256 {found[:12]}…, expected {expected[:12]}…")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file: {error}") from None
+    return checkpoints.read(path)
 
 
 def beside(model: str, name: str) -> str:
@@ -142,8 +102,11 @@ def beside(model: str, name: str) -> str:
     own, other = manifest(model), manifest(found)
     if own.files["tokenizer"][1] != other.files["tokenizer"][1] or own.tokenizer != other.tokenizer:
         raise ModelError(f"model {name} has another tokenizer than {own.name}: their tokens cannot be combined")
-    if own.transformer.classes != other.transformer.classes:
-        raise ModelError(f"model {name} has {other.transformer.classes} classes, {own.name} {own.transformer.classes}")
+    theirs, ours = other.spec(), own.spec()
+    if theirs.family != ours.family:
+        raise ModelError(f"model {name} is of family {theirs.family}, {own.name} of {ours.family}")
+    if theirs.classes != ours.classes:
+        raise ModelError(f"model {name} has {theirs.classes} classes, {own.name} {ours.classes}")
     return found
 
 
@@ -161,12 +124,6 @@ def siblings(model: str) -> list[ModelSpec]:
     return found
 
 
-
-def _transformer(model: str, device: str) -> VAR:
-    config = manifest(model).transformer
-    return filled(lambda: VAR(config), tensors(model, "transformer"), "transformer", device=device)
-
-
 def load(model: str, device: str = "cpu") -> ImageModel:
     """A model by name or folder, in fp32 on `device`, frozen and in evaluation mode.
 
@@ -174,13 +131,48 @@ def load(model: str, device: str = "cpu") -> ImageModel:
         ModelError: unknown name; a file that is missing, not what its sha256 says, or of another layout.
     """
     m = manifest(model)
+    if m.random:
+        made = random_model(m.transformer, m.tokenizer, m.image_size, manifest=m)
+        transformer, tokenizer = made.transformer.to(device), made.tokenizer.to(device)
+    else:
+        transformer = _transformer(model, device)
+        state = tensors(model, "tokenizer")
+        tokenizer = checkpoints.filled(lambda: new_tokenizer(m.tokenizer), state, "tokenizer", device=device)
     return ImageModel(
         spec=m.spec(),
-        transformer=_transformer(model, device),
-        tokenizer=filled(lambda: VQVAE(m.tokenizer), tensors(model, "tokenizer"), "tokenizer", device=device),
+        transformer=transformer,
+        tokenizer=tokenizer,
         sampling=m.sampling,
         sibling=cache(partial(load_sibling, model, device=device)),
+        prompts=prompts(model, device),
     )
+
+
+def _transformer(model: str, device: str) -> Transformer:
+    config = manifest(model).transformer
+    state = tensors(model, "transformer")
+    return checkpoints.filled(lambda: new_transformer(config), state, "transformer", device=device)
+
+
+def prompts(model: str, device: str = "cpu") -> Prompts | None:
+    """What can be asked of a model that reads texts; None for others."""
+    m, named = manifest(model), registry.parse(model)
+    if not isinstance(m.transformer, InfinityConfig):
+        return None
+    if named is not None and named.prompts:
+        found = load_prompts(named.prompts)
+    elif "prompts" in m.files:
+        tensors(model, "prompts")
+        found = load_prompts(folder(model) / m.files["prompts"][0])
+    else:
+        found = random_prompts(m.transformer, m.prompts)
+    wide = found.features_NTC.shape[-1]
+    if wide != m.transformer.text_channels or len(found) != m.prompts:
+        raise ModelError(
+            f"prompts of {model}: {len(found)} of {wide} channels, expected {m.prompts} of "
+            f"{m.transformer.text_channels}"
+        )
+    return found.to(device, found.features_NTC.dtype)
 
 
 def load_sibling(model: str, name: str, device: str = "cpu") -> Sibling:
@@ -192,12 +184,14 @@ def load_sibling(model: str, name: str, device: str = "cpu") -> Sibling:
 def load_classifier(model: str, device: str = "cpu") -> Classifier:
     """The small classifier that ships with a model: labels and Fréchet features."""
     sizes = manifest(model).classifier
-    return filled(lambda: Classifier(**sizes), tensors(model, "classifier"), "classifier", device=device)
+    return checkpoints.filled(lambda: Classifier(**sizes), tensors(model, "classifier"), "classifier", device=device)
 
 
 def held_out(model: str) -> tuple[list[Tensor], Tensor]:
     """Tokens per scale (int64) and labels of held-out images, for the likelihood."""
     state, c = tensors(model, "held_out"), manifest(model).transformer
+    if isinstance(c, InfinityConfig):
+        raise ModelError(f"held-out images of {model}: only models of classes have them")
     tokens, labels = (state.get(name, torch.empty(0)).long() for name in ("tokens", "labels"))
     length = len(c.scale_of_token)
     if labels.ndim != 1 or tokens.shape != (len(labels), length):
@@ -220,14 +214,21 @@ def card(model: str) -> dict[str, Any]:
 
 
 def random_model(
-    config: VARConfig, tokenizer: TokenizerConfig, image_size: tuple[int, int], seed: int = 0
+    config: AnyTransformerConfig,
+    tokenizer: AnyTokenizerConfig,
+    image_size: tuple[int, int],
+    seed: int = 0,
+    manifest: Manifest | None = None,
 ) -> ImageModel:
-    """A model of any shape with seeded random weights, for tests and for latency and memory work."""
+    """A model of any shape with seeded random weights, for tests and for latency and memory work.
+
+    Wide layers get small weights, so that half precision does not overflow.
+    """
     torch.manual_seed(seed)
-    transformer, vqvae = VAR(config), VQVAE(tokenizer)
+    transformer, made = new_transformer(config), new_tokenizer(tokenizer)
     for parameter in transformer.parameters():
-        nn.init.normal_(parameter, std=0.15)
-    m = Manifest(
+        nn.init.normal_(parameter, std=min(0.15, 1.2 * config.width**-0.5))
+    m = manifest or Manifest(
         name="random",
         description="seeded random weights",
         licence="none",
@@ -238,7 +239,15 @@ def random_model(
         sampling=SamplingDefaults(guidance=1.5),
         classifier={},
         files={"transformer": ("random.safetensors", str(seed)), "tokenizer": ("random.safetensors", str(seed))},
+        prompts=registry.RANDOM_PROMPTS,
     )
-    for part in (transformer, vqvae):
+    for part in (transformer, made):
         part.eval().requires_grad_(False)
-    return ImageModel(m.spec(), transformer, vqvae, m.sampling)
+    found = random_prompts(config, m.prompts) if isinstance(config, InfinityConfig) else None
+    return ImageModel(m.spec(), transformer, made, m.sampling, prompts=found)
+
+
+def random_prompts(config: InfinityConfig, count: int) -> Prompts:
+    """Seeded random features of so many prompts."""
+    shape = count, min(registry.RANDOM_LENGTH, config.text_length), config.text_channels
+    return Prompts(torch.randn(shape, generator=torch.Generator().manual_seed(0)))

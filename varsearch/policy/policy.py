@@ -184,14 +184,24 @@ class Policy(Frozen):
                     f"scale {chosen.decision_scale} has {spec.tokens[chosen.decision_scale]} queries"
                 )
 
+        for i, layer in enumerate(self.layers if spec.family == "mvar" else ()):
+            if layer.kv != KVCompression():
+                raise PolicyError(f"layers[{i}].kv: {spec.name} attends within a scale, and keeps no keys and values")
+            if layer.attention.cross_scale is not None:
+                raise PolicyError(f"layers[{i}].attention.cross_scale: {spec.name} attends within a scale")
+        if spec.family == "mvar" and self.refiner is not None:
+            raise PolicyError(f"refiner: {spec.name} hands on a state that no other model can take over")
+
     @staticmethod
     def _check_groups(i: int, weights: Weights, spec: ModelSpec) -> None:
+        inputs = spec.linears
         for linear in LINEARS:
             quantization = getattr(weights, linear)
-            if quantization and linear == "ada" and spec.shared_adaln:
-                raise PolicyError(f"layers[{i}].weights.ada: the layers of {spec.name} share one AdaLN projection")
-            inputs = round(spec.width * spec.mlp_ratio) if linear == "fc2" else spec.width
-            if quantization and quantization.group and inputs % quantization.group:
+            if quantization and linear not in inputs:
+                reason = "share one AdaLN projection" if linear == "ada" else "have no such linear"
+                raise PolicyError(f"layers[{i}].weights.{linear}: the layers of {spec.name} {reason}")
+            if quantization and quantization.group and inputs[linear] % quantization.group:
                 raise PolicyError(
-                    f"layers[{i}].weights.{linear}: groups of {quantization.group} do not divide {inputs} inputs"
+                    f"layers[{i}].weights.{linear}: groups of {quantization.group} do not divide "
+                    f"{inputs[linear]} inputs"
                 )

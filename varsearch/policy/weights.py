@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from varsearch.target import Frozen
 
-LINEARS = ("qkv", "proj", "fc1", "fc2", "ada")
-"""The linear layers of a block; `ada` is absent from models with shared AdaLN."""
+LINEARS = ("qkv", "proj", "fc1", "fc2", "ada", "text_q", "text_kv", "text_proj", "ssm_in", "ssm_out")
+"""The linear layers of a block; `ModelSpec.linears` says which of them a model has."""
 
 
 class Quantization(Frozen):
@@ -23,13 +23,21 @@ class Quantization(Frozen):
 
 
 class Weights(Frozen):
-    """Precision of each linear of a block; None leaves it as it is."""
+    """Precision of each linear of a block; None leaves it as it is.
+
+    `ada` is the projection of AdaLN, `text_*` belong to attention to a text, `ssm_*` to a state-space branch.
+    """
 
     qkv: Quantization | None = None
     proj: Quantization | None = None
     fc1: Quantization | None = None
     fc2: Quantization | None = None
     ada: Quantization | None = None
+    text_q: Quantization | None = None
+    text_kv: Quantization | None = None
+    text_proj: Quantization | None = None
+    ssm_in: Quantization | None = None
+    ssm_out: Quantization | None = None
 
     @classmethod
     def uniform(cls, quantization: Quantization, linears: Iterable[str] = ("qkv", "proj", "fc1", "fc2")) -> Self:

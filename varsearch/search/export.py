@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import torch
@@ -17,6 +17,7 @@ from varsearch.evaluators.quality import BATCH, DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.evaluators.worker import WorkerConfig
 from varsearch.measurement import METRICS, Job, Origin
 from varsearch.models import zoo
+from varsearch.models.image_model import SamplingDefaults
 from varsearch.policy_file import Envelope, PolicyFile, Provenance, Sample
 from varsearch.search.front import FrontEntry
 from varsearch.search.settings import RunSettings
@@ -47,9 +48,7 @@ def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
         envelope=Envelope(
             image_size=spec.image_size,
             batch_size=settings.target.batch_size,
-            guidance=quality.guidance,
-            top_k=quality.top_k,
-            top_p=quality.top_p,
+            **asdict(SamplingDefaults.of(quality)),
         ),
         sample=Sample(
             seed=quality.seed,

@@ -78,7 +78,7 @@ def _model(run: RunRecord, settings: RunSettings) -> ImageModel:
             f"run {run.name!r} measured weights {settings.fingerprint[:12]}…, {settings.model} now has "
             f"{model.spec.fingerprint[:12]}…"
         )
-    return replace(model, sampling=SamplingDefaults(quality.guidance, quality.top_k, quality.top_p))
+    return replace(model, sampling=SamplingDefaults.of(quality))
 
 
 def _picture(model: ImageModel, entry: FrontEntry, seed: int) -> bytes:

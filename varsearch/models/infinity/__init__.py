@@ -1,6 +1,5 @@
 """Infinity: text-conditional, with bitwise tokens (Han et al. 2024, arXiv 2412.04431)."""
 
-from varsearch.models.infinity.generation import TextGuidance, generate
 from varsearch.models.infinity.sizes import SIZES, configs
 from varsearch.models.infinity.text import Prompts, load_prompts, save_prompts
 from varsearch.models.infinity.tokenizer import BitTokenizer, BitTokenizerConfig
@@ -13,9 +12,7 @@ __all__ = [
     "Infinity",
     "InfinityConfig",
     "Prompts",
-    "TextGuidance",
     "configs",
-    "generate",
     "load_prompts",
     "save_prompts",
 ]

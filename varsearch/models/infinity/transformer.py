@@ -21,7 +21,7 @@ from varsearch.models.infinity.attention import AttentivePool, CrossAttention, T
 from varsearch.models.infinity.rotary import Rotary
 from varsearch.models.infinity.text import Prompts
 from varsearch.models.seams import AttentionMemory, KVView, LayerPlan, LayerState, Rows
-from varsearch.models.var import FFN, HeadNorm, Modulation, PassThroughKV, SelfAttention
+from varsearch.models.var import FFN, HeadNorm, Modulation, PassThroughKV, Place, SelfAttention
 from varsearch.target import Count, Ratio, Scales, Side, Size
 
 
@@ -110,6 +110,19 @@ class Block(nn.Module):
         self.ca = CrossAttention(c.width, c.width, c.heads)
         self.ffn = FFN(c.width, c.hidden)
         self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, c.width))
+
+    @property
+    def linears(self) -> dict[str, Place]:
+        """Where the linears are that a policy may quantize, by the policy's names."""
+        return {
+            "qkv": (self.sa, "mat_qkv"),
+            "proj": (self.sa, "proj"),
+            "fc1": (self.ffn, "fc1"),
+            "fc2": (self.ffn, "fc2"),
+            "text_q": (self.ca, "mat_q"),
+            "text_kv": (self.ca, "mat_kv"),
+            "text_proj": (self.ca, "proj"),
+        }
 
     def condition(
         self, shared_B16D: Tensor, context_BTD: Tensor, present_BT: Tensor | None, r: Rotary
