@@ -8,7 +8,7 @@ import math
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +39,10 @@ TopP = Annotated[float, Field(ge=0, le=1)]
 
 Temperature = Annotated[float, Field(gt=0, le=100)]
 GuidanceLayer = Annotated[int, Field(ge=-1024, le=0)]
+
+
+USUAL_SIDE = 64
+"""Images of up to so many pixels squared come in the usual batches."""
 
 
 class Frozen(BaseModel):
@@ -157,8 +161,26 @@ def find_device(name: str) -> Device:
     return row
 
 
-def default_target(device: Device, batch_size: int | None = None) -> Target:
-    """CPUs run fp32 in small batches; GPUs run fp16 in batches that are not bound by launches."""
-    if device.kind == "cpu":
-        return Target(device=device.name, dtype="float32", batch_size=batch_size or 16)
-    return Target(device=device.name, dtype="float16", batch_size=batch_size or 256)
+def check_dtype(name: str | None) -> DType | None:
+    """`name`, if it is a number format; raises `TargetError` otherwise."""
+    for dtype in get_args(DType):
+        if name == dtype:
+            return dtype
+    if name is None:
+        return None
+    raise TargetError(f"unknown number format {name!r}: expected one of {', '.join(get_args(DType))}")
+
+
+def default_target(
+    device: Device, batch_size: int | None = None, dtype: DType | None = None, spec: ModelSpec | None = None
+) -> Target:
+    """CPUs run fp32 in small batches; GPUs run half precision in batches that are not bound by launches.
+
+    Larger images come in smaller batches. Infinity was published in bfloat16, and overflows in float16.
+    """
+    height, width = spec.image_size if spec else (1, 1)
+    usual, usual_dtype = (16, "float32") if device.kind == "cpu" else (256, "float16")
+    if device.kind == "cuda" and spec and spec.family == "infinity":
+        usual_dtype = "bfloat16"
+    fitting = max(1, usual * USUAL_SIDE**2 // max(height * width, USUAL_SIDE**2))
+    return Target(device=device.name, dtype=dtype or usual_dtype, batch_size=batch_size or fitting)

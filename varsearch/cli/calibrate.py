@@ -30,16 +30,18 @@ def register(app: typer.Typer) -> None:
 
 def calibrate(
     model: o.Model = "mnist",
+    weights: o.Weights = None,
+    prompts: o.Prompts = None,
     images: Annotated[int, typer.Option(min=1, help="Images to watch; published systems use 50.")] = 50,
     seed: o.Seed = 0,
     storage: o.Storage = o.DEFAULT_STORAGE,
     json: o.Json = False,
 ) -> None:
     """Learn what published systems set their constants by, once per database; 'run' and 'compare' do it too."""
-    from varsearch.models import zoo
+    from varsearch.models import registry, zoo
     from varsearch.search.starts import calibrated
 
-    loaded = zoo.load(model)
+    loaded = zoo.load(registry.join(model, weights, prompts))
     found = calibrated(loaded, storage, images, seed, announce_calibration if not json else lambda: None)
     if json:
         print_json(found.model_dump(mode="json"))

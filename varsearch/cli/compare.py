@@ -47,9 +47,12 @@ def compare(
         ),
     ] = None,
     model: o.Model = "mnist",
+    weights: o.Weights = None,
+    prompts: o.Prompts = None,
     target: o.TargetName = "cpu",
     predict: Annotated[str, typer.Option(help="Device that latency is also predicted for.")] = "4090",
     batch_size: o.BatchSize = None,
+    dtype: o.Precision = None,
     images: o.Images = 512,
     seed: o.Seed = 0,
     storage: o.Storage = o.DEFAULT_STORAGE,
@@ -63,23 +66,26 @@ def compare(
     from varsearch.evaluators.cost_model import CostModel, predicted_protocol
     from varsearch.evaluators.workload import zoo_skeleton
     from varsearch.measurement import Origin
-    from varsearch.models import zoo
+    from varsearch.models import registry, zoo
     from varsearch.search.compare import chosen_policies, filed_policies
     from varsearch.search.compare import compare as evaluate
     from varsearch.search.setup import Request, prepare
     from varsearch.target import default_target, find_device
 
+    model = registry.join(model, weights, prompts)
     request = Request(
         model=model,
         target=target,
         batch_size=batch_size,
+        dtype=dtype,
         images=images,
         seed=seed,
         reference=reference,
         inception=inception,
     )
-    second = default_target(find_device(predict))
-    filed = filed_policies(policies or (), zoo.manifest(model).spec(), library_folder)
+    spec = zoo.manifest(model).spec()
+    second = default_target(find_device(predict), spec=spec)
+    filed = filed_policies(policies or (), spec, library_folder)
     plan = prepare(request, storage, announce_calibration if not json else lambda: None)
     chosen = chosen_policies(policies, filed, plan.starts)
     twice = second == plan.settings.target and plan.settings.origin is Origin.PREDICTED

@@ -14,7 +14,7 @@ from varsearch.cli import options as o
 from varsearch.cli.render import console, print_json
 from varsearch.errors import UsageError
 from varsearch.files import write_atomically
-from varsearch.target import MAX_THREADS, default_target
+from varsearch.target import MAX_THREADS, check_dtype, default_target
 
 if TYPE_CHECKING:
     from varsearch.models.image_model import ImageModel
@@ -29,6 +29,9 @@ def register(app: typer.Typer) -> None:
 def apply(
     policy: Annotated[str, typer.Argument(help="Policy file, or its name in the library: model/target/name.")],
     model: Annotated[str | None, typer.Option(help="Model name or folder; default: the one the policy names.")] = None,
+    weights: o.Weights = None,
+    prompts: o.Prompts = None,
+    dtype: o.Precision = None,
     output: Annotated[Path, typer.Option(help="PNG to write.")] = Path("samples.png"),
     labels: Annotated[str | None, typer.Option(help="Classes, such as 3,1,4; default: each in turn.")] = None,
     count: Annotated[int, typer.Option(min=1, max=10000, help="Images to draw if no labels are given.")] = 40,
@@ -43,10 +46,10 @@ def apply(
     """Draw images with a policy, check them against the search worker's, and time it next to dense."""
     import torch
 
-    from varsearch.models import zoo
+    from varsearch.models import registry, zoo
 
     file = library.load_policy(policy, library_folder)
-    loaded = zoo.load(model or file.model.name)
+    loaded = zoo.load(registry.join(model or file.model.name, weights, prompts), dtype=check_dtype(dtype))
     file.check_model(loaded.spec)
     chosen = _labels(labels, count, loaded.spec.classes)
     torch.set_num_threads(threads or _threads(file))
@@ -129,7 +132,9 @@ def _speed(model: ImageModel, file: PolicyFile, batch_size: int | None) -> dict[
 
     here = local_device()
     elsewhere = here is not None and here.name != file.target.device
-    batch_size = batch_size or (default_target(here).batch_size if here and elsewhere else file.target.batch_size)
+    batch_size = batch_size or (
+        default_target(here, spec=model.spec).batch_size if here and elsewhere else file.target.batch_size
+    )
     timed = time_against_dense(model, file.policy, batch_size)
     return {
         "batch_size": batch_size,

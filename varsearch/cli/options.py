@@ -20,7 +20,21 @@ LibraryFolder = Annotated[
     Path | None,
     typer.Option(envvar="VARSEARCH_LIBRARY", help="Folder of the policy library; default: the user's data folder."),
 ]
-Model = Annotated[str, typer.Option(help="Name of a shipped model, or a model's folder.")]
+Model = Annotated[str, typer.Option(help="Name of a model (see 'varsearch models'), or a model's folder.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a published model: the folder of its files, hf:OWNER/REPOSITORY@REVISION, or random for seeded random "
+        "weights, which tell latency and memory."
+    ),
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(help="Of a model that reads texts: a file that 'varsearch prompts' wrote; default: the model's own."),
+]
+Precision = Annotated[
+    str | None, typer.Option("--dtype", help="float32, float16 or bfloat16; default: the device's usual one.")
+]
 TargetName = Annotated[str, typer.Option(help="Device that latency and memory refer to; see 'varsearch targets'.")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, max=MAX_BATCH, help="Images per batch; default: the device's usual one.")

@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
 
 def run(
     model: o.Model = "mnist",
+    weights: o.Weights = None,
+    prompts: o.Prompts = None,
     target: o.TargetName = "cpu",
     budget: Annotated[int, typer.Option(help="Evaluations in total, earlier invocations included.")] = 50,
     time: Annotated[float | None, typer.Option(help="Minutes after which no evaluation begins.")] = None,
@@ -33,6 +35,7 @@ def run(
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs per worker; fractions share one.")] = 0.0,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster; default: start Ray here.")] = None,
     batch_size: o.BatchSize = None,
+    dtype: o.Precision = None,
     images: o.Images = 512,
     objectives: Annotated[
         str | None,
@@ -50,15 +53,17 @@ def run(
     inception: o.Inception = None,
 ) -> None:
     """Search policies; the same command again continues where it stopped."""
+    from varsearch.models import registry
     from varsearch.search.setup import Request, check_budget, check_name, prepare
 
     check_budget(budget, time)
     if name is not None:
         check_name(name)
     request = Request(
-        model=model,
+        model=registry.join(model, weights, prompts),
         target=target,
         batch_size=batch_size,
+        dtype=dtype,
         images=images,
         objectives=None if objectives is None else tuple(part.strip() for part in objectives.split(",")),
         max_latency=max_latency,

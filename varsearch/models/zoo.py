@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from pydantic import ValidationError
@@ -21,17 +21,19 @@ from varsearch.models.classifier import Classifier
 from varsearch.models.families import (
     AnyTokenizerConfig,
     AnyTransformerConfig,
+    Tokenizer,
     Transformer,
     new_tokenizer,
     new_transformer,
 )
 from varsearch.models.image_model import ImageModel, SamplingDefaults, Sibling
 from varsearch.models.infinity.text import Prompts, load_prompts
-from varsearch.models.infinity.transformer import InfinityConfig
+from varsearch.models.infinity.transformer import Infinity, InfinityConfig
 from varsearch.models.manifest import Manifest, Part
 from varsearch.models.published import PUBLISHED
+from varsearch.models.var import VAR
 from varsearch.policy import describe
-from varsearch.target import ModelSpec
+from varsearch.target import DType, ModelSpec
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -97,10 +99,16 @@ def tensors(model: str, part: Part) -> dict[str, Tensor]:
 
 
 def beside(model: str, name: str) -> str:
-    """The folder `name` beside that of a model, if it holds a model that draws the same tokens; else `ModelError`."""
-    found = str(folder(model).parent / name)
+    """The model `name` beside another, if it draws the same tokens; else `ModelError`.
+
+    Beside a folder are those in the same place, beside a published model those whose weights are in the same place.
+    """
+    named = registry.parse(model)
+    found = str(folder(model).parent / name) if named is None else str(named._replace(name=name))
     own, other = manifest(model), manifest(found)
-    if own.files["tokenizer"][1] != other.files["tokenizer"][1] or own.tokenizer != other.tokenizer:
+    if own.files.get("tokenizer", ("", ""))[1] != other.files.get("tokenizer", ("", ""))[1] or (
+        own.tokenizer != other.tokenizer
+    ):
         raise ModelError(f"model {name} has another tokenizer than {own.name}: their tokens cannot be combined")
     theirs, ours = other.spec(), own.spec()
     if theirs.family != ours.family:
@@ -111,50 +119,65 @@ def beside(model: str, name: str) -> str:
 
 
 def siblings(model: str) -> list[ModelSpec]:
-    """Smaller models that draw the same tokens, by the names of their folders; a policy may name them as refiners."""
-    found, size = [], manifest(model).spec().size
-    for path in sorted(folder(model).parent.glob("*/manifest.json")):
-        name = path.parent.name
+    """Smaller models that draw the same tokens, by their names; a policy may name them as refiners."""
+    own, named = manifest(model).spec(), registry.parse(model)
+    if own.family == "mvar":  # their recurrence cannot be taken over
+        return []
+    paths = folder(model).parent.glob("*/manifest.json") if named is None else ()
+    found = []
+    for name in sorted(path.parent.name for path in paths) if named is None else PUBLISHED:
         try:
             spec = manifest(beside(model, name)).spec()
         except ModelError:
             continue
-        if spec.size < size:
+        if spec.size < own.size:
             found.append(spec.model_copy(update={"name": name}))
     return found
 
 
-def load(model: str, device: str = "cpu") -> ImageModel:
-    """A model by name or folder, in fp32 on `device`, frozen and in evaluation mode.
+def load(model: str, device: str = "cpu", dtype: DType | None = None) -> ImageModel:
+    """A model by name or folder on `device`, frozen and in evaluation mode.
+
+    Args:
+        model: a shipped or published name, or a folder.
+        device: a torch device.
+        dtype: of the weights but for what `checkpoints` keeps in fp32; None is fp32 throughout.
 
     Raises:
         ModelError: unknown name; a file that is missing, not what its sha256 says, or of another layout.
     """
-    m = manifest(model)
-    if m.random:
-        made = random_model(m.transformer, m.tokenizer, m.image_size, manifest=m)
-        transformer, tokenizer = made.transformer.to(device), made.tokenizer.to(device)
-    else:
-        transformer = _transformer(model, device)
-        state = tensors(model, "tokenizer")
-        tokenizer = checkpoints.filled(lambda: new_tokenizer(m.tokenizer), state, "tokenizer", device=device)
+    m, dtype = manifest(model), dtype or "float32"
+    found = prompts(model)
     return ImageModel(
         spec=m.spec(),
-        transformer=transformer,
-        tokenizer=tokenizer,
+        transformer=_part(model, "transformer", device, dtype),
+        tokenizer=_part(model, "tokenizer", device, dtype),
         sampling=m.sampling,
-        sibling=cache(partial(load_sibling, model, device=device)),
-        prompts=prompts(model, device),
+        sibling=cache(partial(load_sibling, model, device=device, dtype=dtype)),
+        prompts=found and found.to(device, getattr(torch, dtype)),
     )
 
 
-def _transformer(model: str, device: str) -> Transformer:
-    config = manifest(model).transformer
-    state = tensors(model, "transformer")
-    return checkpoints.filled(lambda: new_transformer(config), state, "transformer", device=device)
+@overload
+def _part(model: str, part: Literal["transformer"], device: str, dtype: DType) -> Transformer: ...
+@overload
+def _part(model: str, part: Literal["tokenizer"], device: str, dtype: DType) -> Tokenizer: ...
+def _part(model: str, part: Literal["transformer", "tokenizer"], device: str, dtype: DType) -> Transformer | Tokenizer:
+    m = manifest(model)
+
+    def make() -> Transformer | Tokenizer:
+        return new_transformer(m.transformer) if part == "transformer" else new_tokenizer(m.tokenizer)
+
+    if m.random:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            state = random_weights(make(), m.transformer.width)
+    else:
+        state = tensors(model, part)
+    return checkpoints.filled(make, state, part, dtype, device)
 
 
-def prompts(model: str, device: str = "cpu") -> Prompts | None:
+def prompts(model: str) -> Prompts | None:
     """What can be asked of a model that reads texts; None for others."""
     m, named = manifest(model), registry.parse(model)
     if not isinstance(m.transformer, InfinityConfig):
@@ -172,13 +195,13 @@ def prompts(model: str, device: str = "cpu") -> Prompts | None:
             f"prompts of {model}: {len(found)} of {wide} channels, expected {m.prompts} of "
             f"{m.transformer.text_channels}"
         )
-    return found.to(device, found.features_NTC.dtype)
+    return found
 
 
-def load_sibling(model: str, name: str, device: str = "cpu") -> Sibling:
+def load_sibling(model: str, name: str, device: str = "cpu", dtype: DType = "float32") -> Sibling:
     """The transformer `name` beside a model; raises `ModelError` as `load` does, or if the tokenizer is another."""
     found = beside(model, name)
-    return Sibling(manifest(found).spec(), _transformer(found, device))
+    return Sibling(manifest(found).spec(), _part(found, "transformer", device, dtype))
 
 
 def load_classifier(model: str, device: str = "cpu") -> Classifier:
@@ -214,21 +237,13 @@ def card(model: str) -> dict[str, Any]:
 
 
 def random_model(
-    config: AnyTransformerConfig,
-    tokenizer: AnyTokenizerConfig,
-    image_size: tuple[int, int],
-    seed: int = 0,
-    manifest: Manifest | None = None,
+    config: AnyTransformerConfig, tokenizer: AnyTokenizerConfig, image_size: tuple[int, int], seed: int = 0
 ) -> ImageModel:
-    """A model of any shape with seeded random weights, for tests and for latency and memory work.
-
-    Wide layers get small weights, so that half precision does not overflow.
-    """
+    """A model of any shape with seeded random weights, for tests and for latency and memory work."""
     torch.manual_seed(seed)
     transformer, made = new_transformer(config), new_tokenizer(tokenizer)
-    for parameter in transformer.parameters():
-        nn.init.normal_(parameter, std=min(0.15, 1.2 * config.width**-0.5))
-    m = manifest or Manifest(
+    random_weights(transformer, config.width)
+    m = Manifest(
         name="random",
         description="seeded random weights",
         licence="none",
@@ -245,6 +260,17 @@ def random_model(
         part.eval().requires_grad_(False)
     found = random_prompts(config, m.prompts) if isinstance(config, InfinityConfig) else None
     return ImageModel(m.spec(), transformer, made, m.sampling, prompts=found)
+
+
+def random_weights(module: Transformer | Tokenizer, width: int) -> dict[str, Tensor]:
+    """Draws the weights of a transformer, small where it is wide so that half precision does not overflow.
+
+    A tokenizer keeps those that it was made with.
+    """
+    if isinstance(module, VAR | Infinity):
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=min(0.15, 1.2 * width**-0.5))
+    return module.state_dict()
 
 
 def random_prompts(config: InfinityConfig, count: int) -> Prompts:

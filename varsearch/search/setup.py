@@ -22,7 +22,7 @@ from varsearch.search.progress import Resources
 from varsearch.search.settings import RunSettings, default_objectives
 from varsearch.search.starts import Starts, calibrated, starts_for
 from varsearch.space import SearchSpace
-from varsearch.target import Target, default_target, find_device
+from varsearch.target import Target, check_dtype, default_target, find_device
 
 MAX_NAME = 200
 """Characters of a run's name that the database has room for."""
@@ -38,6 +38,7 @@ class Request:
         model: name or folder of the model.
         target: name of a row of the device table.
         batch_size: images per batch that latency and memory refer to; None takes the device's usual one.
+        dtype: number format; None takes the device's usual one.
         images: images behind every quality number.
         objectives: one to three metrics to trade off; None takes `default_objectives`.
         max_latency: "12ms" or relative to dense, "0.7x".
@@ -55,6 +56,7 @@ class Request:
     model: str = "mnist"
     target: str = "cpu"
     batch_size: int | None = None
+    dtype: str | None = None
     images: int = 512
     objectives: tuple[str, ...] | None = None
     max_latency: str | None = None
@@ -106,7 +108,8 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
         UsageError: a bound that nothing can satisfy, or workers that would disturb each other's measurements.
         ModelError, TargetError: the model or target is unknown or damaged.
     """
-    target = default_target(find_device(request.target), request.batch_size)
+    spec = zoo.manifest(request.model).spec()
+    target = default_target(find_device(request.target), request.batch_size, check_dtype(request.dtype), spec)
     resources = _resources(request)
     threads = max(1, int(resources.cpus))
     torch.set_num_threads(threads)
