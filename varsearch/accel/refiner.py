@@ -26,8 +26,9 @@ def with_refiner(model: ImageModel, policy: Policy) -> ImageModel:
 
     Raises:
         ModelError: no model of this name shares the tokenizer.
-        PolicyError: its weights are not the policy's.
+        PolicyError: the policy does not fit the model, or the refiner's weights are not the policy's.
     """
+    policy.check(model.spec)
     wanted, own = policy.refiner, model.refiner
     if wanted is None or (own is not None and own.spec.fingerprint == wanted.fingerprint):
         return model

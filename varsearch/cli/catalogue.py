@@ -1,26 +1,19 @@
-"""`varsearch targets` and `varsearch models`: what there is to choose from."""
+"""`varsearch targets`: the devices that there is something known about."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ValidationError
 
 from varsearch.cli import options as o
-from varsearch.cli.render import console, print_json, scaled, table
-from varsearch.errors import ModelError
-from varsearch.policy import describe
+from varsearch.cli.render import console, print_json, table
 from varsearch.target import default_target, devices
-
-if TYPE_CHECKING:
-    from varsearch.models.manifest import Manifest
 
 
 def register(app: typer.Typer) -> None:
     """Adds this file's commands."""
     app.command()(targets)
-    app.command()(models)
 
 
 def targets(
@@ -68,86 +61,3 @@ def targets(
         for device in devices().values():
             for figure, source in device.sources.items():
                 console.print(f"{device.name} {figure}: {source}")
-
-
-def models(
-    name: Annotated[str | None, typer.Argument(help="Show this model's card.")] = None, json: o.Json = False
-) -> None:
-    """List the shipped models, or print one model's card with its evidence."""
-    from varsearch.models import zoo
-
-    if name is not None:
-        _card(name, json)
-        return
-    manifests = {found: zoo.manifest(found) for found in zoo.names()}
-    if json:
-        print_json(
-            [m.spec().model_dump(mode="json") | {"licence": m.licence, "data": m.data} for m in manifests.values()]
-        )
-        return
-    table(
-        "",
-        ("<name", "<what", "layers", "heads", "tokens", "image", "weights", "<licence"),
-        (
-            (
-                found,
-                m.description,
-                str(m.transformer.depth),
-                str(m.transformer.heads),
-                str(sum(m.spec().tokens)),
-                "x".join(map(str, m.image_size)),
-                scaled(_bytes(found, m), ("B", "kB", "MB")),
-                m.licence,
-            )
-            for found, m in manifests.items()
-        ),
-    )
-
-
-def _bytes(name: str, manifest: Manifest) -> int:
-    from varsearch.models import zoo
-
-    try:
-        return sum((zoo.folder(name) / file).stat().st_size for file, _ in manifest.files.values())
-    except OSError as error:
-        raise ModelError(f"cannot read {error.filename}: {error.strerror}") from None
-
-
-class Scan(BaseModel):
-    """Quality at one strength of guidance."""
-
-    guidance: float
-    fid: float
-
-
-class Card(BaseModel):
-    """The parts of `card.json` that are shown; there may be more."""
-
-    numbers: dict[str, float]
-    scan: list[Scan]
-    minutes: dict[str, float]
-
-
-def _card(name: str, json: bool) -> None:
-    from varsearch.models import zoo
-
-    found, m = zoo.card(name), zoo.manifest(name)
-    try:
-        card = Card.model_validate(found)
-    except ValidationError as error:
-        raise ModelError(f"the card of model {name} is damaged: {describe(error)}") from None
-    if json:
-        print_json(found)
-        return
-    console.print(f"{m.name}: {m.description}", style="bold")
-    console.print(f"data: {m.data}\nlicence: {m.licence}\nweights: {m.fingerprint()}")
-    rows = (
-        (figure, f"{value:.0f}" if value.is_integer() else f"{value:.5g}") for figure, value in card.numbers.items()
-    )
-    table("evidence, printed by the recipe", ("<figure", "value"), rows)
-    console.print("guidance scan: " + ", ".join(f"{row.guidance:g}: FID {row.fid:.2f}" for row in card.scan))
-    minutes = ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in card.minutes.items())
-    console.print(f"training minutes: {minutes}")
-    beside = ", ".join(spec.name for spec in zoo.siblings(name))
-    console.print(f"smaller models of the same tokens: {beside or 'none'}")
-    console.print(f"samples: {zoo.folder(name) / 'samples.png'}")

@@ -22,15 +22,16 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from varsearch.accel import Accelerated, apply
 from varsearch.accel.refiner import with_refiner
 from varsearch.evaluators.memory import StorageTracker, tensors
-from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors
+from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors, zoo_skeleton
 from varsearch.kernels.quantized_linear import Backend
+from varsearch.models import registry
 from varsearch.models.batch import Sampler
 from varsearch.models.checkpoints import stored_as
 from varsearch.models.families import Block
 from varsearch.models.image_model import ImageModel
 from varsearch.models.seams import KVCache, KVView, Rows
 from varsearch.policy import Policy
-from varsearch.target import Target, find_device
+from varsearch.target import Target, default_target, find_device
 
 aten = torch.ops.aten
 _ATTENTION = aten.scaled_dot_product_attention.default
@@ -110,6 +111,14 @@ def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
         )
         with apply(fake, policy, backend_on(target)) as applied:
             return record(applied, target.batch_size)
+
+
+def dense_peaks(model: str, batches: Sequence[int] = (1, 8)) -> dict[int, int]:
+    """Batch size -> peak bytes of a published model's dense sampling in 16 bits, by name; needs no weights."""
+    bones = zoo_skeleton(registry.join(model, registry.RANDOM, None))
+    policy = Policy.dense(bones.spec.n_layers, len(bones.spec.scales))
+    target = default_target(find_device("h100"), spec=bones.spec)
+    return {n: trace(bones, policy, target.model_copy(update={"batch_size": n})).peak_bytes for n in batches}
 
 
 def backend_on(target: Target) -> Backend:

@@ -4,7 +4,7 @@ from varsearch.policy.attention import CrossScale, Reach, SparseAttention
 from varsearch.policy.decision import Action, Decision, largest_remainder
 from varsearch.policy.grid import GRID, describe, share_of
 from varsearch.policy.kv import KVCompression, Selection
-from varsearch.policy.policy import LayerPolicy, Policy
+from varsearch.policy.policy import LayerPolicy, Policy, without
 from varsearch.policy.refiner import Refiner
 from varsearch.policy.scales import ScalePolicy, TokenPruning
 from varsearch.policy.weights import LINEARS, Quantization, Weights
@@ -29,4 +29,5 @@ __all__ = [
     "describe",
     "largest_remainder",
     "share_of",
+    "without",
 ]

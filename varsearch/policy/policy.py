@@ -18,7 +18,19 @@ from varsearch.policy.kv import KVCompression
 from varsearch.policy.refiner import Refiner
 from varsearch.policy.scales import ScalePolicy
 from varsearch.policy.weights import LINEARS, Weights
-from varsearch.target import Frozen, ModelSpec
+from varsearch.target import Family, Frozen, ModelSpec
+
+
+def without(family: Family) -> dict[str, str]:
+    """Policy fields of techniques that models of a family cannot use, and why; `ModelSpec.linears` knows of linears."""
+    if family != "mvar":
+        return {}
+    reason = "attends within each scale, and keeps no keys and values of earlier ones"
+    return {
+        "layers[].kv": reason,
+        "layers[].attention.cross_scale": reason,
+        "refiner": "hands a state from scale to scale that no other model can take over",
+    }
 
 
 class LayerPolicy(Frozen):
@@ -184,13 +196,17 @@ class Policy(Frozen):
                     f"scale {chosen.decision_scale} has {spec.tokens[chosen.decision_scale]} queries"
                 )
 
-        for i, layer in enumerate(self.layers if spec.family == "mvar" else ()):
-            if layer.kv != KVCompression():
-                raise PolicyError(f"layers[{i}].kv: {spec.name} attends within a scale, and keeps no keys and values")
-            if layer.attention.cross_scale is not None:
-                raise PolicyError(f"layers[{i}].attention.cross_scale: {spec.name} attends within a scale")
-        if spec.family == "mvar" and self.refiner is not None:
-            raise PolicyError(f"refiner: {spec.name} hands on a state that no other model can take over")
+        self._check_family(spec)
+
+    def _check_family(self, spec: ModelSpec) -> None:
+        refused = without(spec.family)
+        for i, layer in enumerate(self.layers):
+            for field, value in (("kv", layer.kv), ("attention.cross_scale", layer.attention.cross_scale)):
+                reason = refused.get(f"layers[].{field}")
+                if reason and value not in (None, KVCompression()):
+                    raise PolicyError(f"layers[{i}].{field}: {spec.name} {reason}")
+        if self.refiner is not None and "refiner" in refused:
+            raise PolicyError(f"refiner: {spec.name} {refused['refiner']}")
 
     @staticmethod
     def _check_groups(i: int, weights: Weights, spec: ModelSpec) -> None:

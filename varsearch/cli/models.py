@@ -1,0 +1,163 @@
+"""`varsearch models` and `varsearch prompts`: what there is to search, and what to ask it for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from varsearch.cli import options as o
+from varsearch.cli.render import console, print_json, scaled, table
+from varsearch.errors import ModelError, UsageError
+from varsearch.policy import describe
+
+if TYPE_CHECKING:
+    from varsearch.models.overview import Overview
+
+BYTES = ("B", "kB", "MB", "GB", "TB")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this file's commands."""
+    app.command()(models)
+    app.command()(prompts)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show what is known of this model.")] = None, json: o.Json = False
+) -> None:
+    """List the shipped and the published models, or print one model's card with its evidence."""
+    from varsearch.models.overview import overview, overviews
+
+    if name is not None:
+        _card(name, overview(name), json)
+        return
+    rows = overviews()
+    if json:
+        print_json([row.model_dump(mode="json") for row in rows])
+        return
+    columns = (
+        "<name",
+        "<what",
+        "parameters",
+        "layers",
+        "heads",
+        "tokens",
+        "memory, batch 1",
+        "batch 8",
+        "<without",
+        "<licence",
+    )
+    table(
+        "",
+        columns,
+        (
+            (
+                row.name,
+                row.description,
+                scaled(row.parameters, ("", "k", "M", "G")),
+                str(row.spec.n_layers),
+                str(row.spec.n_heads),
+                str(sum(row.spec.tokens)),
+                *(scaled(row.memory[n], BYTES) for n in (1, 8)),
+                row.licence,
+            )
+            for row in rows
+        ),
+    )
+    console.print("memory: weights of transformer and tokenizer and the full KV cache, in 16 bits, without activations")
+    for row in rows:
+        if row.refused:
+            console.print(f"{row.name}: without {', '.join(row.refused)}; every other technique applies to every model")
+    for source in dict.fromkeys(row.source for row in rows if not row.shipped):
+        named = ", ".join(row.name for row in rows if row.source == source)
+        console.print(f"not shipped: {named}: weights from {source}, or --weights random")
+
+
+def prompts(
+    texts: Annotated[Path, typer.Argument(help="Text file with one prompt per line.")],
+    output: Annotated[Path, typer.Argument(help="Features to write, a safetensors file for --prompts.")],
+    encoder: Annotated[str, typer.Option(help="Folder or hub name of the T5 encoder.")] = "google/flan-t5-xl",
+    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+) -> None:
+    """Encode prompts once, so that no search or deployment needs the text encoder in memory."""
+    try:
+        lines = [line.strip() for line in texts.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read prompts from {texts}: {error}") from None
+    if not lines:
+        raise UsageError(f"{texts} holds no prompts: expected one per line")
+    from varsearch.models.infinity.t5 import encode
+    from varsearch.models.infinity.text import save_prompts
+
+    save_prompts(output, encode(lines, encoder, device=device))
+    console.print(f"{output}: features of {len(lines)} prompts")
+
+
+class Scan(BaseModel):
+    """Quality at one strength of guidance."""
+
+    guidance: float
+    fid: float
+
+
+class Card(BaseModel):
+    """The parts of `card.json` that are shown; there may be more."""
+
+    numbers: dict[str, float]
+    scan: list[Scan]
+    minutes: dict[str, float]
+
+
+def _card(name: str, about: Overview, json: bool) -> None:
+    from varsearch.models import zoo
+
+    if not about.shipped:
+        _published(about, json)
+        return
+    found, m = zoo.card(name), zoo.manifest(name)
+    try:
+        card = Card.model_validate(found)
+    except ValidationError as error:
+        raise ModelError(f"the card of model {name} is damaged: {describe(error)}") from None
+    if json:
+        print_json(found)
+        return
+    console.print(f"{m.name}: {m.description}", style="bold")
+    console.print(f"data: {m.data}\nlicence: {m.licence}\nweights: {m.fingerprint()}")
+    rows = (
+        (figure, f"{value:.0f}" if value.is_integer() else f"{value:.5g}") for figure, value in card.numbers.items()
+    )
+    table("evidence, printed by the recipe", ("<figure", "value"), rows)
+    console.print("guidance scan: " + ", ".join(f"{row.guidance:g}: FID {row.fid:.2f}" for row in card.scan))
+    minutes = ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in card.minutes.items())
+    console.print(f"training minutes: {minutes}")
+    beside = ", ".join(spec.name for spec in zoo.siblings(name))
+    console.print(f"smaller models of the same tokens: {beside or 'none'}")
+    console.print(f"samples: {zoo.folder(name) / 'samples.png'}")
+
+
+def _published(about: Overview, json: bool) -> None:
+    from varsearch.evaluators.trace import dense_peaks
+
+    peaks = dense_peaks(about.name)
+    if json:
+        print_json(about.model_dump(mode="json") | {"peak_bytes": peaks})
+        return
+    spec, sampling = about.spec, about.sampling
+    console.print(f"{about.name}: {about.description}", style="bold")
+    console.print(f"weights: not shipped, from {about.source}; or --weights random\nlicence: {about.licence}")
+    console.print(f"parameters: {about.parameters / 1e6:.1f} M, tokenizer {about.tokenizer_parameters / 1e6:.1f} M")
+    console.print(f"{spec.n_layers} layers of {spec.n_heads} heads of {spec.head_dim} channels; maps of tokens: ")
+    console.print("  " + " ".join(f"{height}x{width}" for height, width in spec.scales))
+    console.print(
+        f"sampled with guidance {sampling.guidance:g}, top-k {sampling.top_k}, top-p {sampling.top_p:g}, "
+        f"temperature {sampling.temperature:g}"
+    )
+    told = ", ".join(f"batch {n}: {scaled(peak, BYTES)}" for n, peak in peaks.items())
+    console.print(f"peak memory of dense sampling in 16 bits, traced: {told}")
+    console.print("quantizable linears of a layer: " + ", ".join(spec.linears))
+    for field, reason in about.refused.items():
+        console.print(f"without {field}: {about.name} {reason}")
