@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,15 +37,16 @@ def calibrate(
     json: o.Json = False,
 ) -> None:
     """Learn what published systems set their constants by, once per database; 'run' and 'compare' do it too."""
+    from varsearch.evaluators.workload import zoo_skeleton
     from varsearch.models import zoo
     from varsearch.search.starts import calibrated
 
-    loaded = zoo.load(model)
-    found = calibrated(loaded, storage, images, seed, announce_calibration if not json else lambda: None)
+    skeleton, load = zoo_skeleton(model), partial(zoo.load, model)
+    found = calibrated(skeleton, load, storage, images, seed, announce_calibration if not json else lambda: None)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
-        _print(loaded.spec, found)
+        _print(skeleton.spec, found)
 
 
 def _print(spec: ModelSpec, found: Calibration) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -135,6 +135,27 @@ def tensors(model: str, part: Part) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
+
+
+def weights_refusal(model: str) -> str | None:
+    """Why nothing can be learnt from images of this model; None if its weights are there.
+
+    Latency and memory depend on the shape alone, so the manifest is enough to predict them.
+    """
+    files = manifest(model).files
+    absent = [files[part][0] for part in ("transformer", "tokenizer") if not (folder(model) / files[part][0]).exists()]
+    return f"cannot read its weights: no {' and no '.join(absent)} in {folder(model)}" if absent else None
+
+
+def quality_refusal(model: str, needed: Sequence[Part] = ("classifier", "reference", "held_out")) -> str | None:
+    """Why the quality of a model's images cannot be evaluated; None if it can.
+
+    Args:
+        model: name or folder.
+        needed: what an evaluation takes from the model's own files.
+    """
+    absent = [part for part in needed if part not in manifest(model).files]
+    return weights_refusal(model) or (f"it has no {' and no '.join(absent)}" if absent else None)
 
 
 def beside(model: str, name: str) -> str:
