@@ -162,4 +162,5 @@ def test_a_model_without_a_classifier_says_what_it_lacks(folder: Path, tmp_path:
 def test_a_front_that_met_no_bound_says_how_near_it_came(capsys: pytest.CaptureFixture[str]) -> None:
     out = output(capsys, "run", *MODEL, *COSTS, "--max-memory", "0.9x", "--budget", "1", "--storage", "bound.db")
     assert re.search(r"bounds: peak_bytes <= [\d.]+ MB", out)
+    assert re.search(r"\d: 0 on the front, hypervolume 0.000\nmodels/shape on 4090", out)
     assert re.search(r"none of 1 trials met all bounds: peak_bytes <= ([\d.]+) MB, the best has ([\d.]+) MB", out)

@@ -142,8 +142,11 @@ def _nearest(found: Front) -> str:
 
 
 def _table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """A table whose columns are the keys of its rows; without rows there is only the title."""
-    table(title, list(rows[0]) if rows else [], (list(row.values()) for row in rows))
+    """A table whose columns are the keys of its rows; without rows only the title."""
+    if rows:
+        table(title, list(rows[0]), (list(row.values()) for row in rows))
+    else:
+        console.print(title)
 
 
 def _print_rivals(found: Front) -> None:

@@ -124,7 +124,7 @@ class Costs:
         unit = METRICS[metric].unit
         raise UsageError(
             f"{goal.option} {goal.text}: no policy has {metric} of {limit:.4g} {unit}; the least reachable is "
-            f"{least:.4g} {unit}{share}, {'exact' if metric == 'peak_bytes' else 'predicted'} for {self.speed.target}"
+            f"{least:.4g} {unit}{share}, predicted for {self.speed.target}"
         )
 
     def _descent(self, metric: str) -> Iterator[float]:

@@ -118,13 +118,13 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
     space = SearchSpace(spec, starts.presets)
     settings = settings.model_copy(update={"space": space.digest})
     worker = WorkerConfig(
-        model=request.model,
+        model=request.model if request.model in zoo.names() else str(zoo.folder(request.model).resolve()),
         device="cuda" if request.gpus_per_worker else "cpu",
         threads=threads,
         quality=settings.quality,
         speed=speed,
-        reference=request.reference,
-        inception=request.inception,
+        reference=request.reference and str(Path(request.reference).resolve()),
+        inception=request.inception and str(Path(request.inception).resolve()),
     )
     return Plan(settings, worker, space, starts, resources)
 
