@@ -20,9 +20,9 @@ from varsearch.evaluators.cost_model import kind_of, work_seconds
 from varsearch.evaluators.speed import machine
 from varsearch.evaluators.trace import Recorder, record
 from varsearch.evaluators.workload import default_sampler, run_batch
+from varsearch.models.random_weights import random_model
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
-from varsearch.models.zoo import random_model
 from varsearch.policy import Policy
 from varsearch.target import Device, Target
 

@@ -76,7 +76,7 @@ class Trivial:
 
         return Outcome(
             number=job.number,
-            quality=evidence("quality", self.settings.quality.digest, QUALITY),
+            quality=evidence("quality", self.settings.quality_digest, QUALITY),
             speed=evidence("speed", self.settings.speed.digest, SPEED),
         )
 

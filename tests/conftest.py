@@ -15,9 +15,9 @@ from varsearch.calibration import Calibration
 from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel, Sibling
+from varsearch.models.random_weights import random_model
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
-from varsearch.models.zoo import random_model
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests start to interrupt them.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,11 +10,15 @@ from pydantic import Field
 from varsearch.policy import Policy
 from varsearch.target import Frozen, Target
 
+Kind = Literal["quality", "speed"]
+"""What an evaluation finds out about a policy: how its images are, and what drawing them takes."""
+
 
 class Metric(NamedTuple):
-    """Definition of a measured quantity; `direction` says which way is better."""
+    """Definition of a measured quantity; `direction` says which way is better, `kind` which evaluation gives it."""
 
     name: str
+    kind: Kind
     unit: str
     direction: Literal["minimize", "maximize"]
     meaning: str
@@ -23,22 +27,46 @@ class Metric(NamedTuple):
 METRICS = {
     m.name: m
     for m in (
-        Metric("fid", "", "minimize", "Fréchet distance of the extractor's features to the reference statistics"),
-        Metric("delta_fid", "", "minimize", "fid minus the fid of the dense model on the same noise"),
-        Metric("kid", "", "minimize", "kernel distance of the extractor's features to the reference features"),
-        Metric("precision", "", "maximize", "share of samples inside the k-NN manifold of the reference features"),
-        Metric("recall", "", "maximize", "share of reference features inside the k-NN manifold of the samples"),
-        Metric("feature_distance", "", "minimize", "mean squared feature change against dense, same noise"),
-        Metric("nll", "nats/token", "minimize", "teacher-forced negative log-likelihood of held-out tokens"),
-        Metric("label_agreement", "", "maximize", "share of samples that the classifier gives the requested label"),
-        Metric("latency_ms", "ms", "minimize", "time of one batch, all scales and decoding"),
-        Metric("speedup", "x", "maximize", "latency of dense over latency of the policy, same target"),
-        Metric("peak_bytes", "B", "minimize", "most memory in use at once: weights, cache and activations"),
-        Metric("kv_bytes", "B", "minimize", "largest size of the key/value caches of all layers together"),
-        Metric("weight_bytes", "B", "minimize", "parameters as stored"),
-        Metric("flops", "FLOP", "minimize", "floating-point operations of one batch, a multiply-add counting two"),
         Metric(
-            "attention_flops", "FLOP", "minimize", "the part of flops in the transformer's attention, scoring included"
+            "fid", "quality", "", "minimize", "Fréchet distance of the extractor's features to the reference statistics"
+        ),
+        Metric("delta_fid", "quality", "", "minimize", "fid minus the fid of the dense model on the same noise"),
+        Metric(
+            "kid", "quality", "", "minimize", "kernel distance of the extractor's features to the reference features"
+        ),
+        Metric(
+            "precision",
+            "quality",
+            "",
+            "maximize",
+            "share of samples inside the k-NN manifold of the reference features",
+        ),
+        Metric(
+            "recall", "quality", "", "maximize", "share of reference features inside the k-NN manifold of the samples"
+        ),
+        Metric("feature_distance", "quality", "", "minimize", "mean squared feature change against dense, same noise"),
+        Metric("nll", "quality", "nats/token", "minimize", "teacher-forced negative log-likelihood of held-out tokens"),
+        Metric(
+            "label_agreement",
+            "quality",
+            "",
+            "maximize",
+            "share of samples that the classifier gives the requested label",
+        ),
+        Metric("latency_ms", "speed", "ms", "minimize", "time of one batch, all scales and decoding"),
+        Metric("speedup", "speed", "x", "maximize", "latency of dense over latency of the policy, same target"),
+        Metric("peak_bytes", "speed", "B", "minimize", "most memory in use at once: weights, cache and activations"),
+        Metric("kv_bytes", "speed", "B", "minimize", "largest size of the key/value caches of all layers together"),
+        Metric("weight_bytes", "speed", "B", "minimize", "parameters as stored"),
+        Metric(
+            "flops", "speed", "FLOP", "minimize", "floating-point operations of one batch, a multiply-add counting two"
+        ),
+        Metric(
+            "attention_flops",
+            "speed",
+            "FLOP",
+            "minimize",
+            "the part of flops in the transformer's attention, scoring included",
         ),
     )
 }
@@ -102,7 +130,7 @@ class SpeedProtocol(Frozen):
 class Evidence(Frozen):
     """What is known of a policy under one protocol; found again by (policy, model, protocol)."""
 
-    kind: Literal["quality", "speed"]
+    kind: Kind
     policy: str
     model: str
     protocol: str
@@ -126,7 +154,7 @@ class Job(Frozen):
 
 
 class Outcome(Frozen):
-    """Answer to a `Job`. `error` is one line; without it both pieces of evidence are there."""
+    """Answer to a `Job`. `error` is one line; without it all evidence that the run asks for is there."""
 
     number: int
     quality: Evidence | None = None

@@ -70,7 +70,7 @@ class Provenance(Frozen):
 
 
 class PolicyFile(Frozen):
-    """Everything a deployment needs besides the weights."""
+    """Everything a deployment needs besides the weights; no `sample` where the search evaluated no quality."""
 
     schema_version: Literal[1] = 1
     model: ModelSpec
@@ -79,12 +79,12 @@ class PolicyFile(Frozen):
     policy: Policy
     measurements: tuple[Measurement, ...]
     envelope: Envelope
-    sample: Sample
+    sample: Sample | None = None
     provenance: Provenance
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        if max(self.sample.labels) >= self.model.classes:
+        if self.sample and max(self.sample.labels) >= self.model.classes:
             raise ValueError(f"sample.labels: {max(self.sample.labels)} is not below {self.model.classes} classes")
         if self.envelope.image_size != self.model.image_size:
             raise ValueError(f"envelope.image_size is {self.envelope.image_size}, the model's {self.model.image_size}")

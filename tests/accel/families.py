@@ -11,7 +11,7 @@ from varsearch.models.infinity.tokenizer import BitTokenizerConfig
 from varsearch.models.infinity.transformer import InfinityConfig
 from varsearch.models.mamba import MambaConfig
 from varsearch.models.mvar import MVARConfig
-from varsearch.models.zoo import random_model
+from varsearch.models.random_weights import random_model
 from varsearch.target import Family
 
 BITS = BitTokenizerConfig(SCALES, channels=4, ch=16, ch_mult=(1, 2), res_blocks=1, norm_groups=8)

@@ -19,9 +19,9 @@ from tests.conftest import TOKENIZER, build_small
 from varsearch.accel import apply
 from varsearch.errors import ModelError, PolicyError
 from varsearch.models.image_model import ImageModel, Sibling
+from varsearch.models.random_weights import random_model
 from varsearch.models.seams import LayerState
 from varsearch.models.var import VARConfig
-from varsearch.models.zoo import random_model
 from varsearch.policy import Decision, KVCompression, LayerPolicy, Policy, Refiner, ScalePolicy, TokenPruning
 
 

@@ -144,7 +144,7 @@ def test_the_hub_fails_or_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
         raise ConnectionError("no network\nand more")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=offline))
-    with pytest.raises(ModelError, match="no network$"):
+    with pytest.raises(ModelError, match=r"no network$"):
         zoo.load(f"var-tiny@hf:me/mine@{REVISION}")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModelError, match=r"varsearch\[hub\]"):

@@ -31,10 +31,10 @@ def start(tmp_path: Path) -> Iterator[Open]:
         storage: str | Path = tmp_path / "runs.db",
         budget: int = 4,
         name: str | None = None,
-        minutes: float | None = None,
+        **limits: float | None,
     ) -> Broker:
         chosen = chosen or settings()
-        opened.append(Broker(chosen, space, starts, storage=storage, budget=budget, name=name, minutes=minutes))
+        opened.append(Broker(chosen, space, starts, storage=storage, budget=budget, name=name, **limits))
         return opened[-1]
 
     yield start

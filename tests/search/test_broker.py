@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import DENSE, STARTS, FakeSpace, evidence, outcome
+from tests.search.fakes import DENSE, STARTS, FakeSpace, evidence, outcome, settings
 from tests.search.harness import Open, check_consistent, drain, shown, stored, taken
 from varsearch.db import State
 from varsearch.errors import PolicyError, UsageError
@@ -109,6 +109,17 @@ def test_an_outcome_without_usable_numbers_fails_its_trial_and_the_run_goes_on(
     check_consistent(tmp_path / "runs.db", 3)
     first = shown(tmp_path / "runs.db")[0]
     assert (first.state.name, first.user_attrs["error"], first.values) == ("FAIL", reason, None)
+
+
+def test_a_run_without_quality_takes_what_speed_is_known_and_asks_for_no_more(start: Open, tmp_path: Path) -> None:
+    assert drain(start(budget=4)) == [0, 1, 2, 3]
+    blind = start(settings(quality=None, objectives=("latency_ms", "peak_bytes")), budget=1, name="blind")
+    job = taken(blind.lease("a"))
+    assert blind.status().reused >= len(STARTS) and job.speed is None
+    assert blind.report(Outcome(number=job.number, speed=evidence("speed", job.policy)))
+    trials = stored(tmp_path / "runs.db", "blind")
+    assert all(t.state is State.COMPLETE and t.quality is None and "fid" not in t.values for t in trials)
+    assert blind.report(Outcome(number=job.number)) is False and blind.lease("a") is None
 
 
 def test_an_outcome_is_accepted_once(start: Open, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, evidence, settings
-from varsearch.db import State, Store, TrialRecord
+from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.errors import StoreError, UsageError
 from varsearch.measurement import Evidence, Measurement
 from varsearch.policy import Policy
 from varsearch.search.front import Front, front_trials, front_volume, read_front, relative_costs, select
 from varsearch.search.run import run
+from varsearch.search.settings import RunSettings
 
 BASE = {"fid": 4.0, "delta_fid": 0.0, "latency_ms": 100.0, "peak_bytes": 1e6, "speedup": 1.0, "feature_distance": 0.0}
 
@@ -124,16 +125,33 @@ def test_knee_does_not_move_with_an_absurd_end_of_the_front() -> None:
     assert knee(TRIALS[:3]) == knee(TRIALS) == 1
 
 
-def _front(trials: list[TrialRecord]) -> Front:
+def test_selections_of_a_front_of_costs_alone() -> None:
+    speeds = ((40.0, 9e5, 2.5), (50.0, 5e5, 2.0), (100.0, 1e5, 1.0))
+    made = [with_values(i, latency_ms=ms, peak_bytes=b, speedup=s) for i, (ms, b, s) in enumerate(speeds)]
+    trials = [replace(trial, quality=None, speed=trial.quality) for trial in made]
+    dense = replace(trials[0], origin="seed:dense")
+    front = _front([dense, *trials[1:]], settings(quality=None, objectives=("latency_ms", "peak_bytes")))
+    assert [entry.number for entry in front.entries] == [0, 1, 2]
+
+    def chosen(how: str) -> int:
+        return select(front, how).number
+
+    assert (chosen("fastest"), chosen("smallest")) == (0, 2)
+    assert (chosen("max-latency=60ms"), chosen("max-memory=0.6MB")) == (1, 1), "the least of the other cost"
+    assert (chosen("max-latency=1000ms"), chosen("max-memory=1GB")) == (2, 0)
+    assert chosen("knee") == 1
+    with pytest.raises(UsageError, match="the run did not evaluate quality: select knee"):
+        chosen("best-quality")
+
+
+def _front(trials: list[TrialRecord], chosen: RunSettings | None = None) -> Front:
     class Fake:
         def trials(self, _: object) -> list[TrialRecord]:
             fid = Measurement(metric="fid", value=4.0)
-            return [replace(t, quality=_add(t.quality, fid)) for t in trials]
+            return [replace(t, quality=_add(t.quality, fid)) if t.quality else t for t in trials]
 
-    class Run:
-        settings = settings().model_dump_json()
-
-    return read_front(Fake(), Run())
+    text = (chosen or settings()).model_dump_json()
+    return read_front(Fake(), RunRecord("run", "fake", "f" * 64, "", "", text))
 
 
 def _add(quality: Evidence | None, measurement: Measurement) -> Evidence:

@@ -6,7 +6,8 @@ import pytest
 
 from tests.search.fakes import QUALITY, SPEED, settings
 from varsearch.errors import StoreError, UsageError
-from varsearch.search.settings import RunSettings
+from varsearch.measurement import Origin
+from varsearch.search.settings import RunSettings, named_objectives
 from varsearch.target import Target
 
 VALUES = {"delta_fid": 0.5, "latency_ms": 80.0, "peak_bytes": 1e6, "precision": 0.9, "speedup": 1.25}
@@ -47,6 +48,8 @@ def test_default_name_says_model_and_device() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"quality": None}, "delta_fid is a metric of quality, which this run does not evaluate"),
+        ({"quality": None, "objectives": ("flops",), "bounds": {"nll": 1.0}}, "nll is a metric of quality"),
         ({"objectives": ("fid", "beauty")}, "unknown metric 'beauty': known metrics are fid, "),
         ({"bounds": {"beauty": 1.0}}, "unknown metric 'beauty'"),
         ({"objectives": ()}, "one to three different metrics"),
@@ -66,6 +69,36 @@ def test_senseless_settings_are_refused(changes: dict[str, object], message: str
 
 def test_delta_fid_may_have_to_improve() -> None:
     assert settings(bounds={"delta_fid": -0.5}).is_feasible({"delta_fid": -0.6})
+
+
+def test_stored_runs_keep_their_identity() -> None:
+    assert settings().default_name == "fake-4090-f724c9e5", "as before quality could be left out"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, ("delta_fid", "latency_ms", "peak_bytes")),
+        (("memory", "fid", "latency"), ("delta_fid", "latency_ms", "peak_bytes")),
+        (("memory", "latency"), ("latency_ms", "peak_bytes")),
+        (("memory", "fid"), ("delta_fid", "peak_bytes")),
+        (("nll", "latency"), ("nll", "latency_ms")),
+        (("fid", "latency_ms"), ("fid", "latency_ms")),
+    ],
+)
+def test_objectives_by_the_names_that_people_use(given: tuple[str, ...] | None, expected: tuple[str, ...]) -> None:
+    assert named_objectives(given, Origin.PREDICTED) == expected
+    measured = tuple(
+        "speedup" if name == "latency_ms" and "latency_ms" not in (given or ()) else name for name in expected
+    )
+    assert named_objectives(given, Origin.MEASURED) == measured
+
+
+def test_unknown_and_repeated_objectives_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown metric 'beauty': known are fid, latency, memory, or metrics: fid, d"):
+        named_objectives(("latency", "beauty"), Origin.PREDICTED)
+    with pytest.raises(UsageError, match="different metrics"):
+        settings(objectives=named_objectives(("latency", "latency"), Origin.PREDICTED))
 
 
 def test_losses_are_minimized() -> None:

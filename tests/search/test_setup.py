@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,16 @@ def test_every_table_is_counted(field: str, mnist_calibration: Calibration) -> N
     table = getattr(mnist_calibration, field)
     assert not mnist_calibration.model_copy(update={field: table[:-1]}).fits(spec)
     assert not mnist_calibration.fits(spec.model_copy(update={"n_heads": 2}))
+
+
+def test_workers_find_the_user_s_files_from_wherever_they_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(zoo.folder("mnist"), tmp_path / "models" / "mine")
+    monkeypatch.chdir(tmp_path)
+    reference = "models/mine/reference.safetensors"
+    request = Request(model="models/mine", target="4090", images=16, reference=reference)
+    plan = prepare(request, tmp_path / "runs.db")
+    assert (plan.settings.model, plan.worker.model) == ("models/mine", str(tmp_path / "models" / "mine"))
+    assert plan.worker.reference == str(tmp_path / reference)
+    assert prepare(Request(target="4090", images=16), tmp_path / "runs.db").worker.model == "mnist"

@@ -78,7 +78,7 @@ def test_lower_coverage_never_widens_a_band() -> None:
 
 
 def test_sparvar_has_the_published_constants_on_the_published_schedule() -> None:
-    policy = sparvar(INFINITY, calibration(MNIST))
+    policy = sparvar(INFINITY)
     policy.check(INFINITY)
     early, late = policy.layers[10].attention, policy.layers[11].attention
     assert early.cross_scale is not None and not early.window and late.cross_scale is None
@@ -91,13 +91,13 @@ def test_sparvar_has_the_published_constants_on_the_published_schedule() -> None
 @pytest.mark.parametrize("spec", [MNIST, D16, INFINITY, SHARED_ADALN], ids=lambda s: str(len(s.scales)))
 def test_sparvar_fits_other_models(spec: ModelSpec) -> None:
     for keys in (0.05, 0.2):
-        sparvar(spec, calibration(MNIST), keys).check(spec)
+        sparvar(spec, keys).check(spec)
     short = spec.model_copy(update={"scales": spec.scales[:2]})
-    sparvar(short, calibration(MNIST)).check(short)
+    sparvar(short).check(short)
 
 
 def test_sparvar_on_the_shipped_model() -> None:
-    policy = sparvar(MNIST, calibration(MNIST))
+    policy = sparvar(MNIST)
     chosen, window = policy.layers[1].attention.cross_scale, policy.layers[2].attention.window
     assert chosen is not None and (chosen.decision_scale, chosen.sink_scales) == (3, 2)
     assert window[5][0] == (None, None, None, 1, 2, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,15 +39,17 @@ def calibrate(
     json: o.Json = False,
 ) -> None:
     """Learn what published systems set their constants by, once per database; 'run' and 'compare' do it too."""
+    from varsearch.evaluators.workload import zoo_skeleton
     from varsearch.models import registry, zoo
     from varsearch.search.starts import calibrated
 
-    loaded = zoo.load(registry.join(model, weights, prompts))
-    found = calibrated(loaded, storage, images, seed, announce_calibration if not json else lambda: None)
+    model = registry.join(model, weights, prompts)
+    skeleton, load = zoo_skeleton(model), partial(zoo.load, model)
+    found = calibrated(skeleton, load, storage, images, seed, announce_calibration if not json else lambda: None)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
-        _print(loaded.spec, found)
+        _print(skeleton.spec, found)
 
 
 def _print(spec: ModelSpec, found: Calibration) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from varsearch.cli import options as o
 from varsearch.cli.render import (
+    BLIND,
     announce_calibration,
+    announce_missing,
     console,
     interval,
     known,
@@ -20,6 +23,7 @@ from varsearch.cli.render import (
 )
 
 if TYPE_CHECKING:
+    from varsearch.measurement import Measurement
     from varsearch.search.compare import Row
     from varsearch.search.settings import RunSettings
     from varsearch.target import Target
@@ -54,6 +58,7 @@ def compare(
     batch_size: o.BatchSize = None,
     dtype: o.Precision = None,
     images: o.Images = 512,
+    objectives: o.Objectives = None,
     seed: o.Seed = 0,
     storage: o.Storage = o.DEFAULT_STORAGE,
     library_folder: o.LibraryFolder = None,
@@ -79,6 +84,7 @@ def compare(
         batch_size=batch_size,
         dtype=dtype,
         images=images,
+        objectives=o.parts(objectives),
         seed=seed,
         reference=reference,
         inception=inception,
@@ -104,8 +110,7 @@ def compare(
         return
     _print(plan.settings, rows, second)
     if not policies:
-        for name, reason in plan.starts.missing.items():
-            console.print(f"not shown: {name}: {reason}")
+        announce_missing("not shown", plan.starts.missing)
 
 
 def _progress(name: str, reused: bool, quiet: bool) -> None:
@@ -122,33 +127,38 @@ def _json(settings: RunSettings, rows: dict[str, Row], second: Target) -> dict[s
         "model": settings.model,
         "target": settings.target.model_dump(mode="json"),
         "origin": settings.origin.value,
-        "images": settings.quality.n_images,
+        "images": settings.quality.n_images if settings.quality else 0,
         "predicted_target": second.model_dump(mode="json"),
         "policies": {name: policy(row) for name, row in rows.items()},
     }
 
 
 def _print(settings: RunSettings, rows: dict[str, Row], second: Target) -> None:
-    dense = rows["dense"]
-    title = (
-        f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; "
-        f"quality of {settings.quality.n_images} images"
-    )
+    dense, quality = rows["dense"], settings.quality
+    judged = f"quality of {quality.n_images} images" if quality else BLIND
+    title = f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; {judged}"
     speeds = ["latency", "speed-up"]
     if dense.predicted:
         title += f"; {second.device}: PREDICTED for {second}"
         speeds += [second.device, "speed-up"]
-    columns = ("<policy", "ΔFID [95 %]", "distance", "NLL", *RATIOS.values(), *speeds)
-    table(title, columns, ((name, *_cells(row, dense)) for name, row in rows.items()))
+    judgements = ("ΔFID [95 %]", "distance", "NLL") if quality else ()
+    columns = ("<policy", *judgements, *RATIOS.values(), *speeds)
+    table(title, columns, ((name, *_cells(row, dense, quality is not None)) for name, row in rows.items()))
 
 
-def _cells(row: Row, dense: Row) -> list[str]:
+def _cells(row: Row, dense: Row, judged: bool) -> list[str]:
     m = row.metrics
     speeds = [(known(s, "latency_ms").value, known(s, "speedup").value) for s in (m, row.predicted) if s]
+    return [
+        *(_judgements(m) if judged else ()),
+        *(ratio(m, dense.metrics, metric) for metric in RATIOS),
+        *(cell for latency, speedup in speeds for cell in (quantity("latency_ms", latency), f"{speedup:.2f}x")),
+    ]
+
+
+def _judgements(m: Mapping[str, Measurement]) -> list[str]:
     return [
         interval(known(m, "delta_fid")),
         f"{known(m, 'feature_distance').value:.3f}",
         f"{m['nll'].value:.3f}" if "nll" in m else "",
-        *(ratio(m, dense.metrics, metric) for metric in RATIOS),
-        *(cell for latency, speedup in speeds for cell in (quantity("latency_ms", latency), f"{speedup:.2f}x")),
     ]

@@ -75,7 +75,8 @@ def apply(
 
 def _threads(file: PolicyFile) -> int:
     """As many as the policy was searched with, because bits depend on it; more than there are cores only lose time."""
-    wanted, cores = file.sample.threads, os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    wanted = file.sample.threads if file.sample else cores
     if wanted > cores:
         typer.echo(f"note: {cores} threads instead of {wanted}: samples may differ in the last bits", err=True)
     return min(wanted, cores)
@@ -108,12 +109,14 @@ def _picture(model: ImageModel, file: PolicyFile, labels: list[int], seed: int) 
 
 
 def _sample(model: ImageModel, file: PolicyFile) -> dict[str, object]:
-    """Draws the search worker's sample again and says whether every pixel is the same."""
+    """Draws the search worker's sample again and says whether every pixel is the same; None if there is no sample."""
     import torch
 
     from varsearch.accel import apply as applied
     from varsearch.models.pictures import to_bytes
 
+    if file.sample is None:
+        return {"same_images": None, "check": "WARNING: the search that found this policy did not look at any image"}
     with applied(model, file) as fast:
         images = to_bytes(fast.images(torch.tensor(file.sample.labels), file.sample.seed))
     same = hashlib.sha256(images.numpy().tobytes()).hexdigest() == file.sample.sha256

@@ -42,6 +42,18 @@ BatchSize = Annotated[
 Images = Annotated[int, typer.Option(min=16, help="Images behind every quality number.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the images' noise and of the sampler.")]
 Reference = Annotated[str | None, typer.Option(help="File of reference statistics; default: the model's own.")]
+Objectives = Annotated[
+    str | None,
+    typer.Option(
+        help="What to trade off: fid, latency, memory (default: all three), or metrics of docs/metrics.md. "
+        "Without fid no image is drawn, so a model without trained weights will do."
+    ),
+]
 Inception = Annotated[
     str | None, typer.Option("--inception-weights", help="Measure Inception-v3 features with these weights.")
 ]
+
+
+def parts(text: str | None) -> tuple[str, ...] | None:
+    """A list that was given with commas."""
+    return None if text is None else tuple(part.strip() for part in text.split(","))

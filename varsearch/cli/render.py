@@ -34,9 +34,19 @@ console = Terminal(
 )
 
 
+BLIND = "quality is NOT evaluated: these numbers say nothing about images"
+"""What a run that draws no image has to say for itself."""
+
+
 def announce_calibration() -> None:
     """Says why nothing seems to happen."""
     console.print("calibrating the model for published systems, once per database …")
+
+
+def announce_missing(what: str, missing: Mapping[str, str]) -> None:
+    """Published systems that are not there, those with the same reason together."""
+    for reason in dict.fromkeys(missing.values()):
+        console.print(f"{what}: {', '.join(name for name, why in missing.items() if why == reason)}: {reason}")
 
 
 def print_json(value: object) -> None:
@@ -63,6 +73,11 @@ def quantity(metric: str, value: float) -> str:
     if unit == "FLOP":
         return scaled(value, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"))
     return f"{value:.4g}{' ' if unit not in ('', 'x') else ''}{unit}"
+
+
+def bound(metric: str, limit: float) -> str:
+    """A bound as people write it, such as "peak_bytes <= 40 MB"."""
+    return f"{metric} {'<=' if METRICS[metric].direction == 'minimize' else '>='} {quantity(metric, limit)}"
 
 
 def scaled(value: float, units: Sequence[str]) -> str:

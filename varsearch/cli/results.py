@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,18 @@ import typer
 
 from varsearch import library
 from varsearch.cli import options as o
-from varsearch.cli.render import console, interval, known, measurements_json, print_json, quantity, ratio, table
+from varsearch.cli.render import (
+    BLIND,
+    bound,
+    console,
+    interval,
+    known,
+    measurements_json,
+    print_json,
+    quantity,
+    ratio,
+    table,
+)
 from varsearch.errors import EvaluationError, StoreError, UsageError
 from varsearch.files import write_atomically
 
@@ -66,6 +79,7 @@ def front_json(name: str, found: Front) -> dict[str, object]:
         "target": found.settings.target.model_dump(mode="json"),
         "origin": found.settings.origin.value,
         "objectives": list(found.settings.objectives),
+        "images": found.settings.quality.n_images if found.settings.quality else 0,
         "hypervolume": found.hypervolume,
         "entries": [
             {
@@ -99,50 +113,61 @@ def print_front(storage: str, name: str) -> None:
 
     with Store(storage, create=False) as store:
         found = read_front(store, find_run(store, name))
-    settings = found.settings
+    settings, quality = found.settings, found.settings.quality
     volume = "" if found.hypervolume is None else f", hypervolume {found.hypervolume:.3f}"
+    judged = f"quality of {quality.n_images} images in features {quality.extractor}" if quality else BLIND
     title = (
         f"{name}: {len(found.entries)} on the front{volume}\n"
-        f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; "
-        f"quality of {settings.quality.n_images} images in features {settings.quality.extractor}"
+        f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; {judged}"
     )
-    columns = ("trial", "<origin", "ΔFID [95 %]", "latency", "speed-up", "peak", "KV", "NLL", "<policy")
-    dense = found.dense.metrics if found.dense else None
-    table(title, columns, ((*_cells(entry, found), summarize(entry.policy)) for entry in found.entries))
-    if dense and found.dense and found.dense.number not in {entry.number for entry in found.entries}:
-        latency = quantity("latency_ms", known(dense, "latency_ms").value)
-        console.print(f"dense is trial {found.dense.number}, not on the front: {latency}")
+    rows = [{"trial": str(e.number), "<origin": e.origin} | _cells(e, found) for e in found.entries]
+    _table(title, [row | {"<policy": summarize(e.policy)} for row, e in zip(rows, found.entries, strict=True)])
+    if not found.entries and found.complete:
+        console.print(f"none of {found.complete} trials met all bounds: {_nearest(found)}")
+    if found.dense and found.dense.number not in {entry.number for entry in found.entries}:
+        dense = found.dense.metrics
+        latency, peak = (quantity(m, known(dense, m).value) for m in ("latency_ms", "peak_bytes"))
+        console.print(f"dense is trial {found.dense.number}, not on the front: {latency}, {peak}")
     if found.presets:
         _print_rivals(found)
 
 
+def _nearest(found: Front) -> str:
+    """Each bound beside the best that a trial reached."""
+    return "; ".join(
+        f"{bound(metric, limit)}, the best has {quantity(metric, found.best[metric])}"
+        for metric, limit in found.settings.bounds.items()
+        if metric in found.best
+    )
+
+
+def _table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """A table whose columns are the keys of its rows; without rows only the title."""
+    if rows:
+        table(title, list(rows[0]), (list(row.values()) for row in rows))
+    else:
+        console.print(title)
+
+
 def _print_rivals(found: Front) -> None:
-    """Each published system beside what beats it."""
+    """Each published system beside what beats it; without quality, which all pay with, only what it saves."""
     from varsearch.search.rivals import presets_volume, rivals
 
+    if found.settings.quality is None:
+        rows = [{"<published": e.origin.partition(":")[2]} | _cells(e, found) for e in found.presets]
+        _table("what the published systems cost, relative to dense", rows)
+        return
     alone = presets_volume(found)
     volume = "" if alone is None else f": hypervolume {found.hypervolume:.3f}; without the rest of the run {alone:.3f}"
-    columns = (
-        "<published",
-        "ΔFID [95 %]",
-        "speed-up",
-        "peak",
-        "KV",
-        "<beaten by",
-        "ΔFID [95 %]",
-        "speed-up",
-        "peak",
-        "KV",
-    )
+    compared = ("ΔFID [95 %]", "speed-up", "peak", "KV")
+    columns = ("<published", *compared, "<beaten by", *compared)
     table(f"the front against the published systems{volume}", columns, (_rival_cells(r, found) for r in rivals(found)))
 
 
 def _rival_cells(rival: Rival, found: Front) -> list[str]:
     def cells(entry: FrontEntry) -> list[str]:
-        m, dense = entry.metrics, found.dense.metrics if found.dense else None
-        delta = interval(m["delta_fid"]) if "delta_fid" in m else ""
-        speedup = f"{m['speedup'].value:.2f}x" if "speedup" in m else ""
-        return [delta, speedup, ratio(m, dense, "peak_bytes"), ratio(m, dense, "kv_bytes")]
+        shown = _cells(entry, found)
+        return [shown[column] for column in ("ΔFID [95 %]", "speed-up", "peak", "KV")]
 
     name, best = rival.preset.origin.partition(":")[2], rival.beaten_by
     told = "on the front" if rival.feasible else "breaks a bound"
@@ -150,22 +175,19 @@ def _rival_cells(rival: Rival, found: Front) -> list[str]:
     return [name, *cells(rival.preset), *beaten]
 
 
-def _cells(entry: FrontEntry, found: Front) -> list[str]:
+def _cells(entry: FrontEntry, found: Front) -> dict[str, str]:
+    """Column to what an entry has there; no columns of quality where it was not evaluated."""
     m, dense = entry.metrics, found.dense.metrics if found.dense else None
-
-    def shown(metric: str) -> str:
-        return quantity(metric, m[metric].value) if metric in m else ""
-
-    return [
-        str(entry.number),
-        entry.origin,
-        interval(m["delta_fid"]) if "delta_fid" in m else "",
-        shown("latency_ms"),
-        f"{m['speedup'].value:.2f}x" if "speedup" in m else "",
-        ratio(m, dense, "peak_bytes"),
-        ratio(m, dense, "kv_bytes"),
-        f"{m['nll'].value:.3f}" if "nll" in m else "",
-    ]
+    cells = {
+        "ΔFID [95 %]": interval(m["delta_fid"]) if "delta_fid" in m else "",
+        "latency": quantity("latency_ms", m["latency_ms"].value) if "latency_ms" in m else "",
+        "speed-up": f"{m['speedup'].value:.2f}x" if "speedup" in m else "",
+        "peak": ratio(m, dense, "peak_bytes"),
+        "KV": ratio(m, dense, "kv_bytes"),
+        "NLL": f"{m['nll'].value:.3f}" if "nll" in m else "",
+    }
+    unknown = () if found.settings.quality else ("ΔFID [95 %]", "NLL")
+    return {column: cell for column, cell in cells.items() if column not in unknown}
 
 
 def export(
@@ -196,7 +218,7 @@ def export(
         record = find_run(store, run)
         found = read_front(store, record)
         entry = pick(store, record, found, select)
-    told = _told(entry)
+    told = _told(entry, found.settings.quality is not None)
     try:
         file = to_file(entry, found.settings, record.name)
     except (KeyError, ValueError) as error:  # of the notes that an evaluation leaves in the database
@@ -215,10 +237,11 @@ def export(
     console.print(f"{where}: {told}; latency and memory {file.origin.value} for {file.target}")
 
 
-def _told(entry: FrontEntry) -> str:
-    delta, speedup, peak = (known(entry.metrics, metric) for metric in ("delta_fid", "speedup", "peak_bytes"))
+def _told(entry: FrontEntry, judged: bool) -> str:
+    speedup, peak = (known(entry.metrics, metric) for metric in ("speedup", "peak_bytes"))
+    delta = f"ΔFID {interval(known(entry.metrics, 'delta_fid'))}" if judged else "quality NOT evaluated"
     return (
-        f"trial {entry.number} ({entry.origin}), ΔFID {interval(delta)}, {speedup.value:.2f}x dense, "
+        f"trial {entry.number} ({entry.origin}), {delta}, {speedup.value:.2f}x dense, "
         f"peak {quantity('peak_bytes', peak.value)}"
     )
 
@@ -230,8 +253,8 @@ def _verify(file: PolicyFile, found: Front, reference: str | None, inception: st
 
     config = WorkerConfig(
         model=found.settings.model,
-        device=file.sample.device_type,
-        threads=file.sample.threads,
+        device=file.sample.device_type if file.sample else "cpu",
+        threads=file.sample.threads if file.sample else os.cpu_count() or 1,
         quality=found.settings.quality,
         speed=found.settings.speed,
         reference=reference,

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from varsearch.cli import options as o
-from varsearch.cli.render import announce_calibration, console, duration, print_json, quantity, table
+from varsearch.cli.render import (
+    BLIND,
+    announce_calibration,
+    announce_missing,
+    bound,
+    console,
+    duration,
+    print_json,
+    quantity,
+    table,
+)
 
 if TYPE_CHECKING:
     from varsearch.search.progress import Progress, Status
@@ -37,15 +47,16 @@ def run(
     batch_size: o.BatchSize = None,
     dtype: o.Precision = None,
     images: o.Images = 512,
-    objectives: Annotated[
-        str | None,
+    objectives: o.Objectives = None,
+    max_latency: Annotated[str | None, typer.Option(help="Bound: 12ms, or 0.7x of dense.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Bound: 8GB, or 0.5x of dense.")] = None,
+    max_fid: Annotated[str | None, typer.Option(help="Bound: 1.9, or +0.5 over dense.")] = None,
+    patience: Annotated[
+        int | None,
         typer.Option(
-            help="One to three metrics; default: delta_fid,latency_ms,peak_bytes, with speedup for measured latency."
+            help="Stop when so many evaluations, after the starts, made the hypervolume grow by 0.1 % or less."
         ),
     ] = None,
-    max_latency: Annotated[str | None, typer.Option(help="Bound: 12ms, or 0.7x of dense.")] = None,
-    max_memory: Annotated[str | None, typer.Option(help="Bound: 40MB, or 0.8x of dense.")] = None,
-    max_fid: Annotated[str | None, typer.Option(help="Bound: 1.9, or +0.5 over dense.")] = None,
     seed: o.Seed = 0,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: from model, target and settings.")] = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
@@ -54,9 +65,10 @@ def run(
 ) -> None:
     """Search policies; the same command again continues where it stopped."""
     from varsearch.models import registry
-    from varsearch.search.setup import Request, check_budget, check_name, prepare
+    from varsearch.search.limits import check_limits
+    from varsearch.search.setup import Request, check_name, prepare
 
-    check_budget(budget, time)
+    check_limits(budget, time, patience)
     if name is not None:
         check_name(name)
     request = Request(
@@ -65,7 +77,7 @@ def run(
         batch_size=batch_size,
         dtype=dtype,
         images=images,
-        objectives=None if objectives is None else tuple(part.strip() for part in objectives.split(",")),
+        objectives=o.parts(objectives),
         max_latency=max_latency,
         max_memory=max_memory,
         max_fid=max_fid,
@@ -77,10 +89,11 @@ def run(
         reference=reference,
         inception=inception,
     )
-    _search(request, prepare(request, storage, announce_calibration), name, storage, budget, time)
+    limits = {"budget": budget, "minutes": time, "patience": patience}
+    _search(request, prepare(request, storage, announce_calibration), name, storage, limits)
 
 
-def _search(request: Request, plan: Plan, name: str | None, storage: str, budget: int, minutes: float | None) -> None:
+def _search(request: Request, plan: Plan, name: str | None, storage: str, limits: dict[str, Any]) -> None:
     from varsearch.cli.results import print_front
     from varsearch.search.gallery import attach_to_run
     from varsearch.search.run import run as search
@@ -88,45 +101,48 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, budget
 
     name = plan.settings.default_name if name is None else name
     check_name(name)
-    _announce(plan, name, storage, budget, minutes)
+    _announce(plan, name, storage, **limits)
     final = search(
         plan.settings,
         plan.space,
         plan.starts.by_origin,
         plan.worker.make,
         storage=storage,
-        budget=budget,
         name=name,
-        minutes=minutes,
         workers=request.workers,
         resources=plan.resources,
         ray_address=request.ray_address,
         on_event=_print_progress,
+        **limits,
     )
-    _conclude(final)
+    _conclude(final, limits["patience"])
     print_front(storage, name)
     here = "" if storage == o.DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     run = shlex.quote(name)
     console.print(f"Next: varsearch export --run {run} --select knee{here}, or varsearch dashboard{here}")
+    if plan.settings.quality is None:
+        return
     console.print("drawing sample grids for the dashboard; stopping now loses nothing else …")
     # Last, so that a picture that cannot be drawn or stored hides nothing of the result.
     console.print(f"{attach_to_run(storage, name)} sample grids drawn for the dashboard")
 
 
-def _announce(plan: Plan, name: str, storage: str, budget: int, minutes: float | None) -> None:
-    settings = plan.settings
-    limits = ", ".join(f"{metric} {limit:.4g}" for metric, limit in settings.bounds.items()) or "none"
+def _announce(plan: Plan, name: str, storage: str, budget: int, minutes: float | None, patience: int | None) -> None:
+    settings, quality = plan.settings, plan.settings.quality
+    limits = ", ".join(bound(metric, limit) for metric, limit in settings.bounds.items()) or "none"
     console.print(
         f"{name}: {settings.model} on {settings.target}, latency and memory {settings.origin.value}", style="bold"
     )
+    if quality is None:
+        console.print(BLIND)
     spend = f"{budget} evaluations" + (f" or {minutes:g} minutes" if minutes else "")
+    spend += f", patience {patience}" if patience else ""
     console.print(
-        f"budget {spend}, {settings.quality.n_images} images each; "
+        f"budget {spend}, {quality.n_images if quality else 'no'} images each; "
         f"{len(plan.space.knobs)} knobs; starts from {len(plan.starts.presets)} published systems and "
         f"{len(plan.starts.seeds)} hand-made policies; bounds: {limits}; storage {storage}"
     )
-    for preset, reason in plan.starts.missing.items():
-        console.print(f"not among them: {preset}: {reason}")
+    announce_missing("not among them", plan.starts.missing)
 
 
 def _print_progress(event: Progress) -> None:
@@ -136,8 +152,8 @@ def _print_progress(event: Progress) -> None:
         told = f"failed: {trial.error}"
     else:
         v = trial.values
-        told = f"ΔFID {v['delta_fid']:+.2f}" if "delta_fid" in v else ""
-        told += "".join(f", {quantity(m, v[m])}" for m in ("latency_ms", "speedup", "peak_bytes") if m in v)
+        delta = [f"ΔFID {v['delta_fid']:+.2f}"] if "delta_fid" in v else []
+        told = ", ".join([*delta, *(quantity(m, v[m]) for m in ("latency_ms", "speedup", "peak_bytes") if m in v)])
     reused = " (known already)" if event.reused else ""
     volume = "" if now.hypervolume is None else f", hypervolume {now.hypervolume:.3f}"
     console.print(
@@ -146,8 +162,10 @@ def _print_progress(event: Progress) -> None:
     )
 
 
-def _conclude(final: Status) -> None:
+def _conclude(final: Status, patience: int | None) -> None:
     why = "no untried policy is left" if final.exhausted else "budget or time spent"
+    if final.plateau:
+        why = f"the hypervolume did not grow in the last {patience} evaluations; a larger --patience, or none, goes on"
     console.print(
         f"{why}: {final.evaluated} evaluated, {final.reused} known already, {final.failed} failed; "
         f"{len(final.front)} on the front"
@@ -166,6 +184,7 @@ def status(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: 
         "<run",
         "<target",
         "<numbers",
+        "<objectives",
         "<status",
         "complete",
         "failed",
@@ -182,6 +201,7 @@ def status(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: 
                 str(row["run"]),
                 str(row["target"]),
                 str(row["origin"]),
+                ", ".join(row["objectives"]),
                 str(row["status"]),
                 str(row["complete"]),
                 str(row["failed"]),

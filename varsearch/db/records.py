@@ -30,7 +30,8 @@ class RunRecord:
 
     Attributes:
         fingerprint: the model weights that its policies belong to.
-        quality_protocol: digest of the protocol of its quality evidence; `speed_protocol` likewise.
+        quality_protocol: digest of the protocol of its quality evidence, empty where quality is not evaluated.
+        speed_protocol: likewise of speed, never empty.
         settings: JSON of what the run was started with.
         status: "running", "interrupted" or "finished". A killed run still says "running".
         driver: token of the process that may write to the run.

@@ -17,10 +17,9 @@ from varsearch.db.engine import label, locate, one_line_errors, open_engine, rea
 from varsearch.db.records import RunRecord, State, TrialRecord
 from varsearch.db.tables import CalibrationRow, EvidenceRow, MeasurementRow, PolicyRow, RunRow, TrialRow, now
 from varsearch.errors import PolicyError, StoreError
-from varsearch.measurement import Evidence, Measurement
+from varsearch.measurement import Evidence, Kind, Measurement
 from varsearch.policy import Policy, describe
 
-Kind = Literal["quality", "speed"]
 T = TypeVar("T")
 EVIDENCE, RUN, TRIAL = TypeAdapter(Evidence), TypeAdapter(RunRecord), TypeAdapter(TrialRecord)
 

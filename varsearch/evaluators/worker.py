@@ -24,6 +24,7 @@ class WorkerConfig(Frozen):
     Args:
         model: name or folder of the model.
         device: where quality is evaluated, "cpu" or "cuda".
+        quality: how quality is evaluated; None evaluates none.
         threads: CPU threads; results may differ in the last bits between numbers of threads, so they are part of it.
         reference: file of reference statistics; None takes the one that ships with the model.
         inception: file of the Inception weights; None takes the classifier that ships with the model.
@@ -32,7 +33,7 @@ class WorkerConfig(Frozen):
     model: str
     device: str
     threads: int
-    quality: QualityProtocol
+    quality: QualityProtocol | None
     speed: SpeedProtocol
     reference: str | None = None
     inception: str | None = None
@@ -50,19 +51,21 @@ class PolicyWorker:
         self.config = config
 
     def evaluate(self, job: Job) -> Outcome:
-        """The evidence that the job lacks.
+        """The evidence that the job lacks; no quality where the run evaluates none.
 
         Raises:
             VarsearchError: the policy does not fit, or gave no usable number.
         """
         speed = job.speed or self.speed.evaluate(job.policy)
-        quality = job.quality or self.quality.evaluate(job.policy)
+        quality = job.quality or (self.quality and self.quality.evaluate(job.policy))
         return Outcome(number=job.number, quality=quality, speed=speed)
 
     @cached_property
-    def quality(self) -> QualityEvaluator:
+    def quality(self) -> QualityEvaluator | None:
         """Made on first use: a run that only asks for another target needs no images."""
         c = self.config
+        if c.quality is None:
+            return None
         extractor, reference = features(c.model, c.reference, c.inception, c.device)
         return QualityEvaluator(zoo.load(c.model, c.device), c.quality, extractor, reference, zoo.held_out(c.model))
 

@@ -54,6 +54,14 @@ def parse(model: str) -> Named | None:
     return Named(name, weights.removeprefix("@"), prompts)
 
 
+def absolute(named: Named) -> Named:
+    """The same model under a name that holds in every working folder."""
+    weights, prompts = named.weights, named.prompts
+    if weights not in ("", RANDOM) and not weights.startswith("hf:"):
+        weights = str(Path(weights).resolve())
+    return Named(named.name, weights, prompts and str(Path(prompts).resolve()))
+
+
 def join(model: str, weights: str | None, prompts: str | None) -> str:
     """`model` with what `--weights` and `--prompts` say; raises `UsageError` where they do not belong to it."""
     named = parse(model)

@@ -7,31 +7,30 @@ A model is a folder with `manifest.json` and safetensors or PyTorch files. Names
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from varsearch.errors import ModelError
 from varsearch.models import checkpoints, registry
 from varsearch.models.classifier import Classifier
 from varsearch.models.families import (
-    AnyTokenizerConfig,
-    AnyTransformerConfig,
     Tokenizer,
     Transformer,
     new_tokenizer,
     new_transformer,
 )
-from varsearch.models.image_model import ImageModel, SamplingDefaults, Sibling
+from varsearch.models.image_model import ImageModel, Sibling
 from varsearch.models.infinity.text import Prompts, load_prompts
-from varsearch.models.infinity.transformer import Infinity, InfinityConfig
+from varsearch.models.infinity.transformer import InfinityConfig
 from varsearch.models.manifest import Manifest, Part
 from varsearch.models.published import PUBLISHED
-from varsearch.models.var import VAR
+from varsearch.models.random_weights import random_prompts, random_weights
 from varsearch.policy import describe
 from varsearch.target import DType, ModelSpec
 
@@ -96,6 +95,40 @@ def tensors(model: str, part: Part) -> dict[str, Tensor]:
     if found != expected:
         raise ModelError(f"{path} is not the file the manifest names: sha256 {found[:12]}…, expected {expected[:12]}…")
     return checkpoints.read(path)
+
+
+def absolute(model: str) -> str:
+    """The same model under a name that holds in every working folder."""
+    named = registry.parse(model)
+    if named is not None:
+        return str(registry.absolute(named))
+    return model if model in names() else str(folder(model).resolve())
+
+
+def weights_refusal(model: str) -> str | None:
+    """Why nothing can be learnt from images of this model; None if its weights are there.
+
+    Latency and memory depend on the shape alone, so the manifest is enough to predict them.
+    """
+    m = manifest(model)
+    if m.random:
+        return "its weights are random"
+    absent = [
+        m.files[part][0] for part in ("transformer", "tokenizer") if not (folder(model) / m.files[part][0]).exists()
+    ]
+    return f"cannot read its weights: no {' and no '.join(absent)} in {folder(model)}" if absent else None
+
+
+def quality_refusal(model: str, needed: Sequence[Part] = ("classifier", "reference")) -> str | None:
+    """Why the quality of a model's images cannot be evaluated; None if it can.
+
+    Args:
+        model: name or folder.
+        needed: what an evaluation takes from the model's own files, because the user gives no other.
+    """
+    absent = [part for part in needed if part not in manifest(model).files]
+    lacks = f"it has no {' and no '.join(absent)}; give --reference and --inception-weights" if absent else None
+    return weights_refusal(model) or lacks
 
 
 def beside(model: str, name: str) -> str:
@@ -210,11 +243,12 @@ def load_classifier(model: str, device: str = "cpu") -> Classifier:
     return checkpoints.filled(lambda: Classifier(**sizes), tensors(model, "classifier"), "classifier", device=device)
 
 
-def held_out(model: str) -> tuple[list[Tensor], Tensor]:
-    """Tokens per scale (int64) and labels of held-out images, for the likelihood."""
-    state, c = tensors(model, "held_out"), manifest(model).transformer
-    if isinstance(c, InfinityConfig):
-        raise ModelError(f"held-out images of {model}: only models of classes have them")
+def held_out(model: str) -> tuple[list[Tensor], Tensor] | None:
+    """Tokens per scale (int64) and labels of held-out images, for the likelihood; None where none are kept."""
+    m = manifest(model)
+    if "held_out" not in m.files or isinstance(m.transformer, InfinityConfig):
+        return None
+    state, c = tensors(model, "held_out"), m.transformer
     tokens, labels = (state.get(name, torch.empty(0)).long() for name in ("tokens", "labels"))
     length = len(c.scale_of_token)
     if labels.ndim != 1 or tokens.shape != (len(labels), length):
@@ -234,46 +268,3 @@ def card(model: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"model {model} has no readable card {path}: {error}") from None
     return found
-
-
-def random_model(
-    config: AnyTransformerConfig, tokenizer: AnyTokenizerConfig, image_size: tuple[int, int], seed: int = 0
-) -> ImageModel:
-    """A model of any shape with seeded random weights, for tests and for latency and memory work."""
-    torch.manual_seed(seed)
-    transformer, made = new_transformer(config), new_tokenizer(tokenizer)
-    random_weights(transformer, config.width)
-    m = Manifest(
-        name="random",
-        description="seeded random weights",
-        licence="none",
-        data="none",
-        image_size=image_size,
-        transformer=config,
-        tokenizer=tokenizer,
-        sampling=SamplingDefaults(guidance=1.5),
-        classifier={},
-        files={"transformer": ("random.safetensors", str(seed)), "tokenizer": ("random.safetensors", str(seed))},
-        prompts=registry.RANDOM_PROMPTS,
-    )
-    for part in (transformer, made):
-        part.eval().requires_grad_(False)
-    found = random_prompts(config, m.prompts) if isinstance(config, InfinityConfig) else None
-    return ImageModel(m.spec(), transformer, made, m.sampling, prompts=found)
-
-
-def random_weights(module: Transformer | Tokenizer, width: int) -> dict[str, Tensor]:
-    """Draws the weights of a transformer, small where it is wide so that half precision does not overflow.
-
-    A tokenizer keeps those that it was made with.
-    """
-    if isinstance(module, VAR | Infinity):
-        for parameter in module.parameters():
-            nn.init.normal_(parameter, std=min(0.15, 1.2 * width**-0.5))
-    return module.state_dict()
-
-
-def random_prompts(config: InfinityConfig, count: int) -> Prompts:
-    """Seeded random features of so many prompts."""
-    shape = count, min(registry.RANDOM_LENGTH, config.text_length), config.text_channels
-    return Prompts(torch.randn(shape, generator=torch.Generator().manual_seed(0)))

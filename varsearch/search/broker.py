@@ -17,6 +17,7 @@ from varsearch.errors import UsageError
 from varsearch.measurement import Evidence, Job, Outcome
 from varsearch.policy import Policy
 from varsearch.search.front import dense_trial, front_trials, front_volume
+from varsearch.search.limits import Limits
 from varsearch.search.progress import Progress, Status
 from varsearch.search.proposals import Proposer
 from varsearch.search.settings import RunSettings
@@ -44,9 +45,10 @@ class Broker:
         name: the run's name, by default `settings.default_name`. A run of that name is continued.
         budget: evaluations in total, those of earlier invocations included.
         minutes: time after which no job is handed out, counted from now.
+        patience: evaluations without growth of the hypervolume after which no job is handed out, see `Limits`.
 
     Raises:
-        UsageError: the budget or time is not positive, or the name belongs to a run with other settings.
+        UsageError: budget, time or patience is not positive, or the name belongs to a run with other settings.
         PolicyError: a start lies outside the space.
         StoreError: from here and from every method, if the database fails or another process continues the run.
     """
@@ -61,13 +63,9 @@ class Broker:
         budget: int,
         name: str | None = None,
         minutes: float | None = None,
+        patience: int | None = None,
     ) -> None:
-        if budget < 1:
-            raise UsageError(f"the budget must be at least 1 trial, got {budget}")
-        if minutes is not None and not 0 < minutes < math.inf:
-            raise UsageError(f"the time must be a positive number of minutes, got {minutes}")
-        self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        self._settings, self._budget = settings, budget
+        self._limits, self._settings = Limits(budget, minutes, patience), settings
         self._starts = dict(starts)
         for policy in starts.values():
             space.encode(policy)
@@ -100,7 +98,7 @@ class Broker:
             name=name,
             model=self._settings.model,
             fingerprint=self._settings.fingerprint,
-            quality_protocol=self._settings.quality.digest,
+            quality_protocol=self._settings.quality_digest,
             speed_protocol=self._settings.speed.digest,
             settings=self._settings.model_dump_json(),
         )
@@ -117,6 +115,8 @@ class Broker:
             self._show(trial)
             if not trial.state.is_final:
                 self._wait(trial)
+            else:
+                self._note(trial)
         self._events.clear()
 
     def lease(self, worker: str) -> Job | None:
@@ -126,7 +126,7 @@ class Broker:
         """
         self.lost(worker)
         self._workers.add(worker)
-        while time.monotonic() < self._deadline and self._evaluated() + len(self._leases) < self._budget:
+        while self._limits.allow(self._evaluated() + len(self._leases)):
             number = self._waiting.popleft() if self._waiting else self._propose()
             if number is None:
                 break
@@ -185,7 +185,7 @@ class Broker:
         volume = front_volume(self._settings, [t.values for t in front], dense.values) if dense else None
         return Status(
             run=self._run.name,
-            budget=self._budget,
+            budget=self._limits.budget,
             evaluated=self._evaluated(),
             failed=sum(t.state is State.FAIL for t in self._trials),
             last_error=next((t.error for t in reversed(self._trials) if t.error), ""),
@@ -193,6 +193,7 @@ class Broker:
             running=len(self._leases),
             waiting=len(self._waiting),
             exhausted=self._exhausted,
+            plateau=self._limits.plateau,
             seconds_left=self._seconds_left(),
             front=tuple(t.number for t in front),
             hypervolume=volume,
@@ -204,8 +205,8 @@ class Broker:
     def _seconds_left(self) -> float | None:
         if not self._durations:
             return None
-        rounds = max(self._budget - self._evaluated(), 0) / len(self._workers)
-        return min(rounds * fmean(self._durations), max(self._deadline - time.monotonic(), 0.0))
+        rounds = max(self._limits.budget - self._evaluated(), 0) / len(self._workers)
+        return min(rounds * fmean(self._durations), self._limits.seconds_left)
 
     def _propose(self) -> int | None:
         """Appends a trial with an untried policy; None when the space is exhausted."""
@@ -229,7 +230,7 @@ class Broker:
         quality = self._store.find("quality", digest, run.fingerprint, run.quality_protocol)
         speed = self._store.find("speed", digest, run.fingerprint, run.speed_protocol)
         trial = replace(trial, quality=quality, speed=speed)
-        if quality and speed:
+        if speed and (quality or not run.quality_protocol):
             self._finish(trial)
             return None
         self._record(replace(trial, state=State.RUNNING, attempts=trial.attempts + 1, worker=worker))
@@ -248,7 +249,13 @@ class Broker:
     def _finish(self, trial: TrialRecord, error: str = "") -> None:
         error = error or self._settings.missing(trial.values)
         self._record(replace(trial, state=State.FAIL if error else State.COMPLETE, error=error))
+        self._note(trial)
         self._events.append(Progress(self._trials[trial.number], self.status()))
+
+    def _note(self, trial: TrialRecord) -> None:
+        """Tells the limits what an evaluation did to the hypervolume; known evidence cost none."""
+        if trial.attempts and self._limits.patience is not None:
+            self._limits.note(self.status().hypervolume, start=trial.origin in self._starts)
 
     def _wait(self, trial: TrialRecord) -> None:
         self._record(replace(trial, state=State.WAITING))

@@ -87,13 +87,13 @@ def compare(
     """
     rows: dict[str, Row] = {}
     for number, (name, policy) in enumerate(policies.items()):
-        quality = store.find("quality", policy.digest, settings.fingerprint, settings.quality.digest)
+        quality = store.find("quality", policy.digest, settings.fingerprint, settings.quality_digest)
         speed = store.find("speed", policy.digest, settings.fingerprint, settings.speed.digest)
         outcome = worker.evaluate(Job(number=number, policy=policy, quality=quality, speed=speed))
-        if outcome.quality is None or outcome.speed is None:
+        if outcome.error:
             raise EvaluationError(f"{name}: {outcome.error}")
-        evidence = [store.save(outcome.quality), store.save(outcome.speed)]
+        evidence = [store.save(found) for found in (outcome.quality, outcome.speed) if found]
         predicted = cost_model.evaluate(policy).measurements if cost_model else ()
         rows[name] = Row({m.metric: m for e in evidence for m in e.measurements}, {m.metric: m for m in predicted})
-        on_row(name, quality is not None and speed is not None)
+        on_row(name, speed is not None and (quality is not None or settings.quality is None))
     return rows

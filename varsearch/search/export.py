@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-
-import torch
 
 import varsearch
 from varsearch.accel import labels_for
 from varsearch.errors import EvaluationError, ModelError
 from varsearch.evaluators.quality import BATCH, DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.evaluators.worker import WorkerConfig
-from varsearch.measurement import METRICS, Job, Origin
+from varsearch.measurement import METRICS, Job, Origin, QualityProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import SamplingDefaults
 from varsearch.policy_file import Envelope, PolicyFile, Provenance, Sample
@@ -32,13 +31,13 @@ def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
     Raises:
         ModelError: the model's weights are no longer those that the run measured.
     """
-    spec, quality = zoo.manifest(settings.model).spec(), settings.quality
+    manifest, quality = zoo.manifest(settings.model), settings.quality
+    spec, sampling = manifest.spec(), quality or manifest.sampling
     if spec.fingerprint != settings.fingerprint:
         raise ModelError(
             f"run {run!r} was made with other weights: {settings.fingerprint[:12]}…, {settings.model} now has "
             f"{spec.fingerprint[:12]}…"
         )
-    environment = entry.environment
     return PolicyFile(
         model=spec,
         target=settings.target,
@@ -48,23 +47,27 @@ def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
         envelope=Envelope(
             image_size=spec.image_size,
             batch_size=settings.target.batch_size,
-            **asdict(SamplingDefaults.of(quality)),
+            **asdict(SamplingDefaults.of(sampling)),
         ),
-        sample=Sample(
-            seed=quality.seed,
-            labels=tuple(labels_for(min(BATCH, quality.n_images), spec.classes).tolist()),
-            sha256=environment[SAMPLE],
-            device=environment["device"],
-            device_type="cuda" if environment[DEVICE_TYPE] == "cuda" else "cpu",
-            threads=int(environment[THREADS]),
-            torch=environment["torch"],
-        ),
+        sample=_sample(quality, entry.environment, spec.classes) if quality else None,
         provenance=Provenance(
             run=run,
             trial=entry.number,
             varsearch=varsearch.__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
+    )
+
+
+def _sample(quality: QualityProtocol, environment: Mapping[str, str], classes: int) -> Sample:
+    return Sample(
+        seed=quality.seed,
+        labels=tuple(labels_for(min(BATCH, quality.n_images), classes).tolist()),
+        sha256=environment[SAMPLE],
+        device=environment["device"],
+        device_type="cuda" if environment[DEVICE_TYPE] == "cuda" else "cpu",
+        threads=int(environment[THREADS]),
+        torch=environment["torch"],
     )
 
 
@@ -79,7 +82,7 @@ class Check:
 
 
 def verify(file: PolicyFile, worker: WorkerConfig) -> list[Check]:
-    """Evaluates the file's policy again in a fresh process and compares every number, and the images bit by bit.
+    """Evaluates the file's policy again in a fresh process and compares every number, and the sample bit by bit.
 
     Quality, memory, FLOPs and predictions are deterministic and must come out equal; a measured speed-up may differ by
     `LATENCY_TOLERANCE`, and measured milliseconds are not judged.
@@ -97,6 +100,8 @@ def verify(file: PolicyFile, worker: WorkerConfig) -> list[Check]:
     checks = [
         _check(m.metric, m.value, found["values"].get(m.metric, float("nan")), m.origin) for m in file.measurements
     ]
+    if file.sample is None:
+        return checks
     same = found["sample"] == file.sample.sha256
     return [*checks, Check("images", 1.0, float(same), same)]
 
@@ -121,11 +126,10 @@ def _answer() -> None:
     request = json.load(sys.stdin)
     worker = WorkerConfig.model_validate(request["worker"]).make()
     file = PolicyFile.parse(json.dumps(request["file"]), "the exported policy")
-    torch.set_num_threads(file.sample.threads)
     file.check_model(zoo.manifest(worker.config.model).spec())
     outcome = worker.evaluate(Job(number=0, policy=file.policy))
-    assert outcome.quality is not None
-    print(json.dumps({"values": outcome.values, "sample": outcome.quality.environment[SAMPLE]}))
+    sample = outcome.quality and outcome.quality.environment[SAMPLE]
+    print(json.dumps({"values": outcome.values, "sample": sample}))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class Front:
         dense: the dense policy's trial, on the front or not; None while it has no numbers.
         presets: the trials of published systems, on the front or not.
         hypervolume: see `front_volume`; None without dense.
+        best: the best value of each bounded metric among all evaluated trials.
     """
 
     settings: RunSettings
@@ -66,6 +67,7 @@ class Front:
     dense: FrontEntry | None
     presets: tuple[FrontEntry, ...]
     hypervolume: float | None
+    best: dict[str, float]
 
 
 def relative_costs(settings: RunSettings, values: Mapping[str, float], dense: Mapping[str, float]) -> tuple[float, ...]:
@@ -121,7 +123,14 @@ def read_front(store: Store, run: RunRecord) -> Front:
         dense=entry_of(dense) if dense else None,
         presets=tuple(entry_of(t) for t in trials if t.origin.startswith(PRESET) and t.state is State.COMPLETE),
         hypervolume=front_volume(settings, [t.values for t in best], dense.values) if dense else None,
+        best=_best_values(settings, trials),
     )
+
+
+def _best_values(settings: RunSettings, trials: Iterable[TrialRecord]) -> dict[str, float]:
+    values = [t.values for t in trials if t.state is State.COMPLETE]
+    least = {metric: METRICS[metric].direction == "minimize" for metric in settings.bounds if values}
+    return {metric: (min if low else max)(v[metric] for v in values) for metric, low in least.items()}
 
 
 def select(front: Front, how: str) -> FrontEntry:
@@ -130,7 +139,8 @@ def select(front: Front, how: str) -> FrontEntry:
     "knee" is the entry with the smallest distance to zero relative costs (compromise programming, Zeleny 1973): costs
     relative to dense rather than to the front's own extremes, so that one absurd policy at the end of the
     front does not move the choice. "fastest" has the largest speed-up, "smallest" the least peak memory,
-    "best-quality" the least ΔFID. "max-latency=…" and "max-memory=…" give the best quality within the limit.
+    "best-quality" the least ΔFID. "max-latency=…" and "max-memory=…" give the best quality within the limit; where
+    quality was not evaluated, the least of the other one.
 
     Raises:
         UsageError: unknown selection, empty front, or no entry within the limit.
@@ -145,10 +155,12 @@ def select(front: Front, how: str) -> FrontEntry:
         return _knee(front)
     if how == "fastest":
         return max(front.entries, key=lambda entry: entry.value("speedup"))
+    if how == "best-quality" and front.settings.quality is None:
+        raise UsageError("the run did not evaluate quality: select knee, fastest, smallest, or within a limit")
     single = {"smallest": "peak_bytes", "best-quality": "delta_fid"}.get(how)
     if single:
         return min(front.entries, key=lambda entry: entry.value(single))
-    return _best_within(front.entries, how)
+    return _best_within(front.entries, how, front.settings.quality is not None)
 
 
 def _knee(front: Front) -> FrontEntry:
@@ -159,7 +171,7 @@ def _knee(front: Front) -> FrontEntry:
     return front.entries[nearest_to_ideal(costs, [0.0] * len(costs[0]))]
 
 
-def _best_within(entries: Sequence[FrontEntry], how: str) -> FrontEntry:
+def _best_within(entries: Sequence[FrontEntry], how: str, judged: bool) -> FrontEntry:
     found = re.fullmatch(r"max-(latency|memory)=(\d+(?:\.\d+)?)\s*(ms|B|kB|MB|GB)?", how)
     metric = {"latency": "latency_ms", "memory": "peak_bytes"}[found[1]] if found else ""
     if found is None or (found[3] or METRICS[metric].unit).endswith("B") != (metric == "peak_bytes"):
@@ -169,7 +181,8 @@ def _best_within(entries: Sequence[FrontEntry], how: str) -> FrontEntry:
     if not within:
         least = min(entry.value(metric) for entry in entries)
         raise UsageError(f"no policy on the front has {metric} of {limit:g} or less: the least is {least:g}")
-    return min(within, key=lambda entry: entry.value("delta_fid"))
+    best = "delta_fid" if judged else {"latency_ms": "peak_bytes", "peak_bytes": "latency_ms"}[metric]
+    return min(within, key=lambda entry: entry.value(best))
 
 
 def entry_of(trial: TrialRecord) -> FrontEntry:

@@ -21,6 +21,7 @@ from varsearch.accel import apply, labels_for
 from varsearch.db import RunRecord, Store
 from varsearch.errors import ModelError, OutputError, StoreError, UsageError, VarsearchError
 from varsearch.files import write_atomically
+from varsearch.measurement import QualityProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.pictures import grid_png
@@ -43,22 +44,26 @@ def artifact_folder(url: URL) -> Path:
 def attach(store: Store, run: RunRecord) -> int:
     """Gives every trial of the front, and the dense one, a grid and a note; returns how many were new.
 
-    All grids show the same labels on the same noise, so that they can be compared picture by picture.
+    All grids show the same labels on the same noise, so that they can be compared picture by picture. A run that did
+    not evaluate quality gets none: it says nothing about images.
 
     Raises:
         ModelError: the model is gone, or its weights are not those that the run measured.
         OutputError: a picture cannot be written.
         StoreError: the database failed, or Optuna's study of the run was deleted.
     """
-    folder = _made(artifact_folder(store.url))
     front = read_front(store, run)
+    quality = front.settings.quality
+    if quality is None:
+        return 0
+    folder = _made(artifact_folder(store.url))
     with open_storage(store.url) as storage, study_errors(store.url):
         shown = _shown(storage, run, front, folder)
         missing = [entry for entry in _finalists(front) if not shown.has_grid(entry)]
         if missing:
-            model = _model(run, front.settings)
+            model = _model(run, front.settings, quality)
             for entry in missing:
-                shown.add(entry, _picture(model, entry, front.settings.quality.seed))
+                shown.add(entry, _picture(model, entry, quality.seed))
     return len(missing)
 
 
@@ -70,9 +75,9 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _model(run: RunRecord, settings: RunSettings) -> ImageModel:
+def _model(run: RunRecord, settings: RunSettings, quality: QualityProtocol) -> ImageModel:
     """The run's model: grids of other weights would show what was never measured."""
-    model, quality = zoo.load(settings.model), settings.quality
+    model = zoo.load(settings.model)
     if model.spec.fingerprint != settings.fingerprint:
         raise ModelError(
             f"run {run.name!r} measured weights {settings.fingerprint[:12]}…, {settings.model} now has "

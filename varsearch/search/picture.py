@@ -20,6 +20,8 @@ QUALITY_SPAN = 6.0
 def picture(store: Store, run: RunRecord, kind: str = "png") -> bytes:
     """Quality loss against speed-up and against memory relative to dense, as PNG or SVG.
 
+    Where quality was not evaluated, memory against speed-up, with the published systems by name.
+
     Raises:
         UsageError: the run has no front, or lacks a metric that is drawn.
     """
@@ -27,14 +29,16 @@ def picture(store: Store, run: RunRecord, kind: str = "png") -> bytes:
     if not front.entries or front.dense is None:
         raise UsageError("the run has no front yet: there is nothing to draw")
     trials = [t.values for t in store.trials(run) if t.state is State.COMPLETE]
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, 2), ("speedup", "peak_bytes"), strict=True):
-        _draw(axes, front, trials, metric)
-    settings = front.settings
-    figure.suptitle(
-        f"{settings.model} on {settings.target}: latency and memory {settings.origin.value}, "
-        f"{settings.quality.n_images} images per policy"
-    )
+    settings, quality = front.settings, front.settings.quality
+    if quality is None:
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        _draw_costs(figure.subplots(), front, trials)
+    else:
+        figure = Figure(figsize=(11, 4.5), layout="constrained")
+        for axes, metric in zip(figure.subplots(1, 2), ("speedup", "peak_bytes"), strict=True):
+            _draw(axes, front, trials, metric)
+    judged = f"{quality.n_images} images per policy" if quality else "quality NOT evaluated"
+    figure.suptitle(f"{settings.model} on {settings.target}: latency and memory {settings.origin.value}, {judged}")
     file = io.BytesIO()
     figure.savefig(file, format=kind, dpi=120)
     return file.getvalue()
@@ -64,6 +68,28 @@ def _draw(axes: Axes, front: Front, trials: list[dict[str, float]], metric: str)
     name = {"speedup": "speed-up over dense", "peak_bytes": "peak memory relative to dense"}[metric]
     axes.set_xlabel(f"{name} ({better} is better)")
     axes.set_ylabel("ΔFID to dense (less is better)")
+    axes.legend(fontsize=8)
+
+
+def _draw_costs(axes: Axes, front: Front, trials: list[dict[str, float]]) -> None:
+    """Memory against speed-up, both relative to dense."""
+    assert front.dense is not None
+    dense = front.dense.value("peak_bytes")
+
+    def points(rows: list[dict[str, float]]) -> tuple[list[float], list[float]]:
+        return [row["speedup"] for row in rows], [row["peak_bytes"] / dense for row in rows]
+
+    axes.scatter(*points(trials), s=14, color="0.75", label="trials")
+    axes.scatter(*points([entry.values for entry in front.entries]), s=25, color="tab:blue", label="front")
+    axes.scatter(
+        *points([entry.values for entry in front.presets]), s=25, marker="^", color="tab:orange", label="published"
+    )
+    for entry in front.presets:
+        place = entry.value("speedup"), entry.value("peak_bytes") / dense
+        axes.annotate(entry.origin.partition(":")[2], place, fontsize=7, xytext=(4, 2), textcoords="offset points")
+    axes.scatter([1], [1], marker="*", s=160, color="tab:red", zorder=3, label="dense")
+    axes.set_xlabel("speed-up over dense (more is better)")
+    axes.set_ylabel("peak memory relative to dense (less is better)")
     axes.legend(fontsize=8)
 
 

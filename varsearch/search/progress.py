@@ -34,6 +34,7 @@ class Status:
         running: trials that a worker has now.
         waiting: trials that a worker lost or an interruption put back.
         exhausted: whether no untried policy is left.
+        plateau: whether patience is spent: the last evaluations did not make the hypervolume grow.
         seconds_left: estimate until the budget or the time is spent; None before the first evaluation.
         front: numbers of the trials on the front.
         hypervolume: see `front_volume`; None while the dense policy has no numbers.
@@ -48,6 +49,7 @@ class Status:
     running: int
     waiting: int
     exhausted: bool
+    plateau: bool
     seconds_left: float | None
     front: tuple[int, ...]
     hypervolume: float | None

@@ -26,12 +26,13 @@ def run(
     budget: int,
     name: str | None = None,
     minutes: float | None = None,
+    patience: int | None = None,
     workers: int = 0,
     resources: Resources | None = None,
     ray_address: str | None = None,
     on_event: OnEvent = ignore,
 ) -> Status:
-    """Searches until the budget or the time is spent, or no untried policy is left.
+    """Searches until budget, time or patience is spent, or no untried policy is left.
 
     Args:
         settings: what the run is about; with equal settings the same call continues a run that was killed.
@@ -42,6 +43,7 @@ def run(
         budget: evaluations in total. Trials that stored evidence answers cost none.
         name: the run's name, by default `settings.default_name`.
         minutes: after this time no evaluation begins; those that run are finished.
+        patience: evaluations without growth of the hypervolume, earlier invocations included, that end the search.
         workers: processes on Ray, or 0 to evaluate in this process without Ray.
         resources: what each worker takes, by default one core.
         ray_address: a running Ray cluster, by default Ray is started on this machine.
@@ -56,7 +58,15 @@ def run(
     if workers < 0:
         raise UsageError(f"workers must be 0 (in this process) or more, got {workers}")
     make_broker = partial(
-        Broker, settings, space, dict(starts), storage=storage, budget=budget, name=name, minutes=minutes
+        Broker,
+        settings,
+        space,
+        dict(starts),
+        storage=storage,
+        budget=budget,
+        name=name,
+        minutes=minutes,
+        patience=patience,
     )
     if workers == 0:
         status = run_inline(make_broker, make_worker, on_event)

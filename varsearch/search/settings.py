@@ -18,6 +18,10 @@ UNBOUNDED_BELOW = {"delta_fid", "kid"}
 """Metrics that are minimized and can be negative; all others count something."""
 
 
+NAMES = ("fid", "latency", "memory")
+"""What users call the default objectives."""
+
+
 def default_objectives(origin: Origin) -> tuple[str, str, str]:
     """ΔFID, latency and peak memory.
 
@@ -27,12 +31,28 @@ def default_objectives(origin: Origin) -> tuple[str, str, str]:
     return "delta_fid", "speedup" if origin is Origin.MEASURED else "latency_ms", "peak_bytes"
 
 
+def named_objectives(given: tuple[str, ...] | None, origin: Origin) -> tuple[str, ...]:
+    """Metrics of what a user asks for: `NAMES`, whose order makes no difference, or metrics; None is all of `NAMES`.
+
+    Beside metrics "fid" is the metric of that name; it orders policies as ΔFID does.
+    """
+    metric = dict(zip(NAMES, default_objectives(origin), strict=True))
+    given = NAMES if given is None else given
+    if set(given) <= set(NAMES):
+        return tuple(metric[name] for name in sorted(given, key=NAMES.index))
+    unknown = next((name for name in given if name not in METRICS and name not in NAMES), None)
+    if unknown is not None:
+        known = f"{', '.join(NAMES)}, or metrics: {', '.join(METRICS)}"
+        raise UsageError(f"--objectives: unknown metric {unknown!r}: known are {known}")
+    return tuple(name if name in METRICS else metric[name] for name in given)
+
+
 class RunSettings(Frozen):
     """Model, target, protocols, objectives, bounds, space and the sampler's seed. Budget, time and workers are no part.
 
     Args:
         model: name or folder of the model, `fingerprint` the sha256 of its weights.
-        quality: how quality is evaluated.
+        quality: how quality is evaluated; None where it is not, because no objective and no bound asks for it.
         speed: how latency and memory are evaluated, and on what target.
         objectives: one to three metrics.
         bounds: metric to the worst value that is feasible.
@@ -40,12 +60,13 @@ class RunSettings(Frozen):
         space: digest of the search space.
 
     Raises:
-        UsageError: an unknown metric, no objective, or a bound that no policy can satisfy.
+        UsageError: an unknown metric, no objective, a metric of quality where it is not evaluated, or a bound that no
+            policy can satisfy.
     """
 
     model: str
     fingerprint: str
-    quality: QualityProtocol
+    quality: QualityProtocol | None = None
     speed: SpeedProtocol
     objectives: tuple[str, ...]
     bounds: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = Field(default={})
@@ -59,6 +80,9 @@ class RunSettings(Frozen):
             raise UsageError(f"unknown metric {unknown[0]!r}: known metrics are {', '.join(METRICS)}")
         if not 1 <= len(set(self.objectives)) == len(self.objectives) <= 3:
             raise UsageError(f"objectives must be one to three different metrics, got {', '.join(self.objectives)}")
+        blind = [name for name in (*self.objectives, *self.bounds) if METRICS[name].kind == "quality"]
+        if blind and self.quality is None:
+            raise UsageError(f"{blind[0]} is a metric of quality, which this run does not evaluate")
         for name, limit in self.bounds.items():
             _check_bound(name, limit)
         return self
@@ -80,6 +104,11 @@ class RunSettings(Frozen):
     def origin(self) -> Origin:
         """Whether latency and memory are measured or predicted."""
         return self.speed.origin
+
+    @property
+    def quality_digest(self) -> str:
+        """Digest of the quality protocol; empty where quality is not evaluated, which no evidence has."""
+        return self.quality.digest if self.quality else ""
 
     @property
     def default_name(self) -> str:

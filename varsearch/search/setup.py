@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from varsearch.errors import TargetError, UsageError
-from varsearch.evaluators.cost_model import CostModel, predicted_protocol
+from varsearch.errors import ModelError, TargetError, UsageError
 from varsearch.evaluators.quality import protocol_for as quality_protocol
 from varsearch.evaluators.speed import protocol_for as speed_protocol
 from varsearch.evaluators.worker import WorkerConfig, features
 from varsearch.evaluators.workload import zoo_skeleton
-from varsearch.measurement import METRICS, Origin, SpeedProtocol
+from varsearch.measurement import METRICS, Origin, QualityProtocol, SpeedProtocol
 from varsearch.models import zoo
+from varsearch.models.manifest import Part
+from varsearch.search.goals import Goal, parse_goals, resolve
 from varsearch.search.progress import Resources
-from varsearch.search.settings import RunSettings, default_objectives
+from varsearch.search.settings import RunSettings, named_objectives
 from varsearch.search.starts import Starts, calibrated, starts_for
 from varsearch.space import SearchSpace
 from varsearch.target import Target, check_dtype, default_target, find_device
 
 MAX_NAME = 200
 """Characters of a run's name that the database has room for."""
-
-UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "s": 1e3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Request:
         batch_size: images per batch that latency and memory refer to; None takes the device's usual one.
         dtype: number format; None takes the device's usual one.
         images: images behind every quality number.
-        objectives: one to three metrics to trade off; None takes `default_objectives`.
+        objectives: one to three to trade off, see `named_objectives`. Without a metric of quality none is evaluated.
         max_latency: "12ms" or relative to dense, "0.7x".
         max_memory: "40MB" or relative to dense, "0.8x".
         max_fid: "1.9" or relative to dense, "+0.5".
@@ -82,14 +81,6 @@ class Plan:
     resources: Resources
 
 
-def check_budget(budget: int, minutes: float | None) -> None:
-    """Refuses a budget that evaluates nothing, before anything is loaded."""
-    if budget < 1:
-        raise UsageError(f"the budget must be at least 1 trial, got {budget}")
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise UsageError(f"the time must be a positive number of minutes, got {minutes}")
-
-
 def check_name(name: str) -> None:
     """Refuses a name for a run that cannot be stored, or not be shown in one line."""
     if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME):
@@ -108,6 +99,7 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
         UsageError: a bound that nothing can satisfy, or workers that would disturb each other's measurements.
         ModelError, TargetError: the model or target is unknown or damaged.
     """
+    goals = parse_goals(request.max_latency, request.max_memory, request.max_fid)
     spec = zoo.manifest(request.model).spec()
     target = default_target(find_device(request.target), request.batch_size, check_dtype(request.dtype), spec)
     resources = _resources(request)
@@ -115,40 +107,71 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
     torch.set_num_threads(threads)
     speed = _speed_protocol(request, target, resources)
     _check_exclusive(request, speed)
-    model = zoo.load(request.model)
+    objectives = named_objectives(request.objectives, speed.origin)
+    settings = RunSettings(
+        model=request.model,
+        fingerprint=spec.fingerprint,
+        quality=_quality(request, objectives, goals, speed.origin is Origin.MEASURED),
+        speed=speed,
+        objectives=objectives,
+        bounds=resolve(goals, SearchSpace(spec), request.model, speed),
+        seed=request.seed,
+    )
+    starts = _starts(request, storage, on_calibrate)
+    space = SearchSpace(spec, starts.presets)
+    settings = settings.model_copy(update={"space": space.digest})
+    worker = WorkerConfig(
+        model=zoo.absolute(request.model),
+        device="cuda" if request.gpus_per_worker else "cpu",
+        threads=threads,
+        quality=settings.quality,
+        speed=speed,
+        reference=request.reference and str(Path(request.reference).resolve()),
+        inception=request.inception and str(Path(request.inception).resolve()),
+    )
+    return Plan(settings, worker, space, starts, resources)
+
+
+def _quality(
+    request: Request, objectives: tuple[str, ...], goals: tuple[Goal, ...], measured: bool
+) -> QualityProtocol | None:
+    """How quality is evaluated; None if no objective asks for it. Reads the files, so that damage shows early."""
+    if not any(METRICS[name].kind == "quality" for name in objectives):
+        options = [goal.option for goal in goals if goal.option == "--max-fid"]
+        options += ["--reference"] * bool(request.reference) + ["--inception-weights"] * bool(request.inception)
+        if options:
+            raise UsageError(f"{options[0]} needs quality, which is not evaluated: add fid to --objectives")
+        if measured:
+            zoo.load(request.model)
+        return None
+    own: dict[Part, str | None] = {"classifier": request.inception, "reference": request.reference}
+    needed = [part for part, given in own.items() if given is None]
+    refusal = zoo.quality_refusal(request.model, needed)
+    if refusal:
+        raise ModelError(
+            f"the quality of {request.model} cannot be evaluated: {refusal}; "
+            "for latency and memory alone give --objectives latency,memory"
+        )
     extractor, reference = features(request.model, request.reference, request.inception, "cpu")
-    available = len(zoo.held_out(request.model)[1])
-    quality = quality_protocol(
-        model,
+    held_out = zoo.held_out(request.model)
+    available = len(held_out[1]) if held_out else 0
+    return quality_protocol(
+        zoo.load(request.model),
         extractor,
         reference,
         n_images=request.images,
         nll_images=min(request.images, available, 256),
         seed=request.seed,
     )
-    settings = RunSettings(
-        model=request.model,
-        fingerprint=model.spec.fingerprint,
-        quality=quality,
-        speed=speed,
-        objectives=default_objectives(speed.origin) if request.objectives is None else request.objectives,
-        bounds=_bounds(request, SearchSpace(model.spec), speed),
-        seed=request.seed,
-    )
-    calibration = calibrated(model, storage, on_start=on_calibrate)
-    starts = starts_for(model.spec, calibration, zoo.siblings(request.model))
-    space = SearchSpace(model.spec, starts.presets)
-    settings = settings.model_copy(update={"space": space.digest})
-    worker = WorkerConfig(
-        model=request.model,
-        device="cuda" if request.gpus_per_worker else "cpu",
-        threads=threads,
-        quality=quality,
-        speed=speed,
-        reference=request.reference,
-        inception=request.inception,
-    )
-    return Plan(settings, worker, space, starts, resources)
+
+
+def _starts(request: Request, storage: str | Path, on_calibrate: Callable[[], None]) -> Starts:
+    """What the search starts from; without the systems that need a calibration where there can be none."""
+    bones, siblings = zoo_skeleton(request.model), zoo.siblings(request.model)
+    calibration = None
+    if zoo.weights_refusal(request.model) is None and bones.spec.family != "mvar":
+        calibration = calibrated(bones, partial(zoo.load, request.model), storage, on_start=on_calibrate)
+    return starts_for(bones.spec, calibration, siblings)
 
 
 def _resources(request: Request) -> Resources:
@@ -189,58 +212,3 @@ def _check_exclusive(request: Request, speed: SpeedProtocol) -> None:
             f"latency on {speed.target.device} is measured, which needs a whole GPU per worker, "
             f"got {request.gpus_per_worker:g}"
         )
-
-
-def _bounds(request: Request, space: SearchSpace, speed: SpeedProtocol) -> dict[str, float]:
-    bounds: dict[str, float] = {}
-    costs = Costs(space, request.model, speed)
-    if request.max_latency is not None:
-        amount, relative = _amount(request.max_latency, "--max-latency", ("ms", "s"))
-        # Relative to dense is a bound on the speed-up: it is measured side by side, and stays the same on a rerun.
-        bounds |= {"speedup": 1 / amount} if relative else {"latency_ms": amount}
-        costs.require("latency_ms", amount * costs.dense["latency_ms"] if relative else amount, "--max-latency")
-    if request.max_memory is not None:
-        amount, relative = _amount(request.max_memory, "--max-memory", ("B", "kB", "MB", "GB"))
-        bounds["peak_bytes"] = amount * costs.dense["peak_bytes"] if relative else amount
-        costs.require("peak_bytes", bounds["peak_bytes"], "--max-memory")
-    if request.max_fid is not None:
-        amount, _ = _amount(request.max_fid.removeprefix("+"), "--max-fid", ())
-        bounds["delta_fid" if request.max_fid.startswith("+") else "fid"] = amount
-    return bounds
-
-
-def _amount(text: str, option: str, units: tuple[str, ...]) -> tuple[float, bool]:
-    """A positive number with a unit; true if it is relative ("0.7x")."""
-    suffixes = "|".join((*units, "x") if units else ())
-    found = re.fullmatch(rf"(\d+(?:\.\d*)?|\.\d+)\s*({suffixes})?", text)
-    if found is None or float(found[1]) <= 0:
-        forms = f"a number, with one of {', '.join(units)}, or relative to dense as in 0.7x" if units else "2.0 or +0.5"
-        raise UsageError(f"{option} {text!r}: expected {forms}, above 0")
-    return float(found[1]) * UNITS.get(found[2] or "", 1.0), found[2] == "x"
-
-
-class Costs:
-    """Cost-model figures of the dense policy and of the cheapest one the space has.
-
-    Where latency is measured they only serve to refuse the impossible, with a margin.
-    """
-
-    def __init__(self, space: SearchSpace, model: str, speed: SpeedProtocol) -> None:
-        self.space, self.speed = space, speed
-        self.model = CostModel(zoo_skeleton(model), predicted_protocol(speed.target))
-
-    @property
-    def dense(self) -> dict[str, float]:
-        """Figures of the unmodified model."""
-        return self.model.evaluate(self.space.decode({})).values
-
-    def require(self, metric: str, limit: float, option: str) -> None:
-        """Raises `UsageError` if even the cheapest policy exceeds `limit`."""
-        cheapest = self.space.decode({name: levels - 1 for name, levels in self.space.own.items()})
-        least = self.model.evaluate(cheapest).values[metric]
-        measured_latency = metric == "latency_ms" and self.speed.origin is Origin.MEASURED
-        if limit < least * (0.5 if measured_latency else 1.0):
-            unit = METRICS[metric].unit
-            raise UsageError(
-                f"{option}: no policy has {metric} of {limit:.4g} {unit}; the least reachable is {least:.4g} {unit}"
-            )

@@ -44,23 +44,38 @@ class Starts:
 
 
 def calibrated(
-    model: ImageModel, storage: str | Path, images: int = 50, seed: int = 0, on_start: Callable[[], None] = lambda: None
+    skeleton: ImageModel,
+    load: Callable[[], ImageModel],
+    storage: str | Path,
+    images: int = 50,
+    seed: int = 0,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Calibration:
-    """What the database knows of these weights; a pass over the model, told by `on_start` and stored, if nothing."""
-    protocol = protocol_of(model, images, seed)
+    """What the database knows of the model's weights; a pass over it, told by `on_start` and stored, if nothing.
+
+    Args:
+        skeleton: the model, with or without weights.
+        load: reads the weights, which are large and only needed for a pass.
+        storage: the database.
+        images: images to watch.
+        seed: of the images.
+        on_start: called before a pass.
+    """
+    protocol, spec = protocol_of(skeleton, images, seed), skeleton.spec
     with Store(storage) as store:
-        known = store.calibration(model.spec.fingerprint, protocol)
-        if known is not None and not known.fits(model.spec):
-            raise StoreError(
-                f"the stored calibration of {model.spec.name} is damaged: it is of another shape; {WAY_OUT}"
-            )
+        known = store.calibration(spec.fingerprint, protocol)
+        if known is not None and not known.fits(spec):
+            raise StoreError(f"the stored calibration of {spec.name} is damaged: it is of another shape; {WAY_OUT}")
         if known is not None:
             return known
         on_start()
-        return store.save_calibration(calibrate(model, protocol))
+        return store.save_calibration(calibrate(load(), protocol))
 
 
-def starts_for(spec: ModelSpec, calibration: Calibration, siblings: Sequence[ModelSpec]) -> Starts:
-    """Everything that fits the model; `siblings` are smaller ones with the same tokenizer."""
+def starts_for(spec: ModelSpec, calibration: Calibration | None, siblings: Sequence[ModelSpec]) -> Starts:
+    """Everything that fits the model; `siblings` are smaller ones with the same tokenizer.
+
+    Without a calibration, which a model without trained weights cannot have, the systems that need one are missing.
+    """
     found, missing = presets(spec, calibration, siblings)
     return Starts(found, seeds(spec), missing)

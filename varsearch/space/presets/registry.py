@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from varsearch.calibration import Calibration
-from varsearch.errors import UsageError
+from varsearch.errors import PolicyError, UsageError
 from varsearch.policy import Policy
 from varsearch.space.presets.code import code
 from varsearch.space.presets.fastvar import HART, fastvar
@@ -25,9 +25,24 @@ from varsearch.target import ModelSpec
 Siblings = Sequence[ModelSpec]
 """Smaller models with the same tokenizer."""
 
+Make = Callable[[ModelSpec, Calibration | None, Siblings], Policy]
 
-def _code(drafted: float | None = None) -> Callable[[ModelSpec, Calibration, Siblings], Policy]:
-    def make(spec: ModelSpec, calibration: Calibration, siblings: Siblings) -> Policy:
+
+def _learnt(make: Callable[[ModelSpec, Calibration], Policy]) -> Make:
+    """A preset whose constants come from a calibration."""
+
+    def checked(spec: ModelSpec, calibration: Calibration | None, _: Siblings) -> Policy:
+        if calibration is None:
+            raise UsageError(
+                "its constants come from a calibration, which takes trained weights and attention across scales"
+            )
+        return make(spec, calibration)
+
+    return checked
+
+
+def _code(drafted: float | None = None) -> Make:
+    def make(spec: ModelSpec, _: Calibration | None, siblings: Siblings) -> Policy:
         if not siblings:
             raise UsageError(
                 f"CoDe needs a smaller readable model with the tokenizer of {spec.name} beside it, and there is none"
@@ -38,21 +53,21 @@ def _code(drafted: float | None = None) -> Callable[[ModelSpec, Calibration, Sib
     return make
 
 
-PRESETS: dict[str, Callable[[ModelSpec, Calibration, Siblings], Policy]] = {
-    "litevar": lambda spec, found, _: litevar(spec, found),
-    "litevar-w6": lambda spec, found, _: litevar(spec, found, bits=6),
-    "litevar-85": lambda spec, found, _: litevar(spec, found, coverage=0.4, floor=0.1, difference=math.inf),
-    "fastvar": lambda spec, found, _: fastvar(spec),
-    "fastvar-hart": lambda spec, found, _: fastvar(spec, HART, layers=(0, 1)),
-    "hack": lambda spec, found, _: hack(spec, found),
-    "hack-50": lambda spec, found, _: hack(spec, found, 0.5),
-    "hackpp": lambda spec, found, _: hackpp(spec, found),
-    "scalekv": lambda spec, found, _: scalekv(spec, found),
-    "scalekv-20": lambda spec, found, _: scalekv(spec, found, 0.2),
-    "sparvar": lambda spec, found, _: sparvar(spec, found),
-    "toprovar": lambda spec, found, _: toprovar(spec, found),
-    "skipvar": lambda spec, found, _: skipvar(spec, trained(spec, found, 0.84)),
-    "skipvar-88": lambda spec, found, _: skipvar(spec, trained(spec, found, 0.88)),
+PRESETS: dict[str, Make] = {
+    "litevar": _learnt(litevar),
+    "litevar-w6": _learnt(lambda spec, found: litevar(spec, found, bits=6)),
+    "litevar-85": _learnt(lambda spec, found: litevar(spec, found, coverage=0.4, floor=0.1, difference=math.inf)),
+    "fastvar": lambda spec, *_: fastvar(spec),
+    "fastvar-hart": lambda spec, *_: fastvar(spec, HART, layers=(0, 1)),
+    "hack": _learnt(hack),
+    "hack-50": _learnt(lambda spec, found: hack(spec, found, 0.5)),
+    "hackpp": _learnt(hackpp),
+    "scalekv": _learnt(scalekv),
+    "scalekv-20": _learnt(lambda spec, found: scalekv(spec, found, 0.2)),
+    "sparvar": lambda spec, *_: sparvar(spec),
+    "toprovar": _learnt(toprovar),
+    "skipvar": _learnt(lambda spec, found: skipvar(spec, trained(spec, found, 0.84))),
+    "skipvar-88": _learnt(lambda spec, found: skipvar(spec, trained(spec, found, 0.88))),
     "code": _code(),
     "code-6": _code(6 / 10),
 }
@@ -62,9 +77,9 @@ LEAST_SCALES = 3
 
 
 def presets(
-    spec: ModelSpec, calibration: Calibration, siblings: Siblings = ()
+    spec: ModelSpec, calibration: Calibration | None, siblings: Siblings = ()
 ) -> tuple[dict[str, Policy], dict[str, str]]:
-    """The policy of every preset that fits the model, and why the others do not.
+    """The policy of every preset that fits the model, and why the others do not; some need a calibration.
 
     Presets that come out equal on this model appear once, under the first of their names.
     """
@@ -76,7 +91,8 @@ def presets(
     for name, make in PRESETS.items():
         try:
             policy = make(spec, calibration, siblings)
-        except UsageError as error:
+            policy.check(spec)
+        except (UsageError, PolicyError) as error:
             reasons[name] = str(error)
             continue
         twin = next((other for other, known in found.items() if known == policy), None)

@@ -6,7 +6,6 @@ proportion. The windows of the last scales keep their sides.
 
 from __future__ import annotations
 
-from varsearch.calibration import Calibration
 from varsearch.policy import CrossScale, LayerPolicy, Policy, ScalePolicy, SparseAttention
 from varsearch.target import ModelSpec
 
@@ -18,12 +17,11 @@ RADII = (0, 0, 1, 2, 3)
 neighbourhood around chosen keys."""
 
 
-def sparvar(spec: ModelSpec, calibration: Calibration, keys: float = 0.2, bound: float = 1 / 3) -> Policy:
-    """The policy of one strength; the paper keeps a fifth of the keys.
+def sparvar(spec: ModelSpec, keys: float = 0.2, bound: float = 1 / 3) -> Policy:
+    """The policy of one strength; the paper keeps a fifth of the keys. It decides while it runs.
 
     Args:
         spec: of the model.
-        calibration: not needed: the method decides while it generates.
         keys: share of the decision scale's keys that each head and group of queries keeps.
         bound: share of the layers, the first ones, that choose keys; the others have windows. Published are 11 of 32
             (Infinity-2B) and of 40 (8B).
