@@ -47,6 +47,8 @@ def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, *
 CASES = {
     "budget 0": (["run", "--budget", "0"], 2, ["budget must be at least 1"]),
     "negative time": (["run", "--time", "-1"], 2, ["time must be a positive"]),
+    "patience 0": (["run", "--patience", "0"], 2, ["patience must be at least 1 evaluation, got 0"]),
+    "bound on nothing": (["run", *FAST, "--objectives", "latency,memory", "--max-fid", "+1"], 2, ["add fid"]),
     "unknown target": (["run", "--target", "5090"], 5, ["unknown target '5090'", "4090", "h200"]),
     "unknown model": (["run", "--model", "imagenet"], 4, ["unknown model 'imagenet'", "mnist"]),
     "pickle checkpoint": (["run", "--model", "var_d16.pth"], 4, ["pickle checkpoint"]),

@@ -9,6 +9,7 @@ import pytest
 
 from tests.search.fakes import SPACE, STARTS, FakeWorker, outcome, settings
 from tests.search.harness import Open, drain, stored, taken
+from varsearch.cli.run import conclude
 from varsearch.errors import UsageError
 from varsearch.search.limits import GROWTH, Limits
 from varsearch.search.run import run
@@ -87,3 +88,12 @@ def test_an_interrupted_run_ends_where_it_would_have_and_a_larger_patience_goes_
     assert end_of(parts, budget=end + 5, patience=None) == end + 5
     assert end_of(tmp_path / "without.db", budget=end + 5, patience=None) == end + 5
     assert [t.policy for t in stored(parts)] == [t.policy for t in stored(tmp_path / "without.db")]
+
+
+def test_the_end_says_that_patience_was_spent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = {"budget": 80, "patience": 1}
+    status = run(settings(), SPACE, STARTS, FakeWorker, storage=tmp_path / "runs.db", **limits)
+    conclude(status, limits["patience"])
+    told = capsys.readouterr().out
+    assert status.plateau and "did not grow in the last 1 evaluations; a larger --patience, or none, goes on" in told
+    assert f"{status.evaluated} evaluated" in told

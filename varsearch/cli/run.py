@@ -115,7 +115,7 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, limits
         on_event=_print_progress,
         **limits,
     )
-    _conclude(final, limits["patience"])
+    conclude(final, limits["patience"])
     print_front(storage, name)
     here = "" if storage == o.DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     run = shlex.quote(name)
@@ -162,7 +162,8 @@ def _print_progress(event: Progress) -> None:
     )
 
 
-def _conclude(final: Status, patience: int | None) -> None:
+def conclude(final: Status, patience: int | None) -> None:
+    """Says why a search ended."""
     why = "no untried policy is left" if final.exhausted else "budget or time spent"
     if final.plateau:
         why = f"the hypervolume did not grow in the last {patience} evaluations; a larger --patience, or none, goes on"
