@@ -19,6 +19,7 @@ from varsearch.evaluators.reference import zoo_reference
 from varsearch.evaluators.speed import machine
 from varsearch.models import ImageModel, zoo
 from varsearch.models.image_model import Sibling
+from varsearch.models.random_weights import random_model
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.policy import Policy
@@ -33,7 +34,7 @@ def random_pair() -> tuple[ImageModel, ModelSpec]:
     """Depth 16 and width 512 with a refiner of depth 8 and width 256, the published scales of 256 x 256 images."""
     tokenizer = TokenizerConfig(SCALES, vocab=512, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, norm_groups=8)
     large, small = (
-        zoo.random_model(
+        random_model(
             VARConfig(SCALES, depth, 32 * depth, depth, classes=10, vocab=512, z_channels=8), tokenizer, (64, 64)
         )
         for depth in (16, 8)

@@ -9,6 +9,7 @@ from varsearch.evaluators.speed import dense_twin, interleaved
 from varsearch.evaluators.trace import Trace, trace
 from varsearch.models import ImageModel, zoo
 from varsearch.models.image_model import Sibling
+from varsearch.models.random_weights import random_model
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.policy import Policy
@@ -28,7 +29,7 @@ def small_model() -> ImageModel:
     tokenizer = TokenizerConfig(
         SCALES, vocab=128, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=1, norm_groups=8
     )
-    return zoo.random_model(transformer, tokenizer, (32, 32))
+    return random_model(transformer, tokenizer, (32, 32))
 
 
 def large_model() -> ImageModel:
@@ -48,7 +49,7 @@ def _large(depth: int, width: int) -> ImageModel:
     tokenizer = TokenizerConfig(
         scales, vocab=512, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=3, norm_groups=8
     )
-    return zoo.random_model(transformer, tokenizer, (128, 128))
+    return random_model(transformer, tokenizer, (128, 128))
 
 
 def beside_dense(model: ImageModel, policy: Policy, batch: int, rounds: int) -> tuple[Trace, Trace, float]:

@@ -24,6 +24,7 @@ from varsearch.models import zoo
 from varsearch.models.classifier import Classifier
 from varsearch.models.image_model import ImageModel
 from varsearch.models.pictures import to_bytes
+from varsearch.models.random_weights import random_model
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
@@ -250,7 +251,7 @@ def zoo_folder(tmp_path: Path) -> str:
         scales, vocab=16, z_channels=8, ch=8, ch_mult=(1, 1, 1, 1), res_blocks=1, image_channels=1, norm_groups=8
     )
     with torch.random.fork_rng():
-        model = zoo.random_model(transformer, tokenizer, (32, 32))
+        model = random_model(transformer, tokenizer, (32, 32))
         classifier = Classifier(width=4, num_features=8).eval()
     tokens = torch.cat(model.tokenizer.encode(torch.rand(6, 1, 32, 32) * 2 - 1), 1)
     states = {
