@@ -89,18 +89,19 @@ def test_other_texts_are_refused_with_what_is_accepted(option: str, texts: list[
         assert ACCEPTED[f"--max-{option}"] in str(caught.value)
 
 
-@pytest.mark.parametrize(("option", "unit", "least"), [("latency", "ms", LEAST_MS), ("memory", "B", LEAST_BYTES)])
-def test_exactly_what_no_policy_reaches_is_refused(option: str, unit: str, least: float) -> None:
+@pytest.mark.parametrize(
+    ("option", "unit", "least", "told"),
+    [("latency", "ms", LEAST_MS, "3 ms"), ("memory", "B", LEAST_BYTES, "0.0002 MB")],
+)
+def test_exactly_what_no_policy_reaches_is_refused(option: str, unit: str, least: float, told: str) -> None:
     """The strongest level of every knob takes longer than the fastest policy: its weights cost time here."""
     assert resolved(**{option: f"{least + 1e-3}{unit}"})
-    with pytest.raises(
-        UsageError, match=rf"--max-{option}.*; the least reachable is {least:g} {unit}, predicted for 4090"
-    ):
+    with pytest.raises(UsageError, match=rf"--max-{option}.*; the least reachable is {told}, predicted for 4090"):
         resolved(**{option: f"{least - 1e-3}{unit}"})
 
 
 def test_what_is_relative_is_told_relative() -> None:
-    with pytest.raises(UsageError, match=re.escape("the least reachable is 200 B (0.2x of dense), predicted")):
+    with pytest.raises(UsageError, match=re.escape("the least reachable is 0.0002 MB (0.2x of dense), predicted")):
         resolved(memory="0.1x")
     with pytest.raises(UsageError, match=re.escape("--max-latency 0.1x: no policy has latency_ms of 1 ms; the least")):
         resolved(latency="0.1x")

@@ -11,7 +11,7 @@ from functools import cached_property
 from varsearch.errors import EvaluationError, UsageError
 from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.evaluators.workload import zoo_skeleton
-from varsearch.measurement import METRICS, Origin, SpeedProtocol
+from varsearch.measurement import Origin, SpeedProtocol
 from varsearch.policy import Policy
 from varsearch.space import SearchSpace
 
@@ -121,10 +121,10 @@ class Costs:
             if least <= limit * margin:
                 return
         share = f" ({least / self.dense[metric]:.3g}x of dense)" if goal.relative else ""
-        unit = METRICS[metric].unit
+        unit, scale = ("MB", 1e6) if metric == "peak_bytes" else ("ms", 1.0)
         raise UsageError(
-            f"{goal.option} {goal.text}: no policy has {metric} of {limit:.4g} {unit}; the least reachable is "
-            f"{least:.4g} {unit}{share}, predicted for {self.speed.target}"
+            f"{goal.option} {goal.text}: no policy has {metric} of {limit / scale:.4g} {unit}; the least reachable is "
+            f"{least / scale:.4g} {unit}{share}, predicted for {self.speed.target}"
         )
 
     def _descent(self, metric: str) -> Iterator[float]:

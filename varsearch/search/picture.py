@@ -37,8 +37,9 @@ def picture(store: Store, run: RunRecord, kind: str = "png") -> bytes:
         figure = Figure(figsize=(11, 4.5), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 2), ("speedup", "peak_bytes"), strict=True):
             _draw(axes, front, trials, metric)
+    gap = " " if quality else "\n"
     judged = f"{quality.n_images} images per policy" if quality else "quality NOT evaluated"
-    figure.suptitle(f"{settings.model} on {settings.target}: latency and memory {settings.origin.value}, {judged}")
+    figure.suptitle(f"{settings.model} on {settings.target}:{gap}latency and memory {settings.origin.value}, {judged}")
     file = io.BytesIO()
     figure.savefig(file, format=kind, dpi=120)
     return file.getvalue()
