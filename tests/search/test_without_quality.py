@@ -154,8 +154,9 @@ def test_a_model_without_a_classifier_says_what_it_lacks(folder: Path, tmp_path:
     for part in ("transformer", "tokenizer"):
         save_file(getattr(model, part).state_dict(), whole / f"{part}.safetensors")
     assert zoo.weights_refusal(str(whole)) is None
-    assert zoo.quality_refusal(str(whole)) == "it has no classifier and no reference and no held_out"
-    assert zoo.quality_refusal(str(whole), ["held_out"]) == "it has no held_out"
+    told = "it has no classifier and no reference; give --reference and --inception-weights"
+    assert zoo.quality_refusal(str(whole)) == told and zoo.quality_refusal(str(whole), []) is None
+    assert zoo.quality_refusal("var-d16@random") == "its weights are random"
     assert zoo.quality_refusal("mnist") is None
 
 
