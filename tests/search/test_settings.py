@@ -43,6 +43,7 @@ def test_difference_names_the_setting_and_the_default_name_changes(changes: dict
 
 def test_default_name_says_model_and_device() -> None:
     assert settings(model="models/mine").default_name.startswith("mine-4090-")
+    assert settings(model="var-d16@/home/me/weights").default_name.startswith("var-d16-4090-")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -113,7 +114,8 @@ class RunSettings(Frozen):
     @property
     def default_name(self) -> str:
         """Model, device and a digest of everything else: the same command continues the same run."""
-        return f"{Path(self.model).name}-{self.target.device}-{self.digest[:8]}"
+        # What follows the name of a published model says where its weights are.
+        return f"{Path(re.split('[@#]', self.model)[0]).name}-{self.target.device}-{self.digest[:8]}"
 
     def missing(self, values: Mapping[str, float]) -> str:
         """Why these metrics cannot be judged, in one line; empty if they can."""
