@@ -33,6 +33,7 @@ def run(
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs per worker; fractions share one.")] = 0.0,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster; default: start Ray here.")] = None,
     batch_size: o.BatchSize = None,
+    attention: o.Attention = "sdpa",
     images: o.Images = 512,
     objectives: Annotated[
         str | None,
@@ -59,6 +60,7 @@ def run(
         model=model,
         target=target,
         batch_size=batch_size,
+        attention=attention,
         images=images,
         objectives=None if objectives is None else tuple(part.strip() for part in objectives.split(",")),
         max_latency=max_latency,
