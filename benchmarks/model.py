@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+
+import torch
 
 from varsearch.accel import apply
 from varsearch.evaluators.speed import dense_twin, interleaved
 from varsearch.evaluators.trace import Trace, trace
-from varsearch.models import ImageModel, zoo
-from varsearch.models.image_model import Sibling
+from varsearch.models import ImageModel, published, zoo
+from varsearch.models.image_model import SamplingDefaults, Sibling
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.policy import Policy
@@ -49,6 +52,25 @@ def _large(depth: int, width: int) -> ImageModel:
         scales, vocab=512, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=3, norm_groups=8
     )
     return zoo.random_model(transformer, tokenizer, (128, 128))
+
+
+def random(name: str) -> ImageModel:
+    """A published model with random weights, on the default device, sampled as its published FID was."""
+    config = published.VAR_SIZES[name]
+    side = 16 * config.scales[-1][0]
+    model = zoo.random_model(config, published.tokenizer(config), (side, side))
+    with torch.no_grad():
+        for parameter in model.transformer.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+    spec = model.spec.model_copy(update={"name": name})
+
+    def sibling(other: str) -> Sibling:
+        found = random(other)
+        return Sibling(found.spec, found.transformer)
+
+    return replace(
+        model, spec=spec, sibling=cache(sibling), sampling=SamplingDefaults(guidance=1.5, top_k=900, top_p=0.96)
+    )
 
 
 def beside_dense(model: ImageModel, policy: Policy, batch: int, rounds: int) -> tuple[Trace, Trace, float]:
