@@ -1,7 +1,7 @@
 """Linear layers that ask the faster of PyTorch's two libraries for large products on a CPU.
 
-For float32 PyTorch takes MKL, whose products with large weights take a quarter longer on an AMD processor than oneDNN's
-(`benchmarks/dense.py`); results agree up to rounding. Small weights, gradients, tracers and other devices get what
+For float32 PyTorch takes MKL, which is slower than oneDNN for products with large weights on an AMD processor
+(`benchmarks/linear.py`); results agree up to rounding. Small weights, gradients, tracers and other devices get what
 PyTorch takes by itself.
 """
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LARGE = 2**20
-"""Weights from so many numbers on: with a tenth of them calls of oneDNN cost more than they save."""
+"""Weights from so many numbers on; with few of them a call of oneDNN costs more than it saves."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
