@@ -3,7 +3,7 @@
 Random weights in bfloat16, decoding included. For each case: the dense latency with every attention back-end that can
 run, where its time goes, the memory peak, and every published system next to dense, timed in turn. What presets learn
 from a model is assumed (`assumed.py`), so these are costs and no quality. Each case is one JSON file in
-`benchmarks/results`, written when it is done.
+`benchmarks/results`, written anew after each figure, so that a case that is cut short leaves what it found.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.assumed import assumed
 from benchmarks.model import random
 from benchmarks.stopwatch import shares
 from varsearch.accel import Accelerated, apply
-from varsearch.errors import TargetError, VarsearchError
+from varsearch.errors import TargetError
 from varsearch.evaluators.speed import Timing, cuda_peak, dense_twin, interleaved, machine
 from varsearch.evaluators.trace import record
 from varsearch.evaluators.workload import cast, device_of
@@ -45,45 +45,49 @@ SIBLING = {"var-d30": "var-d16"}
 """The smaller model that CoDe's preset hands the late scales to."""
 
 PACKAGES = ("torch", "triton", "flash-attn")
+Figures = dict[str, Any]
 
 
-def measure(model: ImageModel, batch_size: int, rounds: int, siblings: tuple[str, ...] = ()) -> dict[str, Any]:
-    """All figures of one case, where `model` is and in its dtype."""
-    dense = dense_twin(model)
-    found: dict[str, Any] = {
-        "attention": {name: attempt(partial(backend, dense, name, batch_size, rounds)) for name in BACKENDS},
-        "shares": shares(dense, batch_size),
-    }
-    spec = model.spec
+def measure(
+    model: ImageModel, batch_size: int, rounds: int, siblings: tuple[str, ...], save: Callable[[Figures], object]
+) -> Figures:
+    """All figures of one case, where `model` is and in its dtype; `save` gets them each time that there is one more."""
+    dense, spec = dense_twin(model), model.spec
     chosen, missing = presets(spec, assumed(spec), [model.sibling(name).spec for name in siblings])
 
-    def preset(name: str) -> dict[str, Any]:
+    def preset(name: str) -> Figures:
         with apply(model, chosen[name]) as applied:
             timing = interleaved(dense, applied, batch_size, rounds)
             return figures(timing) | memory(applied, batch_size) | {"shares": shares(applied, batch_size)}
 
-    found["presets"] = {name: attempt(partial(preset, name)) for name in chosen}
-    found["presets"] |= {name: {"refused": reason} for name, reason in missing.items()}
+    found: Figures = {"attention": {}, "presets": {name: {"refused": reason} for name, reason in missing.items()}}
+    for backend in BACKENDS:
+        found["attention"][backend] = attempt(partial(with_backend, dense, backend, batch_size, rounds))
+        save(found)
+    found["shares"] = shares(dense, batch_size)
+    for name in chosen:
+        found["presets"][name] = attempt(partial(preset, name))
+        save(found)
     return found
 
 
-def backend(dense: Accelerated, name: AttentionBackend, batch_size: int, rounds: int) -> dict[str, Any]:
+def with_backend(dense: Accelerated, name: AttentionBackend, batch_size: int, rounds: int) -> Figures:
     """Dense with one attention back-end, next to dense with the default."""
     other = dense_twin(dense.model, name)
     return figures(interleaved(dense, other, batch_size, rounds)) | memory(other, batch_size)
 
 
-def attempt(fn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def attempt(fn: Callable[[], Figures]) -> Figures:
     """What `fn` finds, or in one line why it finds nothing."""
     try:
         return fn()
     except TargetError as error:
         return {"refused": str(error)}
-    except (VarsearchError, torch.OutOfMemoryError, RuntimeError) as error:
-        return {"failed": str(error).splitlines()[0]}
+    except Exception as error:  # Drivers and compilers fail in their own ways, and the other figures are still of use.
+        return {"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
 
 
-def figures(timing: Timing) -> dict[str, Any]:
+def figures(timing: Timing) -> Figures:
     """A timing as JSON; `speedup` is over dense in the same rounds."""
     low, middle, high = timing.quartiles_ms
     return {
@@ -104,7 +108,7 @@ def memory(applied: Accelerated, batch_size: int) -> dict[str, int]:
     return {"peak_bytes": peak, "kv_bytes": exact.kv_bytes, "weight_bytes": exact.weight_bytes}
 
 
-def about(model: ImageModel, name: str, batch_size: int) -> dict[str, Any]:
+def about(model: ImageModel, name: str, batch_size: int) -> Figures:
     """What the figures are of."""
     return {
         "model": name,
@@ -125,7 +129,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def write(found: dict[str, Any], folder: Path) -> Path:
+def write(found: Figures, folder: Path) -> Path:
     """Writes one case into its file."""
     device = re.sub(r"\W+", "-", found["device"].split(",")[0]).strip("-").lower()
     path = folder / f"{found['model']}-b{found['batch_size']}-{device}.json"
@@ -134,7 +138,7 @@ def write(found: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(found: Figures) -> str:
     """The case in a few lines."""
     rows = [f"{found['model']}, batch {found['batch_size']}, {found['dtype']}; {found['device']}"]
     rows.append("  time of dense: " + ", ".join(f"{part} {share:.0%}" for part, share in found["shares"].items()))
@@ -152,7 +156,8 @@ def summary(found: dict[str, Any]) -> str:
 
 def run(model: ImageModel, name: str, batch_size: int, rounds: int, folder: Path, siblings: tuple[str, ...]) -> None:
     """Measures one case, writes it and prints it."""
-    found = about(model, name, batch_size) | measure(model, batch_size, rounds, siblings)
+    header = about(model, name, batch_size)
+    found = header | measure(model, batch_size, rounds, siblings, lambda part: write(header | part, folder))
     print(f"{summary(found)}\n  written to {write(found, folder)}", flush=True)
 
 

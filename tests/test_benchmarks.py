@@ -90,9 +90,16 @@ def test_the_report_has_a_row_per_run(capsys: pytest.CaptureFixture[str]) -> Non
     assert "1.00x (1.00-1.00)" in lines[3] and lines[-1].endswith("30.3%")
 
 
-def test_a_model_is_measured_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_measured_in_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build_tiny()
     models.run(model, "tiny", 2, 1, tmp_path, ("small",))
+    monkeypatch.setattr(models, "presets", lambda *_: ({"broken": None}, {"absent": "why"}))
+    models.run(model, "broken", 2, 1, tmp_path, ())
+    (file,) = tmp_path.glob("broken-b2-*.json")
+    broken = json.loads(file.read_text())["presets"]
+    assert broken["absent"] == {"refused": "why"} and broken["broken"]["failed"].startswith("AttributeError: ")
     (file,) = tmp_path.glob("tiny-b2-*.json")
     found = json.loads(file.read_text())
     assert list(found["presets"]) == list(PRESETS)

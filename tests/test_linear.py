@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import linear as benchmark
 from varsearch import linear as module
 from varsearch.linear import LARGE, Linear, linear
 from varsearch.models.published import VAR_SIZES
@@ -47,6 +48,15 @@ def test_large_products_are_onednns(layer: Linear) -> None:
         assert "mkldnn::_linear_pointwise" in ran(x, layer)
         assert "mkldnn::_linear_pointwise" not in ran(x, Linear(K, N - 1))
     assert "mkldnn::_linear_pointwise" not in ran(x, layer), "gradients need PyTorch's"
+
+
+def test_the_benchmark_compares_both_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "FLOPS", 0)
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as found:
+        assert benchmark.ratio(2, 64, 64) > 0
+    counts = {event.key: event.count for event in found.key_averages()}
+    assert (counts["mkldnn::_linear_pointwise"], counts["aten::linear"]) == (2, 2)
 
 
 def test_without_onednn_products_are_pytorchs(layer: Linear, monkeypatch: pytest.MonkeyPatch) -> None:
