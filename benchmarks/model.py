@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from varsearch.accel import apply
 from varsearch.evaluators.speed import dense_twin, interleaved
 from varsearch.evaluators.trace import Trace, trace
@@ -50,6 +52,11 @@ def _large(depth: int, width: int) -> ImageModel:
         scales, vocab=512, z_channels=8, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=3, norm_groups=8
     )
     return random_model(transformer, tokenizer, (128, 128))
+
+
+def random(name: str) -> ImageModel:
+    """A published model with random weights, on the default device, sampled as its authors did."""
+    return zoo.load(f"{name}@random", str(torch.get_default_device()))
 
 
 def beside_dense(model: ImageModel, policy: Policy, batch: int, rounds: int) -> tuple[Trace, Trace, float]:

@@ -22,7 +22,7 @@ from varsearch.accel.cross_scale_attention import ChosenKeys
 from varsearch.accel.sparse_attention import LocalAttention, Window, tiles, visible
 from varsearch.accel.token_maps import Maps
 from varsearch.evaluators.speed import machine
-from varsearch.kernels.attention import masked_attention
+from varsearch.kernels.attention_backends import sdpa
 from varsearch.models.seams import AttentionMemory, KVView, dense_attention
 from varsearch.policy import CrossScale
 
@@ -51,7 +51,7 @@ class Layer:
 
     def masked(self, seen: Tensor) -> Tensor:
         """The keys of a mask (L, S)."""
-        return masked_attention(self.q, self.view.k_BHSC, self.view.v_BHSC, seen)
+        return sdpa(self.q, self.view.k_BHSC, self.view.v_BHSC, seen)
 
     def local(self, name: str, rule: Window | Band) -> Technique:
         """One window or band for all heads."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from varsearch.policy import Policy
-from varsearch.target import Frozen, Target
+from varsearch.target import AttentionBackend, Frozen, Target
 
 Kind = Literal["quality", "speed"]
 """What an evaluation finds out about a policy: how its images are, and what drawing them takes."""
@@ -115,8 +115,8 @@ FLOPs are the transformer's, scoring included."""
 class SpeedProtocol(Frozen):
     """Everything that a latency or memory number depends on besides the model and the policy.
 
-    `machine` names the hardware, `backend` the kernels that really ran; `repeats` counts timed rounds (0 where the
-    cost model predicts).
+    `machine` names the hardware, `backend` and `attention` the kernels that really ran; `repeats` counts timed rounds
+    (0 where the cost model predicts, which assumes that attention is one fused kernel).
     """
 
     target: Target
@@ -125,6 +125,7 @@ class SpeedProtocol(Frozen):
     backend: str
     repeats: int = Field(ge=0)
     version: int = 1
+    attention: AttentionBackend = "sdpa"
 
 
 class Evidence(Frozen):

@@ -15,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from varsearch.errors import TargetError
 
 DType = Literal["float32", "float16", "bfloat16"]
+AttentionBackend = Literal["reference", "sdpa", "cudnn", "flash-attn"]
+"""Who computes attention; see `kernels/attention_backends.py`."""
+
+AttentionName = Literal[AttentionBackend, "auto"]
 
 # Far above any model there is: a damaged or hostile file must not ask for more memory or time than there is.
 MAX_BATCH, MAX_SIDE, MAX_THREADS = 2**16, 256, 1024

@@ -21,7 +21,7 @@ from varsearch.accel.cross_scale_attention import ChosenKeys, counterparts, temp
 from varsearch.accel.sparse_attention import LocalAttention, Pattern, RaggedHeads, Window, tiles, visible
 from varsearch.accel.token_maps import Maps
 from varsearch.evaluators.trace import trace
-from varsearch.kernels.attention import masked_attention
+from varsearch.kernels.attention_backends import reference
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import AttentionMemory, KVView
@@ -103,7 +103,7 @@ def test_ragged_heads_equal_their_masks(data: st.DataObject, seed: int) -> None:
     for head, pattern in enumerate(chosen):
         seen = np.array([[definition(m, pattern, i, j) for j in m.key_positions()] for i in m.query_positions()])
         one = slice(head, head + 1)
-        want = masked_attention(q[:, one], view.k_BHSC[:, one], view.v_BHSC[:, one], torch.from_numpy(seen))
+        want = reference(q[:, one], view.k_BHSC[:, one], view.v_BHSC[:, one], torch.from_numpy(seen))
         torch.testing.assert_close(got[:, one], want)
         assert not got[:, head, ~seen.any(1)].any(), "a query that sees no key gets zeros"
 

@@ -24,7 +24,8 @@ from varsearch.accel.quantization import QuantizedLinear
 from varsearch.accel.sparse_attention import LocalAttention, RaggedHeads, Window, tile_tensors, tiles, visible
 from varsearch.accel.token_maps import Maps
 from varsearch.accel.token_pruning import SELECT, Pruned, Remembered, Select
-from varsearch.kernels.attention import masked_attention, tiled_attention
+from varsearch.kernels.attention import tiled_attention
+from varsearch.kernels.attention_backends import reference
 from varsearch.kernels.packing import pack, quantize, unpack
 from varsearch.models.image_model import ImageModel
 from varsearch.models.sampling import PairedSampler
@@ -206,7 +207,7 @@ def test_tiles_equal_the_mask_on_any_maps(sizes: list[tuple[int, int]], radius: 
     keys = torch.arange(n_keys)[None, None]
     seen = visible(maps, (Window(radius),), keys[:, :, n_keys - length :], keys)
     parts = tuple(tile_tensors(*tile, like=q) for tile in tiles(maps, (Window(radius),)))
-    want = masked_attention(q, k, v, seen)
+    want = reference(q, k, v, seen)
     torch.testing.assert_close(tiled_attention(q, k, v, parts), want)
     assert seen[0, 0, torch.arange(length), torch.arange(n_keys - length, n_keys)].all(), "a token always sees itself"
     assert sum(len(t.query_L) * len(t.key_S) for t in parts) <= length * n_keys

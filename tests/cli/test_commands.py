@@ -96,10 +96,10 @@ def test_export_every_selection(select: str, capsys: pytest.CaptureFixture[str])
 def test_export_to_the_library_and_apply_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     output(capsys, "export", "--run", "first", "--select", "trial=1", "--library", "--name", "w8")
     assert load_policy("mnist/4090/w8").policy.layers[0].weights.qkv.bits == 8
-    applied = as_json(
-        capsys, "apply", "mnist/4090/w8", "--output", "grid.png", "--labels", "3,1,4", "--batch-size", "2"
-    )
+    arguments = ("--output", "grid.png", "--labels", "3,1,4", "--batch-size", "2", "--attention", "reference")
+    applied = as_json(capsys, "apply", "mnist/4090/w8", *arguments)
     assert applied["images"] == 3 and applied["same_images"] is True and applied["speedup"] > 0
+    assert applied["attention"] == "reference"
     with Image.open("grid.png") as picture:
         assert picture.width > 300 and picture.getextrema()[1] == 255
 

@@ -23,15 +23,17 @@ def quick(monkeypatch: pytest.MonkeyPatch, mnist_calibration: Calibration) -> No
     ("target", "origin", "latency"), [("cpu", Origin.MEASURED, "speedup"), ("4090", Origin.PREDICTED, "latency_ms")]
 )
 def test_measured_latency_counts_relative_to_dense(target: str, origin: Origin, latency: str, tmp_path: Path) -> None:
-    settings = prepare(Request(target=target, images=16), tmp_path / "runs.db").settings
+    settings = prepare(Request(target=target, images=16, attention="auto"), tmp_path / "runs.db").settings
     assert settings.origin is origin
+    assert settings.speed.attention == "sdpa"
     assert settings.objectives == ("delta_fid", latency, "peak_bytes")
 
 
 def test_named_objectives_stay(tmp_path: Path) -> None:
     chosen = ("fid", "latency_ms")
-    request = Request(target="cpu", images=16, objectives=chosen)
-    assert prepare(request, tmp_path / "runs.db").settings.objectives == chosen
+    request = Request(target="cpu", images=16, objectives=chosen, attention="reference")
+    settings = prepare(request, tmp_path / "runs.db").settings
+    assert (settings.objectives, settings.speed.attention) == (chosen, "reference")
 
 
 def test_the_calibration_of_a_database_is_made_once(tmp_path: Path) -> None:

@@ -15,21 +15,24 @@ from varsearch.accel.lower import lower
 from varsearch.accel.quantization import quantized
 from varsearch.accel.refiner import with_refiner
 from varsearch.errors import UsageError
+from varsearch.kernels.attention_backends import Attention, Request, choose
 from varsearch.kernels.quantized_linear import Backend, require_supported, supported
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import Plan
 from varsearch.policy import Policy
 from varsearch.policy_file import PolicyFile
+from varsearch.target import AttentionName
 
 
 @dataclass(frozen=True, slots=True)
 class Accelerated:
-    """A model with a policy applied; `backend` computes its quantized linears."""
+    """A model with a policy applied; `backend` computes its quantized linears, `attention` says what its attention."""
 
     model: ImageModel
     plan: Plan
     backend: Backend = "torch"
+    attention: str = "sdpa"
 
     def images(self, labels_N: Tensor, seed: int, first: int = 0) -> Tensor:
         """Images (N, channels, height, width) in [0, 1].
@@ -46,28 +49,42 @@ class Accelerated:
 
 
 @contextmanager
-def apply(model: ImageModel, policy: Policy | PolicyFile, backend: Backend | None = None) -> Iterator[Accelerated]:
+def apply(
+    model: ImageModel,
+    policy: Policy | PolicyFile,
+    backend: Backend | None = None,
+    attention: AttentionName = "sdpa",
+) -> Iterator[Accelerated]:
     """The model with `policy` applied; on exit the model is as it was, bit for bit.
 
     Args:
         model: it may run on any device.
         policy: what to make cheaper.
         backend: the kernels of quantized linears; None takes "triton" on a CUDA device that it supports, else "torch".
+        attention: who computes the attention of image tokens to each other; "auto" takes the best that is installed.
+            The tokenizer's, and attention to a text, are PyTorch's own.
 
     Raises:
         PolicyError: the policy does not fit the model, its file is for other weights, or its refiner has others.
         ModelError: the policy's refiner is not beside the model, or does not share its tokenizer.
-        TargetError: `backend` was named and cannot run on the model's device or in its dtype.
+        TargetError: `backend` or `attention` was named and cannot run on the model's device or in its dtype.
     """
     backend = _choose(backend, model.transformer.pos_start)
+    chosen = attention_for(model, attention)
     if isinstance(policy, PolicyFile):
         policy.check_model(model.spec)
         sampling = SamplingDefaults.of(policy.envelope)
         model, policy = replace(model, sampling=sampling), policy.policy
     model = with_refiner(model, policy)
-    plan = lower(policy, model.spec, model.refiner.spec.n_layers if policy.refiner and model.refiner else 0)
+    plan = lower(policy, model.spec, model.refiner.spec.n_layers if policy.refiner and model.refiner else 0, chosen)
     with quantized(model.transformer, policy, backend):
-        yield Accelerated(model, plan, backend)
+        yield Accelerated(model, plan, backend, chosen.label)
+
+
+def attention_for(model: ImageModel, name: AttentionName) -> Attention:
+    """The back-ends of this name for a model's attention; raises `TargetError` if they cannot run it."""
+    weight = model.transformer.pos_start
+    return choose(name, Request(weight.device, weight.dtype, model.spec.head_dim))
 
 
 def default_backend(device: torch.device, dtype: torch.dtype) -> Backend:

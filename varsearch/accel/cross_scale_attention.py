@@ -27,7 +27,8 @@ from torch import Tensor
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.accel.sparse_attention import Window, visible
 from varsearch.accel.token_maps import Array, Maps
-from varsearch.kernels.attention import KeyList, listed_attention, masked_attention
+from varsearch.kernels.attention import KeyList, listed_attention
+from varsearch.kernels.attention_backends import DEFAULT, Attention
 from varsearch.models.seams import Attend, AttentionMemory, KVView, dense_attention
 from varsearch.policy import CrossScale, Policy, share_of
 from varsearch.target import ModelSpec
@@ -130,14 +131,14 @@ class ChosenKeys:
     remain differ between rows and heads, and the lists mask them.
     """
 
-    def __init__(self, how: CrossScale, maps: Maps) -> None:
-        self.how, self.maps, self.template = how, maps, template(how, maps)
+    def __init__(self, how: CrossScale, maps: Maps, attention: Attention = DEFAULT) -> None:
+        self.how, self.maps, self.template, self.attention = how, maps, template(how, maps), attention
         self.tables: dict[str, Tensor] = {}
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, mass_BHGT: Tensor) -> Tensor:
         chosen_BHGN = self.choose(mass_BHGT)
         if self.maps.complete(pos_BL, view):
-            return listed_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self._lists(chosen_BHGN))
+            return listed_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self._lists(chosen_BHGN), self.attention)
         return self.masked(q_BHLC, pos_BL, view, chosen_BHGN)
 
     def choose(self, mass_BHGT: Tensor) -> Tensor:
@@ -169,7 +170,7 @@ class ChosenKeys:
         group_BHL1 = group_BL[:, None, :, None].expand(rows, heads, -1, seen_BHGT.shape[3])
         pos_BHLS = view.positions().long()[:, :, None].expand(rows, heads, group_BL.shape[1], -1)
         seen_BHLS = seen_BHGT.gather(2, group_BHL1).gather(3, pos_BHLS)
-        return masked_attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen_BHLS)
+        return self.attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen_BHLS)
 
 
 class Deciding:
@@ -179,7 +180,8 @@ class Deciding:
         self.sparse, self.residual = keys, keys.how.residual
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
-        out_BHLC, bounds = dense_attention(q_BHLC, pos_BL, views, memory), self.sparse.template.bounds
+        out_BHLC = dense_attention(q_BHLC, pos_BL, views, memory, self.sparse.attention)
+        bounds = self.sparse.template.bounds
         rows, heads = q_BHLC.shape[:2]
         mass_BHGT = q_BHLC.new_full((rows, heads, *self.sparse.template.known_GT.shape), ABSENT)
         residual_BHLC = torch.empty_like(out_BHLC) if self.residual else None

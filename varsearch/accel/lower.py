@@ -27,22 +27,27 @@ from varsearch.accel.decision import Asked
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.accel.sparse_attention import LocalAttention, Pattern
 from varsearch.accel.token_maps import Maps
-from varsearch.models.seams import DenseKV, Fork, LayerPlan, Plan, ScalePlan
+from varsearch.kernels.attention_backends import DEFAULT, Attention
+from varsearch.models.seams import Attend, DenseKV, Fork, LayerPlan, Plan, ScalePlan, dense_attention
 from varsearch.policy import CrossScale, Policy
 from varsearch.target import ModelSpec
 
 
-def lower(policy: Policy, spec: ModelSpec, refiner_layers: int = 0) -> Plan:
+def lower(policy: Policy, spec: ModelSpec, refiner_layers: int = 0, attention: Attention = DEFAULT) -> Plan:
     """The plan of `policy`, whose refiner has so many layers; raises `PolicyError` if it does not fit `spec`."""
     policy.check(spec)
-    shared = Shared(functools.cache(LocalAttention), functools.cache(ChosenKeys))
+    shared = Shared(
+        functools.partial(dense_attention, softmax=attention),
+        functools.cache(functools.partial(LocalAttention, attention=attention)),
+        functools.cache(functools.partial(ChosenKeys, attention=attention)),
+    )
     decisions = {decision.after: decision for decision in policy.decisions}
     paths, n = [policy], len(policy.scales)
     scales: tuple[ScalePlan, ...] = ()
 
     def of_scale(paths: Sequence[Policy], k: int) -> ScalePlan:
         if policy.refined(k):
-            return refiner.scale(paths[0], spec, k, refiner_layers)
+            return refiner.scale(paths[0], spec, k, refiner_layers, attention)
         return _scale(paths, spec, k, shared)
 
     for k in reversed(range(n)):
@@ -59,8 +64,9 @@ def lower(policy: Policy, spec: ModelSpec, refiner_layers: int = 0) -> Plan:
 
 
 class Shared(NamedTuple):
-    """Make each attention once, so that heads and layers that see the same share its tables."""
+    """Dense attention; the others make each attention once, so that heads and layers share its tables."""
 
+    dense: Attend
     local: Callable[[Pattern, Maps], LocalAttention]
     keys: Callable[[CrossScale, Maps], ChosenKeys]
 
@@ -83,7 +89,8 @@ def _layer(paths: Sequence[Policy], spec: ModelSpec, scale: int, layer: int, sha
         between=pruned,
         ffn=guidance.branch(paths[0], scale, layer, "ffn", pruned),
         attend=cross_scale_attention.attend(paths[0], spec, scale, layer, shared.keys)
-        or sparse_attention.attend(paths[0], spec, scale, layer, shared.local),
+        or sparse_attention.attend(paths[0], spec, scale, layer, shared.local)
+        or shared.dense,
         observe=attention_entropy.observe(paths, scale, layer),
         room=_room(paths[0], spec, scale, layer),
     )

@@ -8,15 +8,15 @@ queries attend to the keys up to their own, so that what a mask would hide is no
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from varsearch.accel import guidance
 from varsearch.errors import PolicyError
 from varsearch.models.image_model import ImageModel
-from varsearch.models.seams import AttentionMemory, KVView, LayerPlan, ScalePlan, dense_attention
+from varsearch.models.seams import Attend, AttentionMemory, KVView, LayerPlan, ScalePlan, Softmax, dense_attention
 from varsearch.policy import Policy
 from varsearch.target import ModelSpec
 
@@ -41,12 +41,14 @@ def with_refiner(model: ImageModel, policy: Policy) -> ImageModel:
     return replace(model, refiner=found)
 
 
-def scale(policy: Policy, spec: ModelSpec, k: int, n_layers: int) -> ScalePlan:
-    """How a refiner of `n_layers` runs scale `k` for images that go through `policy`."""
+def scale(policy: Policy, spec: ModelSpec, k: int, n_layers: int, softmax: Softmax) -> ScalePlan:
+    """How a refiner of `n_layers`, whose attention `softmax` computes, runs scale `k` for images of `policy`."""
     run = [j for j, setting in enumerate(policy.scales) if setting.run]
     read = [j for j in run if j <= k]
     first = not any(policy.refined(j) for j in read[:-1])
-    attend = BlockCausal(tuple(spec.tokens[j] for j in read)) if first else dense_attention
+    attend: Attend = partial(dense_attention, softmax=softmax)
+    if first:
+        attend = BlockCausal(tuple(spec.tokens[j] for j in read), softmax)
     # The first pass stores all that it reads. See `LayerPlan` for where the sum ends.
     end = next((decision.after + 1 for decision in policy.decisions if decision.after >= k), run[-1])
     room = sum(spec.tokens[j] for j in run if (first or j >= k) and j < end) if k < run[-1] else 0
@@ -63,12 +65,12 @@ class BlockCausal:
     """Attention of so many tokens of each of several scales, in one call: each scale sees itself and earlier ones."""
 
     tokens: tuple[int, ...]
+    softmax: Softmax
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
         k_BHSC, v_BHSC = views[0].k_BHSC, views[0].v_BHSC
         parts, end = [], 0
         for part_BHLC in q_BHLC.split(self.tokens, dim=2):
             end += part_BHLC.shape[2]
-            seen = k_BHSC[:, :, :end], v_BHSC[:, :, :end]
-            parts.append(F.scaled_dot_product_attention(part_BHLC, *seen, scale=1.0))
+            parts.append(self.softmax(part_BHLC, k_BHSC[:, :, :end], v_BHSC[:, :, :end]))
         return torch.cat(parts, dim=2)

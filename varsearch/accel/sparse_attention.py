@@ -19,8 +19,9 @@ from torch import Tensor
 from varsearch.accel.banded_attention import Band, per_scale
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.accel.token_maps import Array, Cells, Maps, look_up
-from varsearch.kernels.attention import Tile, masked_attention, tiled_attention
-from varsearch.models.seams import Attend, AttentionMemory, KVView, dense_attention
+from varsearch.kernels.attention import Tile, tiled_attention
+from varsearch.kernels.attention_backends import DEFAULT, Attention
+from varsearch.models.seams import Attend, AttentionMemory, KVView
 from varsearch.policy import Policy, Reach
 from varsearch.target import ModelSpec
 
@@ -61,11 +62,11 @@ Pattern = tuple[Window | Band, ...]
 
 def attend(
     policy: Policy, spec: ModelSpec, scale: int, layer: int, local: Callable[[Pattern, Maps], LocalAttention]
-) -> Attend:
-    """Attention of `layer` at `scale`: local, made by `local`, where the policy has windows or bands, else dense."""
+) -> Attend | None:
+    """Attention of `layer` at `scale`, made by `local`, where the policy has windows or bands, else None."""
     patterns = [pattern_of(policy, scale, layer, head) for head in range(spec.n_heads)]
     if not any(patterns):
-        return dense_attention
+        return None
     seen = (scale,) if spec.family == "mvar" else run_scales(policy)
     return RaggedHeads([local(pattern, Maps(spec.scales, seen, scale)) for pattern in patterns])
 
@@ -85,19 +86,19 @@ class LocalAttention:
     tile. Otherwise the remaining entries differ between rows and heads, and the pattern masks them.
     """
 
-    def __init__(self, pattern: Pattern, maps: Maps) -> None:
-        self.pattern, self.maps = pattern, maps
+    def __init__(self, pattern: Pattern, maps: Maps, attention: Attention = DEFAULT) -> None:
+        self.pattern, self.maps, self.attention = pattern, maps, attention
         self.tiles: tuple[Tile, ...] | None = None
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, memory: AttentionMemory) -> Tensor:
         if not self.pattern:
-            return dense_attention(q_BHLC, pos_BL, (view,), memory)
+            return self.attention(q_BHLC, view.k_BHSC, view.v_BHSC)
         if self.maps.complete(pos_BL, view):
             if self.tiles is None:
                 self.tiles = tuple(tile_tensors(*tile, like=q_BHLC) for tile in tiles(self.maps, self.pattern))
-            return tiled_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self.tiles)
+            return tiled_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self.tiles, self.attention)
         seen = visible(self.maps, self.pattern, pos_BL[:, None], view.positions())
-        return masked_attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen)
+        return self.attention(q_BHLC, view.k_BHSC, view.v_BHSC, seen)
 
 
 class RaggedHeads:

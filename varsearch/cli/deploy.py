@@ -19,6 +19,7 @@ from varsearch.target import MAX_THREADS, check_dtype, default_target
 if TYPE_CHECKING:
     from varsearch.models.image_model import ImageModel
     from varsearch.policy_file import PolicyFile
+    from varsearch.target import AttentionName
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +41,7 @@ def apply(
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads; default: as the policy was searched.")
     ] = None,
     batch_size: o.BatchSize = None,
+    attention: o.Attention = "sdpa",
     library_folder: o.LibraryFolder = None,
     json: o.Json = False,
 ) -> None:
@@ -57,7 +59,7 @@ def apply(
     found = (
         {"policy": policy, "output": str(output), "images": len(chosen)}
         | _sample(loaded, file)
-        | _speed(loaded, file, batch_size)
+        | _speed(loaded, file, batch_size, attention)
     )
     if json:
         print_json(found)
@@ -65,8 +67,9 @@ def apply(
     console.print(f"{output}: {len(chosen)} images by {policy} ({file.provenance.run}, trial {file.provenance.trial})")
     console.print(str(found["check"]))
     console.print(
-        f"measured here ({found['machine']}), batch {found['batch_size']}: {found['latency_ms']:.1f} ms, dense "
-        f"{found['dense_latency_ms']:.1f} ms: {found['speedup']:.2f}x [{found['low']:.2f}, {found['high']:.2f}] "
+        f"measured here ({found['machine']}, attention by {found['attention']}), batch {found['batch_size']}: "
+        f"{found['latency_ms']:.1f} ms, dense {found['dense_latency_ms']:.1f} ms: "
+        f"{found['speedup']:.2f}x [{found['low']:.2f}, {found['high']:.2f}] "
         "(medians: of the times, and of the ratios of paired rounds)"
     )
     if "speedup" in file.values:
@@ -129,7 +132,7 @@ def _sample(model: ImageModel, file: PolicyFile) -> dict[str, object]:
     return {"same_images": same, "check": told}
 
 
-def _speed(model: ImageModel, file: PolicyFile, batch_size: int | None) -> dict[str, object]:
+def _speed(model: ImageModel, file: PolicyFile, batch_size: int | None, attention: AttentionName) -> dict[str, object]:
     """The policy timed next to dense on this machine, in the file's batches if they were meant for this device."""
     from varsearch.evaluators.speed import local_device, time_against_dense
 
@@ -138,10 +141,11 @@ def _speed(model: ImageModel, file: PolicyFile, batch_size: int | None) -> dict[
     batch_size = batch_size or (
         default_target(here, spec=model.spec).batch_size if here and elsewhere else file.target.batch_size
     )
-    timed = time_against_dense(model, file.policy, batch_size)
+    timed = time_against_dense(model, file.policy, batch_size, attention)
     return {
         "batch_size": batch_size,
         "machine": timed.machine,
+        "attention": timed.attention,
         "latency_ms": timed.latency_ms,
         "dense_latency_ms": timed.dense_latency_ms,
         "speedup": timed.speedup,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from varsearch.target import MAX_BATCH
+from varsearch.target import MAX_BATCH, AttentionName
 
 Storage = Annotated[
     str,
@@ -38,6 +38,9 @@ Precision = Annotated[
 TargetName = Annotated[str, typer.Option(help="Device that latency and memory refer to; see 'varsearch targets'.")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, max=MAX_BATCH, help="Images per batch; default: the device's usual one.")
+]
+Attention = Annotated[
+    AttentionName, typer.Option(help="Who computes attention where speed is measured; 'auto' takes what is installed.")
 ]
 Images = Annotated[int, typer.Option(min=16, help="Images behind every quality number.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the images' noise and of the sampler.")]

@@ -1,7 +1,8 @@
 """Latency and memory of a policy on any device of the table, predicted from its trace.
 
 Each operator takes the longer of its arithmetic and its traffic at the device's peak rates (the roofline model,
-Williams et al. 2009, doi 10.1145/1498765.1498785). A prediction ranks policies; it is not a measurement, and is marked.
+Williams et al. 2009, doi 10.1145/1498765.1498785). Attention counts as one fused kernel that reads its inputs once, as
+that of `sdpa`, `cudnn` and `flash-attn` is. A prediction ranks policies; it is not a measurement, and is marked.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ class CostModel:
                 "torch": torch.__version__,
                 "device": self.device.label,
                 "backend": backend_on(self.protocol.target),
+                "attention": self.protocol.attention,
             },
         )
 

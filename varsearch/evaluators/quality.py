@@ -122,6 +122,7 @@ class QualityEvaluator:
                 "torch": torch.__version__,
                 "torchmetrics": version("torchmetrics"),
                 "device": machine(self.device),
+                "attention": accelerated.attention,
                 THREADS: str(torch.get_num_threads()),
                 DEVICE_TYPE: self.device.type,
                 SAMPLE: sample.sha256,

@@ -14,15 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from varsearch.accel import Accelerated, apply, default_backend
-from varsearch.errors import TargetError
+from varsearch.accel import Accelerated, apply, attention_for, default_backend
+from varsearch.accel.lower import lower
+from varsearch.errors import TargetError, UsageError
 from varsearch.evaluators.cost_model import memory_and_flops, predicted_protocol
 from varsearch.evaluators.trace import record
 from varsearch.evaluators.workload import cast, default_sampler, device_of, run_batch, with_tensors
+from varsearch.kernels.attention_backends import Request, choose
 from varsearch.measurement import SPEED_VERSION, Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.target import Device, Target, devices, find_device
+from varsearch.target import AttentionName, Device, Target, devices, find_device
 
 REPEATS = {"cpu": 9, "cuda": 31}
 """Timed rounds: enough for the order statistics of a 95 % interval, few enough for a search on a CPU."""
@@ -61,13 +63,22 @@ def is_local(device: Device) -> bool:
     return device.kind == "cpu" or (torch.cuda.is_available() and torch.cuda.get_device_name() == device.label)
 
 
-def protocol_for(target: Target) -> SpeedProtocol:
+def protocol_for(target: Target, attention: AttentionName = "sdpa", head_dim: int = 64) -> SpeedProtocol:
     """How numbers for `target` come about on this machine: measured if it is the target, predicted otherwise.
 
-    The number of CPU threads is part of it: ask in the process that measures, or one with as many.
+    The number of CPU threads is part of it: ask in the process that measures, or one with as many. `attention` computes
+    that of a model whose heads have `head_dim` channels.
+
+    Raises:
+        TargetError: `attention` was named and cannot run here.
+        UsageError: it was named, and numbers for `target` are predicted.
     """
     device = find_device(target.device)
     if not is_local(device):
+        if attention not in ("auto", "sdpa"):
+            raise UsageError(
+                f"speed on {target.device} is predicted here, for attention 'sdpa': measure {attention!r} there"
+            )
         return predicted_protocol(target)
     here, dtype = torch.device(device.kind), getattr(torch, target.dtype)
     return SpeedProtocol(
@@ -77,14 +88,16 @@ def protocol_for(target: Target) -> SpeedProtocol:
         backend=f"eager, {default_backend(here, dtype)} for quantized linears",
         repeats=REPEATS[device.kind],
         version=SPEED_VERSION,
+        attention=choose(attention, Request(here, dtype, head_dim)).dense.name,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Paired rounds of the dense model and of a policy, in seconds per batch."""
+    """Paired rounds of the dense model and of a policy, in seconds per batch; `attention` is what ran."""
 
     machine: str
+    attention: str
     dense_s: tuple[float, ...]
     policy_s: tuple[float, ...]
 
@@ -125,21 +138,23 @@ class Timing:
         return median_interval(self.ratios)[1]
 
 
-def time_against_dense(model: ImageModel, policy: Policy, batch_size: int) -> Timing:
-    """Times `policy` next to the dense model where `model` is, in its dtype.
+def time_against_dense(model: ImageModel, policy: Policy, batch_size: int, attention: AttentionName = "sdpa") -> Timing:
+    """Times `policy` next to the dense model where `model` is, in its dtype, both with this attention.
 
     Raises:
         PolicyError: the policy does not fit the model.
+        TargetError: the attention cannot run there.
     """
-    dense = dense_twin(model)
-    with apply(model, policy) as applied:
+    dense = dense_twin(model, attention)
+    with apply(model, policy, attention=attention) as applied:
         return interleaved(dense, applied, batch_size, REPEATS[device_of(model).type])
 
 
-def dense_twin(model: ImageModel) -> Accelerated:
+def dense_twin(model: ImageModel, attention: AttentionName = "sdpa") -> Accelerated:
     """The dense model on the same weights; quantization swaps modules of `model`, and this one has its own."""
-    twin = with_tensors(model, lambda name, t: t)
-    return Accelerated(twin, twin.dense_plan())
+    twin, chosen = with_tensors(model, lambda name, t: t), attention_for(model, attention)
+    plan = lower(Policy.dense(model.spec.n_layers, len(model.spec.scales)), model.spec, attention=chosen)
+    return Accelerated(twin, plan, attention=chosen.label)
 
 
 def interleaved(dense: Accelerated, applied: Accelerated, batch_size: int, repeats: int) -> Timing:
@@ -151,7 +166,7 @@ def interleaved(dense: Accelerated, applied: Accelerated, batch_size: int, repea
     for i in range(repeats):
         for which in (0, 1) if i % 2 else (1, 0):
             seconds[which].append(batch_seconds(runs[which], batch_size))
-    return Timing(machine(device_of(dense.model)), tuple(seconds[0]), tuple(seconds[1]))
+    return Timing(machine(device_of(dense.model)), applied.attention, tuple(seconds[0]), tuple(seconds[1]))
 
 
 def batch_seconds(applied: Accelerated, batch_size: int) -> float:
@@ -177,7 +192,7 @@ class SpeedEvaluator:
 
     def __init__(self, model: ImageModel, protocol: SpeedProtocol) -> None:
         target = protocol.target
-        here = protocol_for(target)
+        here = protocol_for(target, protocol.attention, model.spec.head_dim)
         if protocol.origin is not Origin.MEASURED or here.origin is not Origin.MEASURED:
             raise TargetError(f"{target.device} cannot be measured here, on {here_is()}: predict it instead")
         asked, found = (f"{p.machine}, {p.backend}" for p in (protocol, here))
@@ -185,7 +200,7 @@ class SpeedEvaluator:
             raise TargetError(f"the protocol asks for {asked}, but this is {found}: measure there")
         self.protocol = protocol
         self.model = cast(model, find_device(target.device).kind, getattr(torch, target.dtype))
-        self.dense = dense_twin(self.model)
+        self.dense = dense_twin(self.model, protocol.attention)
 
     def evaluate(self, policy: Policy) -> Evidence:
         """Latency with quartiles, speed-up over dense with a 95 % interval, memory and FLOPs of one batch.
@@ -195,7 +210,7 @@ class SpeedEvaluator:
         """
         started = time.perf_counter()
         batch_size, n = self.protocol.target.batch_size, self.protocol.repeats
-        with apply(self.model, policy) as applied:
+        with apply(self.model, policy, attention=self.protocol.attention) as applied:
             exact = memory_and_flops(record(applied, batch_size))
             if device_of(self.model).type == "cuda":
                 exact["peak_bytes"] = exact["weight_bytes"] + cuda_peak(applied, batch_size)
@@ -216,6 +231,7 @@ class SpeedEvaluator:
                 "torch": torch.__version__,
                 "device": self.protocol.machine,
                 "backend": applied.backend,
+                "attention": applied.attention,
             },
         )
 

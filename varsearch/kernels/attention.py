@@ -1,7 +1,7 @@
-"""Attention in which queries see only some keys: the definition, and versions that skip what is not seen.
+"""Attention in which queries see only some keys, by skipping what is not seen.
 
 Shape suffixes: B rows, H heads, L queries, S keys, N keys of a list, C head dim. Queries come scaled; the softmax takes
-plain products.
+plain products, of which `attention` computes the parts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from varsearch.kernels.attention_backends import DEFAULT, Attention
 
 
 class Tile(NamedTuple):
@@ -34,24 +35,20 @@ class KeyList(NamedTuple):
     index_BHN: Tensor
 
 
-def masked_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, visible: Tensor) -> Tensor:
-    """Softmax attention over the visible keys, (B, H, L, C); `visible` broadcasts to (B, H, L, S).
-
-    A query that sees no key gets zeros.
-    """
-    return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=visible, scale=1.0)
-
-
-def tiled_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-    """Equals `masked_attention` with the tiles' visibility, and computes only the tiles; zeros outside of them."""
+def tiled_attention(
+    q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, tiles: tuple[Tile, ...], attention: Attention = DEFAULT
+) -> Tensor:
+    """Equals attention under a mask with the tiles' visibility, and computes only the tiles; zeros outside of them."""
     out_BHLC = torch.zeros_like(q_BHLC)
     for query_L, key_S, bias_LS in tiles:
         q, k, v = (t.index_select(2, index) for t, index in ((q_BHLC, query_L), (k_BHSC, key_S), (v_BHSC, key_S)))
-        out_BHLC[:, :, query_L] = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_LS, scale=1.0)
+        out_BHLC[:, :, query_L] = attention(q, k, v, bias_LS)
     return out_BHLC
 
 
-def listed_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, lists: Iterable[KeyList]) -> Tensor:
+def listed_attention(
+    q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, lists: Iterable[KeyList], attention: Attention = DEFAULT
+) -> Tensor:
     """Attention of runs of queries, which cover all queries, to the keys of their lists: each gathered once."""
     rows, heads, length = k_BHSC.shape[:3]
     starts_BH1 = torch.arange(0, rows * heads * length, length, device=q_BHLC.device).view(rows, heads, 1)
@@ -61,5 +58,5 @@ def listed_attention(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, lists: Iter
     for first, end, index_BHN in lists:
         index_M = (index_BHN + starts_BH1).flatten()
         k, v = (t.index_select(0, index_M).unflatten(0, index_BHN.shape) for t in (k_MC, v_MC))
-        out_BHLC[:, :, first:end] = F.scaled_dot_product_attention(q_BHLC[:, :, first:end], k, v, scale=1.0)
+        out_BHLC[:, :, first:end] = attention(q_BHLC[:, :, first:end], k, v)
     return out_BHLC

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from varsearch.errors import TargetError, UsageError
 from varsearch.kernels.packing import LAYOUT, unpack
+from varsearch.linear import linear
 
 Backend = Literal["torch", "triton"]
 
@@ -65,7 +66,7 @@ def quantized_linear(
     if x.shape[-1] != in_features:
         raise UsageError(f"got activations with {x.shape[-1]} inputs, expected the layer's {in_features}")
     if backend == "torch":
-        return F.linear(x, expand(packed, scale, bits, in_features, x.dtype), bias)
+        return linear(x, expand(packed, scale, bits, in_features, x.dtype), bias)
     x_MK = x.reshape(-1, in_features)
     if len(x_MK) > FUSED_ROWS:
         return F.linear(x, expand_weight(packed, scale, bits, in_features, x.dtype), bias)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from varsearch.linear import Linear
 from varsearch.target import Count, Size
 
 CHUNK = 64
@@ -61,11 +62,11 @@ class Mamba2(nn.Module):
         inner = c.expand * width
         heads, channels = inner // c.head_dim, inner + 2 * c.state
         self.head_dim, self.split = c.head_dim, (inner, c.state, c.state)
-        self.in_proj = nn.Linear(width, inner + channels + heads, bias=False)
+        self.in_proj = Linear(width, inner + channels + heads, bias=False)
         self.conv1d = nn.Conv1d(channels, channels, c.conv, groups=channels)
         self.dt_bias, self.A_log, self.D = (nn.Parameter(torch.zeros(heads)) for _ in range(3))
         self.norm = GatedNorm(inner, c.norm_eps)
-        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.out_proj = Linear(inner, width, bias=False)
 
     def forward(self, u_BLD: Tensor, past: tuple[Tensor, ...] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Output (B, L, D), and what the next call needs as `past` to go on behind these tokens.

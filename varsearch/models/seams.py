@@ -1,8 +1,8 @@
 """The four places where techniques may act, and their dense defaults.
 
 A model calls these seams and knows nothing of what stands behind them. Beside them, attention may be observed, and
-images may part after a scale. A `Plan` is made once per policy, is immutable and holds no tensor of a generation, only
-the tables that its techniques make when they first run; everything that changes lives in a `LayerState` per layer.
+images may part after a scale. A `Plan` is made once per policy, is immutable and holds no tensor of a generation but
+its techniques' tables; everything that changes lives in a `LayerState` per layer.
 
 Shape suffixes: B rows (the N images, then, while guidance is on, the same N images unconditionally), L query
 tokens of the current scale, S keys, H heads, C head dim, D width.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,6 +22,11 @@ from torch import Tensor
 
 Sublayer = Callable[[Tensor, Tensor], Tensor]
 """(x_BLD, pos_BL) -> output of one residual branch for exactly these rows and tokens, (B, L, D)."""
+
+Softmax = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(scaled q_BHLC, k_BHSC, v_BHSC) -> softmax attention, (B, H, L, C)."""
+
+FUSED: Softmax = partial(F.scaled_dot_product_attention, scale=1.0)
 
 Rows = Callable[[Tensor], Tensor]
 """Picks some rows of any tensor whose first dimension is N images, or those and then their unconditional rows."""
@@ -62,11 +68,10 @@ class Branch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KVView:
-    """Keys and values that a group of heads attends to, each with its place in the full token sequence.
+    """Keys and values that a group of heads attends to.
 
-    `pos_parts` are (B or 1, H or 1, S_i) tensors of original positions whose S_i add up to S. They are joined only
-    by techniques that ask, so the dense path never pays for them. `heads` lists the heads of the group in
-    the order of the tensors' head dimension; None stands for all of them.
+    `pos_parts` are (B or 1, H or 1, S_i) tensors of original positions whose S_i add up to S, joined only by who asks.
+    `heads` lists the heads of the group in the order of the tensors' head dimension; None stands for all of them.
     """
 
     k_BHSC: Tensor
@@ -118,14 +123,16 @@ def run_dense(fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory,
     return fn(x_BLD, pos_BL)
 
 
-def dense_attention(q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
+def dense_attention(
+    q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory, softmax: Softmax = FUSED
+) -> Tensor:
     """The default `Attend`: every query sees every key of its view."""
     if views[0].heads is None:
-        return F.scaled_dot_product_attention(q_BHLC, views[0].k_BHSC, views[0].v_BHSC, scale=1.0)
+        return softmax(q_BHLC, views[0].k_BHSC, views[0].v_BHSC)
     out_BHLC = torch.empty_like(q_BHLC)
     for view in views:
         heads = list(view.heads or ())
-        out_BHLC[:, heads] = F.scaled_dot_product_attention(q_BHLC[:, heads], view.k_BHSC, view.v_BHSC, scale=1.0)
+        out_BHLC[:, heads] = softmax(q_BHLC[:, heads], view.k_BHSC, view.v_BHSC)
     return out_BHLC
 
 
@@ -222,11 +229,10 @@ class Guidance(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """How one layer runs at one scale.
+    """How one layer runs at one scale; `between` is what some blocks have there: a state-space model, or a text.
 
     `room` is how many entries the layer stores from this scale on, to the end or to where images part; 0 where no later
-    scale needs those of this one. `between` is the branch that some blocks have between attention and the feed-forward
-    network: a state-space model, or attention to a text.
+    scale needs those of this one.
     """
 
     attn: Branch = run_dense
@@ -261,10 +267,7 @@ class ScalePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A lowered policy: one `ScalePlan` per scale and one cache factory per layer.
-
-    `refiner_cache` has one per layer of the refiner, none without a refiner.
-    """
+    """A lowered policy: one `ScalePlan` per scale, one cache factory per layer, and those of the refiner if any."""
 
     scales: tuple[ScalePlan, ...]
     new_cache: tuple[Callable[[], KVCache], ...]
@@ -279,10 +282,7 @@ class Plan:
 
 @dataclass(slots=True)
 class LayerState:
-    """Everything one layer remembers within one generation.
-
-    `recurrence` is what a state-space layer hands from scale to scale; its tensors are its own affair.
-    """
+    """What one layer remembers within one generation; `recurrence` is what a state-space layer hands on."""
 
     kv: KVCache
     n_images: int

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from varsearch.linear import Linear
 from varsearch.models.seams import AttentionMemory, KVView, LayerPlan, LayerState, Rows
 from varsearch.target import Count, Ratio, Scales, Size
 
@@ -79,10 +80,10 @@ class SelfAttention(nn.Module):
         self.scale = 0.25 / math.sqrt(width // heads)
         if cosine:
             self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4.0)))
-        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.mat_qkv = Linear(width, 3 * width, bias=False)
         self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
         self.register_buffer("zero_k_bias", torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def qkv(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values, each (B, H, L, C)."""
@@ -100,7 +101,7 @@ class FFN(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.fc1, self.fc2 = Linear(width, hidden), Linear(hidden, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         y_BLD: Tensor = self.fc2(F.gelu(self.fc1(x_BLD), approximate="tanh"))
@@ -123,7 +124,7 @@ class Block(nn.Module):
         if c.shared_adaln:
             self.ada_gss = nn.Parameter(torch.zeros(1, 1, 3 * self.branches, c.width))
         else:
-            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 3 * self.branches * c.width))
+            self.ada_lin = nn.Sequential(nn.SiLU(), Linear(c.width, 3 * self.branches * c.width))
 
     @property
     def linears(self) -> dict[str, Place]:
@@ -187,7 +188,7 @@ class HeadNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.ada_lin = nn.Sequential(nn.SiLU(), Linear(width, 2 * width))
 
     def forward(self, x_BLD: Tensor, cond_BD: Tensor) -> Tensor:
         scale_B1D, shift_B1D = self.ada_lin(cond_BD)[:, None].chunk(2, dim=-1)
@@ -204,7 +205,7 @@ class VAR(nn.Module):
         super().__init__()
         c = self.config = config
         of_token = torch.tensor(c.scale_of_token)
-        self.word_embed = nn.Linear(c.z_channels, c.width)
+        self.word_embed = Linear(c.z_channels, c.width)
         self.class_emb = nn.Embedding(c.classes + 1, c.width)
         self.pos_start = nn.Parameter(torch.empty(1, 1, c.width))
         self.pos_1LC = nn.Parameter(torch.empty(1, len(of_token), c.width))
@@ -215,10 +216,10 @@ class VAR(nn.Module):
             "attn_bias_for_masking", torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)[None, None]
         )
         if c.shared_adaln:
-            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
+            self.shared_ada_lin = nn.Sequential(nn.SiLU(), Linear(c.width, 6 * c.width))
         self.blocks = nn.ModuleList(self.new_block() for _ in range(c.depth))
         self.head_nm = HeadNorm(c.width, c.norm_eps)
-        self.head = nn.Linear(c.width, c.vocab)
+        self.head = Linear(c.width, c.vocab)
 
     def new_block(self) -> Block:
         """A block of this model's kind."""

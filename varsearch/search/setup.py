@@ -23,7 +23,7 @@ from varsearch.search.progress import Resources
 from varsearch.search.settings import RunSettings, named_objectives
 from varsearch.search.starts import Starts, calibrated, starts_for
 from varsearch.space import SearchSpace
-from varsearch.target import Target, check_dtype, default_target, find_device
+from varsearch.target import AttentionName, Target, check_dtype, default_target, find_device
 
 MAX_NAME = 200
 """Characters of a run's name that the database has room for."""
@@ -38,6 +38,7 @@ class Request:
         target: name of a row of the device table.
         batch_size: images per batch that latency and memory refer to; None takes the device's usual one.
         dtype: number format; None takes the device's usual one.
+        attention: who computes attention where speed is measured; see `accel.apply`.
         images: images behind every quality number.
         objectives: one to three to trade off, see `named_objectives`. Without a metric of quality none is evaluated.
         max_latency: "12ms" or relative to dense, "0.7x".
@@ -56,6 +57,7 @@ class Request:
     target: str = "cpu"
     batch_size: int | None = None
     dtype: str | None = None
+    attention: AttentionName = "sdpa"
     images: int = 512
     objectives: tuple[str, ...] | None = None
     max_latency: str | None = None
@@ -190,12 +192,13 @@ def _resources(request: Request) -> Resources:
 
 
 def _speed_protocol(request: Request, target: Target, resources: Resources) -> SpeedProtocol:
+    asked = target, request.attention, zoo.manifest(request.model).spec().head_dim
     if request.ray_address and request.workers:
         from varsearch.search.ray_workers import ask  # importing Ray takes seconds
 
-        found: SpeedProtocol = ask(request.ray_address, resources, speed_protocol, target)
+        found: SpeedProtocol = ask(request.ray_address, resources, speed_protocol, *asked)
         return found
-    return speed_protocol(target)
+    return speed_protocol(*asked)
 
 
 def _check_exclusive(request: Request, speed: SpeedProtocol) -> None:

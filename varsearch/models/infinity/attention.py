@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varsearch.linear import Linear
 from varsearch.models.seams import Rows
 
 
@@ -36,10 +37,10 @@ class TextAttention(nn.Module):
     def __init__(self, width: int, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.mat_kv = nn.Linear(channels, 2 * width, bias=False)
+        self.mat_kv = Linear(channels, 2 * width, bias=False)
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("zero_k_bias", torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def text(self, text_BTC: Tensor, present_BT: Tensor | None) -> TextKV:
         """Keys and values of the text."""
@@ -59,7 +60,7 @@ class CrossAttention(TextAttention):
 
     def __init__(self, width: int, channels: int, heads: int) -> None:
         super().__init__(width, channels, heads)
-        self.mat_q = nn.Linear(width, width)
+        self.mat_q = Linear(width, width)
 
     def read(self, x_BLD: Tensor, text: TextKV) -> Tensor:
         """Output (B, L, D) for each token."""
