@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from benchmarks import dense, models, published_loop, stopwatch
 from benchmarks.assumed import assumed
 from benchmarks.model import large_model
 from benchmarks.techniques import CLAIMS, TARGET
+from tests.accel.families import infinity
 from tests.conftest import build_tiny
 from varsearch.accel import labels_for
 from varsearch.evaluators.speed import dense_twin
 from varsearch.evaluators.trace import trace
 from varsearch.models import sampling
-from varsearch.models.image_model import SamplingDefaults
+from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.vqvae import VQVAE
 from varsearch.policy import Policy
 from varsearch.space.presets import PRESETS, presets
@@ -90,10 +92,14 @@ def test_the_report_has_a_row_per_run(capsys: pytest.CaptureFixture[str]) -> Non
     assert "1.00x (1.00-1.00)" in lines[3] and lines[-1].endswith("30.3%")
 
 
+@pytest.mark.parametrize("build", [build_tiny, infinity])
 def test_a_model_is_measured_in_full(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    build: Callable[[], ImageModel],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = build_tiny()
+    model = build()
     models.run(model, "tiny", 2, 1, tmp_path, ("small",))
     monkeypatch.setattr(models, "presets", lambda *_: ({"broken": None}, {"absent": "why"}))
     models.run(model, "broken", 2, 1, tmp_path, ())

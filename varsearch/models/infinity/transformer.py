@@ -132,7 +132,8 @@ class Block(nn.Module):
         modulation = Modulation(parts[:2], tuple(scale + 1 for scale in parts[2:4]), parts[4:])
         return BlockCondition(modulation, self.ca.text(context_BTD, present_BT), r)
 
-    def _norm(self, x_BLD: Tensor, mod: Modulation, branch: int) -> Tensor:
+    def normed(self, x_BLD: Tensor, mod: Modulation, branch: int) -> Tensor:
+        """Input of a branch."""
         y_BLD = F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=self.norm_eps)
         return torch.addcmul(mod.shifts[branch], y_BLD, mod.scales[branch])
 
@@ -141,7 +142,7 @@ class Block(nn.Module):
     ) -> Tensor:
         def attn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
             mod, _, rotary = condition.first(len(x_BLD))
-            q, k, v = self.sa.qkv(self._norm(x_BLD, mod, 0))
+            q, k, v = self.sa.qkv(self.normed(x_BLD, mod, 0))
             q, k = rotary.turn(q, k, pos_BL)
             views = state.kv.extend(q, k, v, pos_BL, room=plan.room)
             if plan.observe is not None:
@@ -155,7 +156,7 @@ class Block(nn.Module):
 
         def ffn(x_BLD: Tensor, pos_BL: Tensor) -> Tensor:
             mod = condition.first(len(x_BLD)).modulation
-            y_BLD: Tensor = self.ffn(self._norm(x_BLD, mod, 1))
+            y_BLD: Tensor = self.ffn(self.normed(x_BLD, mod, 1))
             return y_BLD * mod.gates[1]
 
         x_BLD = x_BLD + plan.attn(attn, x_BLD, pos_BL, state.attn, state.n_images)
