@@ -31,7 +31,9 @@ D16 = ModelSpec(
     image_size=(256, 256),
 )
 SHARED_ADALN = D16.model_copy(update={"shared_adaln": True, "n_layers": 2, "n_heads": 2})
-SPECS = [MNIST, D16, SHARED_ADALN]
+MVAR = SHARED_ADALN.model_copy(update={"name": "mvar", "shared_adaln": False, "family": "mvar"})
+INFINITY = SHARED_ADALN.model_copy(update={"name": "infinity", "family": "infinity"})
+SPECS = [MNIST, D16, SHARED_ADALN, MVAR, INFINITY]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
@@ -78,3 +80,10 @@ def test_a_policy_outside_the_space_is_refused() -> None:
 def test_unknown_knobs_and_levels_are_refused(name: str, level: int) -> None:
     with pytest.raises(PolicyError, match="knob"):
         SearchSpace(MNIST).decode({name: level})
+
+
+def test_families_have_knobs_for_what_they_have() -> None:
+    mvar, infinity = SearchSpace(MVAR).knobs, SearchSpace(INFINITY).knobs
+    assert {"L0.ssm_bits", "L0.ada_bits"} <= mvar.keys() and not any("kv" in k or "keep" in k for k in mvar)
+    assert {"L0.text_bits", "L0.kv_bits", "L0H1.keep"} <= infinity.keys()
+    assert not infinity.keys() & {"L0.ada_bits", "L0.ssm_bits"}

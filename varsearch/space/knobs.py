@@ -28,6 +28,7 @@ from varsearch.policy import (
     TokenPruning,
     Weights,
     share_of,
+    without,
 )
 from varsearch.space.borrowed import Borrowed, Sharing, sharing_of, without_bits
 from varsearch.target import ModelSpec
@@ -38,6 +39,14 @@ KV_BITS = (None, 8, 4)
 HEAD_KEEP = (1.0, 0.75, 0.5, 0.25, 0.125, 0.0)
 TOKEN_KEEP = (1.0, 0.75, 0.5, 0.25)
 RADIUS = (None, 3, 2, 1)
+LINEARS_OF = {
+    "bits": ("qkv", "proj", "fc1"),
+    "fc2_bits": ("fc2",),
+    "ada_bits": ("ada",),
+    "text_bits": ("text_q", "text_kv", "text_proj"),
+    "ssm_bits": ("ssm_in", "ssm_out"),
+}
+"""The linears whose precision a knob of a layer sets; models have knobs for the linears they have."""
 
 
 class SearchSpace:
@@ -57,12 +66,14 @@ class SearchSpace:
         self.borrowed = Borrowed.of(self.presets, spec.n_layers, len(spec.scales))
         self.from_layers = sorted({spec.n_layers * i // 4 for i in range(4)})
         self.own = {"unguided_scales": len(spec.scales) + 1}
+        self.precisions = [name for name, linears in LINEARS_OF.items() if set(linears) <= set(spec.linears)]
+        keeps_kv = "layers[].kv" not in without(spec.family)
         for layer in range(spec.n_layers):
-            linears = ("bits", "fc2_bits") if spec.shared_adaln else ("bits", "fc2_bits", "ada_bits")
-            self.own |= {f"L{layer}.{name}": len(BITS) for name in linears}
-            self.own |= {f"L{layer}.activations": len(ACTIVATION_BITS), f"L{layer}.kv_bits": len(KV_BITS)}
+            self.own |= {f"L{layer}.{name}": len(BITS) for name in self.precisions}
+            self.own |= {f"L{layer}.activations": len(ACTIVATION_BITS)}
+            self.own |= {f"L{layer}.kv_bits": len(KV_BITS) if keeps_kv else 1}
             self.own |= {f"L{layer}.share": 3, f"L{layer}.attention": 2, f"L{layer}.kv": 1}
-            self.own |= {f"L{layer}H{head}.keep": len(HEAD_KEEP) for head in range(spec.n_heads)}
+            self.own |= {f"L{layer}H{head}.keep": len(HEAD_KEEP) if keeps_kv else 1 for head in range(spec.n_heads)}
         for k in range(len(spec.scales)):
             first = k == 0
             self.own |= {f"S{k}.skip": 1 if first else 2, f"S{k}.share": 1 if first else 2}
@@ -141,10 +152,9 @@ class SearchSpace:
         def own(name: str) -> int:
             return levels.get(f"L{layer}.{name}", 0)
 
-        bits, fc2, ada = (
-            Quantization(bits=b, activation_bits=ACTIVATION_BITS[own("activations")]) if b else None
-            for b in (BITS[own(name)] for name in ("bits", "fc2_bits", "ada_bits"))
-        )
+        chosen = {linear: BITS[own(name)] for name in self.precisions for linear in LINEARS_OF[name]}
+        rounded = ACTIVATION_BITS[own("activations")]
+        weights = {linear: Quantization(bits=b, activation_bits=rounded) for linear, b in chosen.items() if b}
         keep = tuple(HEAD_KEEP[levels.get(f"L{layer}H{head}.keep", 0)] for head in range(self.spec.n_heads))
         kv = self._offer(levels, f"L{layer}.kv") or KVCompression(keep=keep)
         if any(any(kv.cached(k, self.spec.n_heads)) for k in range(len(run))):
@@ -155,7 +165,7 @@ class SearchSpace:
                 (None, *self._radii(k))[levels.get(f"S{k}.radius", 0)] if run[k] else None for k in range(len(run))
             ]
             attention = SparseAttention(window=tuple((radius,) * self.spec.n_heads for radius in radii))
-        return LayerPolicy(weights=Weights(qkv=bits, proj=bits, fc1=bits, fc2=fc2, ada=ada), kv=kv, attention=attention)
+        return LayerPolicy(weights=Weights(**weights), kv=kv, attention=attention)
 
     def _scale(self, levels: Mapping[str, int], k: int) -> ScalePolicy:
         tokens = self._offer(levels, f"S{k}.tokens")
@@ -204,7 +214,7 @@ class SearchSpace:
 
     def _encode_layer(self, i: int, layer: LayerPolicy) -> dict[str, int]:
         w, keep = layer.weights, layer.kv.keep or (1.0,) * self.spec.n_heads
-        parts = (("bits", w.qkv), ("fc2_bits", w.fc2), ("ada_bits", w.ada))
+        parts = [(name, getattr(w, LINEARS_OF[name][0])) for name in self.precisions]
         activations = next((q.activation_bits for _, q in parts if q and q.activation_bits), None)
         levels = {f"L{i}.{name}": _level(BITS, q.bits if q else None) for name, q in parts}
         levels |= {f"L{i}.activations": _level(ACTIVATION_BITS, activations)}

@@ -46,7 +46,7 @@ def seeds(spec: ModelSpec) -> dict[str, Policy]:
 
 
 def _weights(spec: ModelSpec, bits: int, fc2_bits: int) -> dict[str, int]:
-    chosen = {"bits": bits, "fc2_bits": fc2_bits, "ada_bits": fc2_bits}
+    chosen = {"bits": bits, "fc2_bits": fc2_bits, "ada_bits": fc2_bits, "text_bits": bits, "ssm_bits": bits}
     return {f"L{layer}.{name}": BITS.index(b) for layer in range(spec.n_layers) for name, b in chosen.items()}
 
 
