@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from functools import cache
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.models.fixtures import Case, cases, folders, open_folder, tokenizer_file
 from tests.models.rerun import rerunning
 from varsearch.models import checkpoints
 from varsearch.models.batch import Sampler
@@ -20,12 +20,6 @@ from varsearch.models.sampling import PublishedSampler, TeacherForcing, filter_l
 from varsearch.models.seams import Guidance, Plan, ScalePlan
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
-
-CASES = {
-    "greedy": (0, 1.5, 1, 0.0),
-    "sampled_seed123_cfg4_topk20_topp0.9": (123, 4.0, 20, 0.9),
-    "smooth_seed5_cfg4_topk20_topp0.9": (5, 4.0, 20, 0.9),
-}
 
 
 class Watched(PublishedSampler):
@@ -42,15 +36,15 @@ class Watched(PublishedSampler):
 
 
 class Fixture:
-    def __init__(self, folder: Path, name: str) -> None:
-        c = json.loads((folder / name / "config.json").read_text())
+    def __init__(self, name: str) -> None:
+        folder, c = open_folder(name)
         m = c["mamba2"]
-        self.io = load_file(folder / name / "io.safetensors")
+        self.io = load_file(folder / "io.safetensors")
         scales = tuple((side, side) for side in c["patch_nums"])
         self.vae = VQVAE(
             TokenizerConfig(scales, c["vocab_size"], c["z_channels"], c["ch"], shared_phi=c["share_quant_resi"])
         ).eval()
-        self.vae.load_state_dict(load_file(folder / "vae.safetensors"), strict=False)
+        self.vae.load_state_dict(load_file(tokenizer_file(folder, c)), strict=False)
         config = MVARConfig(
             scales,
             depth=c["depth"],
@@ -64,7 +58,7 @@ class Fixture:
             norm_eps=c["norm_eps"],
             mamba=MambaConfig(m["d_state"], m["d_conv"], m["expand"], m["headdim"], m["norm_eps"]),
         )
-        self.mvar = checkpoints.load(lambda: MVAR(config), folder / name / "mvar.safetensors")
+        self.mvar = checkpoints.load(lambda: MVAR(config), folder / "mvar.safetensors")
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
         plan = Plan.dense(self.mvar.config.depth, [h * w for h, w in self.mvar.config.scales])
@@ -80,9 +74,14 @@ class Fixture:
             return (self.vae.decode(f_hat) + 1) / 2
 
 
-@pytest.fixture(scope="module", params=["mvar_tiny", "mvar_tiny_nol2norm"])
-def fixture(request: pytest.FixtureRequest, shared_folder: Path) -> Fixture:
-    return Fixture(shared_folder / "parity", request.param)
+@cache
+def opened(name: str) -> Fixture:
+    return Fixture(name)
+
+
+@pytest.fixture(params=folders("mvar.safetensors"))
+def fixture(request: pytest.FixtureRequest) -> Fixture:
+    return opened(request.param)
 
 
 @pytest.mark.parity
@@ -104,19 +103,19 @@ def test_tokens_exactly_and_teacher_forced_logits(fixture: Fixture) -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("case", CASES)
-def test_generation(fixture: Fixture, case: str) -> None:
-    seed, guidance, top_k, top_p = CASES[case]
-    smooth = len(fixture.mvar.config.scales) if case.startswith("smooth") else 0
-    sampler = Watched(torch.Generator().manual_seed(seed), top_k, top_p, smooth)
-    images = fixture.images(guidance, sampler)
+@pytest.mark.parametrize(("folder", "case"), cases("mvar.safetensors"))
+def test_generation(folder: str, case: Case) -> None:
+    fixture = opened(folder)
+    smooth = len(fixture.mvar.config.scales) if case.smooth else 0
+    sampler = Watched(torch.Generator().manual_seed(case.seed), case.top_k, case.top_p, smooth)
+    images = fixture.images(case.guidance, sampler)
     for k, drawn in enumerate(sampler.drawn):
-        assert torch.equal(drawn, fixture.io[f"gen.{case}.idx.{k}"])
+        assert torch.equal(drawn, fixture.io[f"gen.{case.name}.idx.{k}"])
     # The last temperature of smooth sampling is 0.0135, which amplifies rounding some seventy times: there the logits,
     # up to 45, of the published code and of this one both differ by 4e-4 from those in double precision.
     for found, want, atol in (
-        (torch.cat(sampler.logits, dim=1), fixture.io[f"gen.{case}.logits_cfg"], 1e-3 if smooth else 1e-4),
-        (images, fixture.io[f"gen.{case}"], 5e-4 if smooth else 1e-4),
+        (torch.cat(sampler.logits, dim=1), fixture.io[f"gen.{case.name}.logits_cfg"], 1e-3 if smooth else 1e-4),
+        (images, fixture.io[f"gen.{case.name}"], 5e-4 if smooth else 1e-4),
     ):
         torch.testing.assert_close(found, want, atol=atol, rtol=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.models.fixtures import Case, cases, folders, open_folder, tokenizer_file
 from varsearch.models import checkpoints, published
 from varsearch.models.batch import Sampler
 from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.mvar import MVAR
-from varsearch.models.sampling import GreedySampler, PublishedSampler
+from varsearch.models.sampling import PublishedSampler
 from varsearch.models.seams import Plan
 from varsearch.models.var import VAR, VARConfig
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
@@ -25,15 +27,15 @@ pytestmark = pytest.mark.parity
 
 
 class Fixture:
-    def __init__(self, folder: Path, name: str) -> None:
-        c = json.loads((folder / name / "config.json").read_text())
-        self.io = load_file(folder / name / "io.safetensors")
+    def __init__(self, name: str) -> None:
+        folder, c = open_folder(name)
+        self.io = load_file(folder / "io.safetensors")
         scales = tuple((side, side) for side in c["patch_nums"])
         self.n_scales = len(scales)
         self.vae = VQVAE(
             TokenizerConfig(scales, c["vocab_size"], c["z_channels"], c["ch"], shared_phi=c["share_quant_resi"])
         ).eval()
-        absent = self.vae.load_state_dict(load_file(folder / "vae.safetensors"), strict=False)
+        absent = self.vae.load_state_dict(load_file(tokenizer_file(folder, c)), strict=False)
         assert absent.unexpected_keys == [] and absent.missing_keys == ["quantize.ema_vocab_hit_SV"]
         config = VARConfig(
             scales,
@@ -45,9 +47,10 @@ class Fixture:
             z_channels=c["z_channels"],
             shared_adaln=c["shared_aln"],
             cosine_attention=c["attn_l2_norm"],
+            mlp_ratio=c.get("mlp_ratio", 4.0),
             norm_eps=c["norm_eps"],
         )
-        self.var = checkpoints.load(lambda: VAR(config), folder / name / "var.safetensors")
+        self.var = checkpoints.load(lambda: VAR(config), folder / "var.safetensors")
 
     def images(self, guidance: float, sampler: Sampler) -> Tensor:
         plan = Plan.dense(self.var.config.depth, [h * w for h, w in self.var.config.scales])
@@ -63,9 +66,14 @@ class Fixture:
             return (self.vae.decode(f_hat) + 1) / 2
 
 
-@pytest.fixture(scope="module", params=["var_adaln", "var_shared_adaln"])
-def fixture(request: pytest.FixtureRequest, shared_folder: Path) -> Fixture:
-    return Fixture(shared_folder / "parity", request.param)
+@cache
+def opened(name: str) -> Fixture:
+    return Fixture(name)
+
+
+@pytest.fixture(params=folders("var.safetensors"))
+def fixture(request: pytest.FixtureRequest) -> Fixture:
+    return opened(request.param)
 
 
 @torch.no_grad()
@@ -84,22 +92,15 @@ def test_teacher_forced_logits(fixture: Fixture) -> None:
     torch.testing.assert_close(logits, fixture.io["var.logits"], atol=1e-4, rtol=0)
 
 
-def test_greedy_images(fixture: Fixture) -> None:
-    torch.testing.assert_close(fixture.images(1.5, GreedySampler()), fixture.io["gen.greedy"], atol=1e-4, rtol=0)
-
-
-def test_seeded_sampling(fixture: Fixture) -> None:
-    sampler = PublishedSampler(torch.Generator().manual_seed(123), top_k=20, top_p=0.9)
-    want = fixture.io["gen.sampled_seed123_cfg4_topk20_topp0.9"]
-    torch.testing.assert_close(fixture.images(4, sampler), want, atol=1e-4, rtol=0)
-
-
-def test_smooth_sampling_of_the_demo(fixture: Fixture) -> None:
-    generator = torch.Generator().manual_seed(5)
-    sampler = PublishedSampler(generator, top_k=20, top_p=0.9, smooth_scales=fixture.n_scales)
-    want = fixture.io["gen.smooth_seed5_cfg4_topk20_topp0.9"]
-    # The last temperature is 0.0135, which amplifies rounding of the logits some seventy times.
-    torch.testing.assert_close(fixture.images(4, sampler), want, atol=5e-4, rtol=0)
+@pytest.mark.parametrize(("folder", "case"), cases("var.safetensors"))
+def test_generated_images(folder: str, case: Case) -> None:
+    fixture = opened(folder)
+    smooth = fixture.n_scales if case.smooth else 0
+    sampler = PublishedSampler(torch.Generator().manual_seed(case.seed), case.top_k, case.top_p, smooth)
+    # The last temperature of smooth sampling is 0.0135, which amplifies rounding of the logits some seventy times.
+    atol = 5e-4 if case.smooth else 1e-4
+    want = fixture.io[f"gen.{case.name}"]
+    torch.testing.assert_close(fixture.images(case.guidance, sampler), want, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("size", published.VAR_SIZES)
