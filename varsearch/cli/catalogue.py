@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -12,9 +12,6 @@ from varsearch.cli.render import console, print_json, scaled, table
 from varsearch.errors import ModelError
 from varsearch.policy import describe
 from varsearch.target import default_target, devices
-
-if TYPE_CHECKING:
-    from varsearch.models.zoo import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -96,21 +93,14 @@ def models(
                 str(m.transformer.heads),
                 str(sum(m.spec().tokens)),
                 "x".join(map(str, m.image_size)),
-                scaled(_bytes(found, m), ("B", "kB", "MB")),
+                scaled(zoo.stored_bytes(found), ("B", "kB", "MB")),
                 m.licence,
             )
             for found, m in manifests.items()
         ),
     )
-
-
-def _bytes(name: str, manifest: Manifest) -> int:
-    from varsearch.models import zoo
-
-    try:
-        return sum((zoo.folder(name) / file).stat().st_size for file, _ in manifest.files.values())
-    except OSError as error:
-        raise ModelError(f"cannot read {error.filename}: {error.strerror}") from None
+    for found, reason in zoo.UNTRAINED.items():
+        console.print(f"{found} has no weights yet: {reason}")
 
 
 class Scan(BaseModel):

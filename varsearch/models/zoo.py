@@ -16,19 +16,23 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import torch
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from torch import Tensor, nn
 
 from varsearch.errors import ModelError
-from varsearch.models.classifier import Classifier
+from varsearch.models.classifier import Classifier, ClassifierConfig, build_classifier
 from varsearch.models.image_model import ImageModel, SamplingDefaults, Sibling
+from varsearch.models.storage import pieces, read_pieces, unpacked
 from varsearch.models.var import VAR, VARConfig
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
 from varsearch.policy import describe
 from varsearch.target import Frozen, ModelSpec, Size
 
 WEIGHTS = Path(__file__).parent / "weights"
-ClassifierSize = Literal["channels", "width", "num_features", "classes"]
+UNTRAINED = {
+    "cifar10": "it was never trained; python -m recipes.cifar10 DATA OUT trains it on a CUDA device in 25 minutes"
+}
+"""Models that a recipe makes and whose weights do not ship yet."""
 Part = Literal["transformer", "tokenizer", "classifier", "reference", "held_out"]
 FileName = Annotated[str, Field(pattern=r"^(\.\./[\w-]+/)?[\w-]+\.safetensors$")]
 """A file of the folder itself, or of the folder of a sibling beside it."""
@@ -47,7 +51,7 @@ class Manifest(Frozen):
     transformer: VARConfig
     tokenizer: TokenizerConfig
     sampling: SamplingDefaults
-    classifier: dict[ClassifierSize, Size]
+    classifier: ClassifierConfig
     files: dict[Part, tuple[FileName, str]]
 
     @model_validator(mode="after")
@@ -101,6 +105,8 @@ def folder(model: str) -> Path:
         known = (found / "manifest.json").is_file()
     except OSError as error:
         raise ModelError(f"cannot read model {model!r}: {error.strerror}") from None
+    if model in UNTRAINED and not known:
+        raise ModelError(f"model {model} has no weights yet: {UNTRAINED[model]}")
     if not known:
         raise ModelError(f"unknown model {model!r}: shipped models are {', '.join(names())}, or give a model's folder")
     return found
@@ -126,15 +132,25 @@ def tensors(model: str, part: Part) -> dict[str, Tensor]:
     name, expected = files[part]
     path = folder(model) / name
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = read_pieces(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise ModelError(f"{path} is not the file the manifest names: sha256 {found[:12]}…, expected {expected[:12]}…")
     try:
-        return load_file(path)
+        return from_bytes(content)
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
+
+
+def stored_bytes(model: str) -> int:
+    """Size of all files of a model, those of a sibling included; `ModelError` if one is missing."""
+    try:
+        names = [name for name, _ in manifest(model).files.values()]
+        return sum(piece.stat().st_size for name in names for piece in pieces(folder(model) / name))
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def beside(model: str, name: str) -> str:
@@ -162,7 +178,8 @@ def siblings(model: str) -> list[ModelSpec]:
     return found
 
 
-def _filled(make: Callable[[], Module], state: dict[str, Tensor], what: str) -> Module:
+def _filled(make: Callable[[], Module], stored: dict[str, Tensor], what: str) -> Module:
+    state = unpacked(stored)
     try:
         # Without memory, until the sizes that the manifest names are known to be those of the file.
         with torch.device("meta"):
@@ -178,9 +195,7 @@ def _filled(make: Callable[[], Module], state: dict[str, Tensor], what: str) -> 
             f"{what}: {len(wrong)} tensors differ from the layout, first {first}: "
             f"expected {own.get(first, 'none')}, got {given.get(first, 'none')}"
         )
-    module.to_empty(device="cpu").load_state_dict(
-        {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, assign=False
-    )
+    module.to_empty(device="cpu").load_state_dict(state, assign=False)
     return module.eval().requires_grad_(False)
 
 
@@ -213,8 +228,8 @@ def load_sibling(model: str, name: str, device: str = "cpu") -> Sibling:
 
 def load_classifier(model: str, device: str = "cpu") -> Classifier:
     """The small classifier that ships with a model: labels and Fréchet features."""
-    sizes = manifest(model).classifier
-    return _filled(lambda: Classifier(**sizes), tensors(model, "classifier"), "classifier").to(device)
+    config = manifest(model).classifier
+    return _filled(lambda: build_classifier(config), tensors(model, "classifier"), "classifier").to(device)
 
 
 def held_out(model: str) -> tuple[list[Tensor], Tensor]:
@@ -258,7 +273,7 @@ def random_model(
         transformer=config,
         tokenizer=tokenizer,
         sampling=SamplingDefaults(guidance=1.5),
-        classifier={},
+        classifier=ClassifierConfig(),
         files={"transformer": ("random.safetensors", str(seed)), "tokenizer": ("random.safetensors", str(seed))},
     )
     for part in (transformer, vqvae):
