@@ -41,7 +41,7 @@ def load(path: Path, limit: int | None, held_out: int) -> dict[str, Split]:
         UsageError: the file is no such archive.
     """
     try:
-        with np.load(path) as raw:
+        with path.open("rb") as file, np.load(file) as raw:
             train, test = (_split({k: raw[f"{part}_{k}"] for k in _KEYS}, limit) for part in ("train", "test"))
     except (OSError, BadZipFile, KeyError, ValueError, UnidentifiedImageError) as error:
         raise UsageError(f"{path} is no archive of JPEG files and labels as cifar10_jpeg.npz is: {error}") from None

@@ -47,7 +47,7 @@ def separate(train: Split, test: Split, held_out: int) -> dict[str, Split]:
 
 def batches(n: int, size: int, steps: int, seed: int) -> list[Tensor]:
     """Index batches for `steps` steps: whole shuffled passes over n items, the incomplete last batch dropped."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, size = torch.Generator().manual_seed(seed), min(size, n)
     found: list[Tensor] = []
     while len(found) < steps:
         found += [b for b in torch.randperm(n, generator=generator).split(size) if len(b) == size]
