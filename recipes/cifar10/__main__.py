@@ -8,6 +8,7 @@ everything with tiny sizes in seconds, on a CPU too.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from recipes.cifar10.data import digest, load
-from recipes.cifar10.plan import FULL, SMOKE, Plan
+from recipes.cifar10.plan import FULL, SMOKE, STORED, Plan
 from recipes.cifar10.tasks import ClassifierTask, TokenizerTask, TransformerTask
 from recipes.common.budget import Task, Training
 from recipes.common.classifier import normalise
@@ -23,9 +24,10 @@ from recipes.common.data import Split
 from recipes.common.package import About, Files, finish, save_reference, save_weights, write_manifest
 from recipes.common.transformer import initialise
 from recipes.common.work import Module, Work
-from varsearch.errors import TargetError, UsageError, VarsearchError
+from varsearch.errors import Interrupted, TargetError, UsageError, VarsearchError
 from varsearch.models import zoo
 from varsearch.models.classifier import Classifier, build_classifier
+from varsearch.models.storage import packed, unpacked
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
 
@@ -60,12 +62,14 @@ class Recipe:
         )
 
     def tokenizer(self) -> VQVAE:
-        """Images to tokens and back."""
-        return self.once(
+        """Images to tokens and back, with weights as they are stored: the transformer learns the tokens of these."""
+        network = self.once(
             "tokenizer",
             lambda: VQVAE(self.plan.tokenizer),
             lambda network, batch: TokenizerTask(network, self.train, self.judged, batch),
         )
+        network.load_state_dict(unpacked(packed(network.state_dict(), STORED["tokenizer"])))
+        return network
 
     def transformer(self, tokenizer: VQVAE) -> VAR:
         """Draws the tokens."""
@@ -99,9 +103,9 @@ def write(folder: Path, plan: Plan, recipe: Recipe, splits: dict[str, Split]) ->
     transformer = recipe.transformer(tokenizer)
     normalise(classifier, splits["held_out"])
     files: Files = {
-        "transformer": save_weights(folder, "transformer", transformer, "int8"),
-        "tokenizer": save_weights(folder, "tokenizer", tokenizer, "bfloat16"),
-        "classifier": save_weights(folder, "classifier", classifier, "int8"),
+        "transformer": save_weights(folder, "transformer", transformer, STORED["transformer"]),
+        "tokenizer": save_weights(folder, "tokenizer", tokenizer, STORED["tokenizer"]),
+        "classifier": save_weights(folder, "classifier", classifier, STORED["classifier"]),
     }
     parts = transformer, tokenizer
     write_manifest(folder, about(plan), parts, files, guidance=0.0)
@@ -139,12 +143,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes and few steps")
     arguments = parser.parse_args(argv)
     try:
-        if not arguments.minutes > 0:
+        if not 0 < arguments.minutes < math.inf:
             raise UsageError(f"--minutes must be more than 0, got {arguments.minutes:g}")
         run(arguments)
     except VarsearchError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on from the last save", file=sys.stderr)
+        return Interrupted.exit_code
     return 0
 
 

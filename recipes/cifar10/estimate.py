@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recipes.cifar10.plan import FULL, SHARES, SMOKE, Plan
+from recipes.cifar10.plan import FULL, SHARES, SMOKE, STORED, Plan
 from recipes.common.tokenizer import loss_of
 from recipes.common.transformer import initialise
 from varsearch.models.classifier import build_classifier
@@ -54,11 +54,10 @@ def main() -> None:
             loss().backward()
         flops, seconds, batch = counter.get_total_flops() / 2, 60 * MINUTES * SHARES[name], FULL.stages[name].batch
         images = seconds * ASSUMED[name] * PEAK_TFLOPS * 1e12 / flops
-        storage = "bfloat16" if name == "tokenizer" else "int8"
-        stored = sum(t.numel() * t.element_size() for t in packed(network.state_dict(), storage).values())
+        stored = sum(t.numel() * t.element_size() for t in packed(network.state_dict(), STORED[name]).values())
         print(
             f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {stored / 1e6:.1f} MB as "
-            f"{storage}; {flops / 1e9:.2f} GFLOP per image, {flops * batch / 1e12:.2f} TFLOP per step of {batch}; "
+            f"{STORED[name]}; {flops / 1e9:.2f} GFLOP per image, {flops * batch / 1e12:.2f} TFLOP per step of {batch}; "
             f"{seconds:.0f} s at {ASSUMED[name]:.0%} of {PEAK_TFLOPS} TFLOP/s: {images / batch:.0f} steps, "
             f"{images / TRAIN_IMAGES:.0f} epochs"
         )

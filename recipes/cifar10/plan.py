@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from recipes.common.budget import Budget, Schedule
 from recipes.common.package import Evaluation
 from varsearch.models.classifier import ClassifierConfig
+from varsearch.models.storage import Storage
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 
@@ -17,6 +18,9 @@ SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SCALES = tuple((side, side) for side in SIDES)
 SHARES = {"classifier": 0.10, "tokenizer": 0.16, "transformer": 0.60}
 """Of the minutes; the rest is for reading the data, encoding it, choosing the guidance and measuring."""
+
+STORED: dict[str, Storage] = {"classifier": "int8", "tokenizer": "bfloat16", "transformer": "int8"}
+"""How weights are stored, so that all files stay under 40 MB. What a tokenizer rounds is seen in every image."""
 
 
 @dataclass(frozen=True)

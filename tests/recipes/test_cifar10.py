@@ -13,7 +13,7 @@ import torch
 
 import varsearch
 from recipes.cifar10.__main__ import main
-from recipes.cifar10.plan import FULL, SHARES
+from recipes.cifar10.plan import FULL, SHARES, STORED
 from varsearch.accel import labels_for
 from varsearch.evaluators.quality import for_zoo
 from varsearch.models import zoo
@@ -141,9 +141,9 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
 def test_the_planned_files_are_under_40_mb() -> None:
     with torch.device("meta"):
         networks = (
-            (VAR(FULL.transformer), "int8"),
-            (VQVAE(FULL.tokenizer), "bfloat16"),
-            (build_classifier(FULL.classifier), "int8"),
+            (VAR(FULL.transformer), STORED["transformer"]),
+            (VQVAE(FULL.tokenizer), STORED["tokenizer"]),
+            (build_classifier(FULL.classifier), STORED["classifier"]),
         )
         stored = sum(
             t.numel() * t.element_size() for module, how in networks for t in packed(module.state_dict(), how).values()
