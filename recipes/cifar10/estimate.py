@@ -26,6 +26,10 @@ from varsearch.models.vqvae import VQVAE
 MINUTES, PEAK_TFLOPS, TRAIN_IMAGES = 25, 989, 48_000
 """The planned time, the dense bf16 peak of an H200, and the images of an epoch."""
 
+FEATURES = FULL.classifier.num_features
+OTHERS = 8 * FEATURES**2 + 2 * 2000 * FEATURES + 2 * 680 * FULL.evaluation.n_held_out + 300_000
+"""Bytes of covariance, kept features, held-out tokens and a grid of samples."""
+
 ASSUMED = {"classifier": 0.04, "tokenizer": 0.03, "transformer": 0.25}
 """Share of the peak. Narrow convolutions wait for memory; no figure was measured."""
 
@@ -48,6 +52,7 @@ def losses(plan: Plan, n: int) -> dict[str, tuple[nn.Module, Callable[[], Tensor
 
 def main() -> None:
     """Prints the estimate."""
+    total = OTHERS
     for name, (network, loss) in losses(FULL, n=2).items():
         # The counter does not know the fused attention of CPUs.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -55,12 +60,14 @@ def main() -> None:
         flops, seconds, batch = counter.get_total_flops() / 2, 60 * MINUTES * SHARES[name], FULL.stages[name].batch
         images = seconds * ASSUMED[name] * PEAK_TFLOPS * 1e12 / flops
         stored = sum(t.numel() * t.element_size() for t in packed(network.state_dict(), STORED[name]).values())
+        total += stored
         print(
             f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {stored / 1e6:.1f} MB as "
             f"{STORED[name]}; {flops / 1e9:.2f} GFLOP per image, {flops * batch / 1e12:.2f} TFLOP per step of {batch}; "
             f"{seconds:.0f} s at {ASSUMED[name]:.0%} of {PEAK_TFLOPS} TFLOP/s: {images / batch:.0f} steps, "
             f"{images / TRAIN_IMAGES:.0f} epochs"
         )
+    print(f"all files: {total / 1e6:.1f} MB")
     for name, (_, loss) in losses(SMOKE, n=8).items():
         loss().backward()
         start = time.process_time()
