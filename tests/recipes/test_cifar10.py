@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ import runpy, sys
 sys.modules.update(dict.fromkeys(("ray", "optuna", "sqlalchemy", "alembic")))
 runpy.run_module("recipes.cifar10", run_name="__main__", alter_sys=True)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """Sums on a GPU come out a little different each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +109,7 @@ def test_a_killed_recipe_goes_on_and_makes_the_same_model(
     assert again == once
 
 
-def test_without_a_cuda_device_it_says_so(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_cuda_device_it_says_so(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(archive), str(tmp_path / "out"), "--work", str(tmp_path / "work")]) == 5
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "is trained on a CUDA device" in error and "--smoke" in error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
+from recipes.cifar10.__main__ import main
 from tests.conftest import build_tiny
 
 
@@ -30,3 +32,11 @@ def test_the_blocks_of_a_transformer_are_one_graph(monkeypatch: pytest.MonkeyPat
     assert compiled.layers[0].attn.mat_qkv.weight.grad is not None
     assert copy.deepcopy(compiled)(labels, inputs).shape == found.shape, "its average runs uncompiled"
     dynamo.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_with_compiled_blocks(archive: Path, tmp_path: Path) -> None:
+    assert main([str(archive), str(tmp_path / "cifar10"), "--smoke", "--work", str(tmp_path / "work")]) == 0
+    assert (tmp_path / "cifar10" / "card.json").is_file()
