@@ -29,9 +29,7 @@ from varsearch.policy import describe
 from varsearch.target import Frozen, ModelSpec, Size
 
 WEIGHTS = Path(__file__).parent / "weights"
-UNTRAINED = {
-    "cifar10": "it was never trained; python -m recipes.cifar10 DATA OUT trains it on a CUDA device in 25 minutes"
-}
+UNTRAINED = {"cifar10": "it was never trained; python -m recipes.cifar10 DATA OUT trains it on a CUDA device"}
 """Models that a recipe makes and whose weights do not ship yet."""
 Part = Literal["transformer", "tokenizer", "classifier", "reference", "held_out"]
 FileName = Annotated[str, Field(pattern=r"^(\.\./[\w-]+/)?[\w-]+\.safetensors$")]
