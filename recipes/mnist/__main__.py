@@ -7,18 +7,19 @@ shares. Stages whose result is already in the work folder are not repeated, so a
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
+from recipes.common.data import Split
+from recipes.common.package import finish, networks, save_weights, write_manifest
+from recipes.common.work import Module, Work
 from recipes.mnist import classifier, package, tokenizer, transformer
-from recipes.mnist.data import Split, load
+from recipes.mnist.data import load
 from varsearch.models import zoo
-from varsearch.models.classifier import Classifier
+from varsearch.models.classifier import Classifier, build_classifier
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
 
@@ -28,67 +29,43 @@ EPOCHS = {"classifier": 8.0, "tokenizer": 2.5}
 class Stages:
     """Runs the stages in order and keeps what each one made and how long it took."""
 
-    def __init__(self, work: Path, splits: dict[str, Split], scale: float) -> None:
-        self.work, self.splits, self.scale = work, splits, scale
-        self.clock = work / "minutes.json"
-        work.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, name: str, splits: dict[str, Split], scale: float) -> None:
+        self.work, self.splits, self.scale = Work(folder, name), splits, scale
 
-    @property
-    def minutes(self) -> dict[str, float]:
-        """Wall-clock minutes of every finished stage."""
-        return json.loads(self.clock.read_text()) if self.clock.exists() else {}
-
-    def once(
-        self, name: str, make: Callable[[], torch.nn.Module], empty: Callable[[], torch.nn.Module]
-    ) -> torch.nn.Module:
+    def once(self, name: str, make: Callable[[], Module], empty: Callable[[], Module]) -> Module:
         """The result of a stage: trained now, or filled from the file that an earlier call left."""
-        path = self.work / f"{name}.safetensors"
-        if path.exists():
-            model = empty()
-            model.load_state_dict(load_file(path))
-            return model.eval()
+        found = self.work.kept(name, empty)
+        if found is not None:
+            return found
         start = time.perf_counter()
         model = make()
-        spent = self.minutes | {name: self.minutes.get(name, 0.0) + (time.perf_counter() - start) / 60}
-        self.clock.write_text(json.dumps(spent))
-        save_file(model.state_dict(), path)
-        print(f"{name}: {spent[name]:.1f} minutes", flush=True)
+        self.work.keep(name, model, time.perf_counter() - start)
+        print(f"{name}: {self.work.minutes[name]:.1f} minutes", flush=True)
         return model
 
     def shared(self) -> tuple[Classifier, VQVAE]:
         """Classifier and tokenizer, trained."""
         train, held_out = self.splits["train"], self.splits["held_out"]
 
-        def make_classifier() -> torch.nn.Module:
+        def make_classifier() -> Classifier:
             return classifier.train(train, held_out, EPOCHS["classifier"] * self.scale)
 
-        def make_tokenizer() -> torch.nn.Module:
+        def make_tokenizer() -> VQVAE:
             return tokenizer.train(train, EPOCHS["tokenizer"] * self.scale)
 
-        labels = self.once("classifier", make_classifier, Classifier)
-        codes = self.once("tokenizer", make_tokenizer, lambda: VQVAE(tokenizer.CONFIG))
-        assert isinstance(labels, Classifier) and isinstance(codes, VQVAE)
-        return labels, codes
+        labels = self.once("classifier", make_classifier, lambda: build_classifier(classifier.CONFIG))
+        return labels, self.once("tokenizer", make_tokenizer, lambda: VQVAE(tokenizer.CONFIG))
 
-    def parts(self, size: transformer.Size, labels: Classifier, codes: VQVAE) -> package.Parts:
-        """All parts of a model with a transformer of this size."""
+    def own(self, size: transformer.Size, codes: VQVAE) -> VAR:
+        """A transformer of this size, trained."""
         train, held_out = self.splits["train"], self.splits["held_out"]
 
-        def make_transformer() -> torch.nn.Module:
+        def make_transformer() -> VAR:
             torch.manual_seed(0)
             model, epochs = transformer.build(codes, size), max(1, round(size.epochs * self.scale))
-            return transformer.train(model, codes, train, held_out, epochs, self.work / "transformer.checkpoint")
+            return transformer.train(model, codes, train, held_out, epochs, self.work.folder / "transformer.checkpoint")
 
-        model = self.once("transformer", make_transformer, lambda: transformer.build(codes, size))
-        assert isinstance(model, VAR)
-        tokens, inputs = transformer.encode(codes, held_out)
-        return package.Parts(
-            classifier=labels,
-            classifier_accuracy=classifier.accuracy(labels, self.splits["test"]),
-            tokenizer=codes,
-            transformer=model,
-            transformer_nll=transformer.held_out_nll(model, tokens, inputs, held_out.labels),
-        )
+        return self.once("transformer", make_transformer, lambda: transformer.build(codes, size))
 
 
 def main() -> None:
@@ -104,12 +81,17 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     splits = load(arguments.data)
     name = arguments.model
-    stages = Stages(arguments.work or Path("runs") / name, splits, arguments.scale)
+    stages = Stages(arguments.work or Path("runs") / name, name, splits, arguments.scale)
     base = name == package.BASE
-    shared = stages.shared() if base else (zoo.load_classifier(package.BASE), package.tokenizer())
-    parts = stages.parts(transformer.SIZES[name], *shared)
-    files = package.write_shared(arguments.out, parts, splits) if base else package.shipped()
-    package.write(arguments.out, name, parts, files, splits, stages.minutes)
+    labels, codes = (
+        stages.shared() if base else (zoo.load_classifier(package.BASE), networks(zoo.load(package.BASE))[1])
+    )
+    model = stages.own(transformer.SIZES[name], codes)
+    folder, about = arguments.out, package.about(name, model.config)
+    files = package.write_shared(folder, labels, codes, splits["test"]) if base else package.shipped()
+    files["transformer"] = save_weights(folder, "transformer", model, "float32")
+    write_manifest(folder, about, (model, codes), files, guidance=0.0)
+    finish(folder, about, package.EVALUATION, splits, lambda: stages.work.minutes)
     print((arguments.out / "card.json").read_text())
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from recipes.mnist.data import Split, batches
-from varsearch.models.classifier import Classifier
+from recipes.common.classifier import accuracy, normalise
+from recipes.common.data import Split, batches
+from varsearch.models.classifier import Classifier, ClassifierConfig, build_classifier
+
+CONFIG = ClassifierConfig()
 
 
 def train(train_set: Split, held_out: Split, epochs: float, seed: int = 0) -> Classifier:
     """The trained classifier, in evaluation mode."""
     torch.manual_seed(seed)
-    model, size = Classifier(), 128
+    model, size = build_classifier(CONFIG), 128
     steps = max(1, round(epochs * len(train_set) / size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.15)
@@ -31,27 +34,3 @@ def train(train_set: Split, held_out: Split, epochs: float, seed: int = 0) -> Cl
     normalise(model.eval(), held_out)
     print(f"classifier held-out accuracy {accuracy(model, held_out):.4f}", flush=True)
     return model.eval()
-
-
-@torch.no_grad()
-def normalise(model: Classifier, split: Split) -> None:
-    """Scales the features to a mean variance of 1 over `split`, and the head inversely, so that labels stay the same.
-
-    Fréchet distances grow with the square of the features' scale, which training leaves arbitrary.
-    """
-    features = torch.cat([model.features(x) for x in split.images.split(500)])
-    scale = features.var(dim=0).mean().sqrt()
-    model.embed.weight.div_(scale)
-    model.embed.bias.div_(scale)
-    model.head.weight.mul_(scale)
-
-
-@torch.no_grad()
-def accuracy(model: Classifier, split: Split) -> float:
-    """Share of correctly labelled images."""
-    model.eval()
-    right = sum(
-        int((model(x).argmax(1) == y).sum())
-        for x, y in zip(split.images.split(500), split.labels.split(500), strict=True)
-    )
-    return right / len(split)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from varsearch.errors import EvaluationError, ModelError, UsageError
 from varsearch.evaluators.extractors import classifier_extractor, inception_extractor, weights_digest
-from varsearch.models.classifier import Classifier
+from varsearch.models.classifier import Classifier, ClassifierConfig, PlainClassifier
 
 
 @pytest.fixture
 def classifier() -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Classifier(width=4, num_features=8).eval()
+        return PlainClassifier(ClassifierConfig(width=4, num_features=8)).eval()
 
 
 def images(n: int, channels: int, size: int = 32) -> Tensor:

@@ -21,8 +21,9 @@ from varsearch.evaluators.quality import BATCH, SAMPLE, THREADS, QualityEvaluato
 from varsearch.evaluators.reference import Reference, build_reference
 from varsearch.measurement import METRICS, Evidence, Measurement
 from varsearch.models import zoo
-from varsearch.models.classifier import Classifier
+from varsearch.models.classifier import ClassifierConfig, PlainClassifier
 from varsearch.models.image_model import ImageModel
+from varsearch.models.manifest import Manifest
 from varsearch.models.pictures import to_bytes
 from varsearch.models.random_weights import random_model
 from varsearch.models.sampling import PairedSampler
@@ -252,7 +253,7 @@ def zoo_folder(tmp_path: Path) -> str:
     )
     with torch.random.fork_rng():
         model = random_model(transformer, tokenizer, (32, 32))
-        classifier = Classifier(width=4, num_features=8).eval()
+        classifier = PlainClassifier(ClassifierConfig(width=4, num_features=8)).eval()
     tokens = torch.cat(model.tokenizer.encode(torch.rand(6, 1, 32, 32) * 2 - 1), 1)
     states = {
         "transformer": model.transformer.state_dict(),
@@ -266,7 +267,7 @@ def zoo_folder(tmp_path: Path) -> str:
     build_reference(images, classifier_extractor(classifier), 16).save(tmp_path / "reference.safetensors")
     names = [*states, "reference"]
     digests = {name: hashlib.sha256((tmp_path / f"{name}.safetensors").read_bytes()).hexdigest() for name in names}
-    manifest = zoo.Manifest(
+    manifest = Manifest(
         name="mine",
         description="test",
         licence="none",

@@ -20,6 +20,7 @@ from varsearch.evaluators.trace import trace
 from varsearch.evaluators.workload import cast, zoo_skeleton
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
+from varsearch.models.manifest import Manifest
 from varsearch.policy import Policy
 from varsearch.policy_file import Envelope, PolicyFile
 from varsearch.space.presets.code import code
@@ -41,7 +42,7 @@ def folders(tmp_path: Path) -> Path:
         folder.mkdir()
         save_file(transformer.state_dict(), folder / "transformer.safetensors")
         save_file(model.tokenizer.state_dict(), tmp_path / "large" / "tokenizer.safetensors")
-        manifest = zoo.Manifest(
+        manifest = Manifest(
             name="any", description="", licence="", data="", image_size=(12, 12), transformer=transformer.config,
             tokenizer=model.tokenizer.config, sampling=model.sampling, classifier={},
             files={

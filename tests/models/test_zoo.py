@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tests.conftest import build_tiny
 from varsearch.errors import ModelError
 from varsearch.models import zoo
+from varsearch.models.manifest import Manifest
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
         save_file(module.state_dict(), tmp_path / f"{part}.safetensors")
         digest = hashlib.sha256((tmp_path / f"{part}.safetensors").read_bytes()).hexdigest()
         files[part] = (f"{part}.safetensors", digest)
-    manifest = zoo.Manifest(
+    manifest = Manifest(
         name="mine",
         description="test",
         licence="none",
@@ -50,7 +51,7 @@ def test_other_weights_have_another_fingerprint(folder: Path) -> None:
     first = zoo.load(str(folder)).spec.fingerprint
     m = json.loads((folder / "manifest.json").read_text())
     m["files"]["tokenizer"][1] = "0" * 64
-    assert zoo.Manifest.model_validate(m).fingerprint() != first
+    assert Manifest.model_validate(m).fingerprint() != first
 
 
 @pytest.mark.parametrize("damage", ["truncated", "tampered"])

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tests.conftest import build_tiny
 from varsearch.cli.main import main
 from varsearch.models import zoo
+from varsearch.models.manifest import Manifest
 from varsearch.policy_file import PolicyFile
 from varsearch.search import gallery
 
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a model whose weights are not there."""
     path = tmp_path_factory.mktemp("blind")
     model = build_tiny()
-    manifest = zoo.Manifest(
+    manifest = Manifest(
         name="shape", description="test", licence="none", data="none", image_size=(12, 12),
         transformer=model.transformer.config, tokenizer=model.tokenizer.config, sampling=model.sampling,
         classifier={}, files={part: (f"{part}.safetensors", "0" * 64) for part in ("transformer", "tokenizer")},

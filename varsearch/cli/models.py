@@ -29,6 +29,7 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Show what is known of this model.")] = None, json: o.Json = False
 ) -> None:
     """List the shipped and the published models, or print one model's card with its evidence."""
+    from varsearch.models import zoo
     from varsearch.models.overview import overview, overviews
 
     if name is not None:
@@ -68,6 +69,8 @@ def models(
         ),
     )
     console.print("memory: weights of transformer and tokenizer and the full KV cache, in 16 bits, without activations")
+    for untrained, reason in zoo.UNTRAINED.items():
+        console.print(f"{untrained} has no weights yet: {reason}")
     for row in rows:
         if row.refused:
             console.print(f"{row.name}: without {', '.join(row.refused)}; every other technique applies to every model")

@@ -89,12 +89,11 @@ def classifier_extractor(classifier: Classifier) -> Extractor:
     def network(images_NCHW: Tensor) -> Tensor:
         return classifier.features(images_NCHW * 2 - 1)
 
-    channels = classifier.convs[0].get_parameter("weight").shape[1]
     return Extractor(
         name="classifier",
         weights=weights_digest(classifier),
         num_features=classifier.num_features,
-        image_shape=(channels, 32, 32),
+        image_shape=(classifier.channels, 32, 32),
         network=network,
         head=classifier.logits,
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from varsearch.models.classifier import ClassifierConfig
 from varsearch.models.families import AnyTokenizerConfig, AnyTransformerConfig, family_of
 from varsearch.models.image_model import SamplingDefaults
 from varsearch.models.infinity.tokenizer import BitTokenizerConfig
@@ -14,7 +15,6 @@ from varsearch.models.infinity.transformer import InfinityConfig
 from varsearch.models.mvar import MVARConfig
 from varsearch.target import Frozen, ModelSpec, Size
 
-ClassifierSize = Literal["channels", "width", "num_features", "classes"]
 Part = Literal["transformer", "tokenizer", "classifier", "reference", "held_out", "prompts"]
 FileName = Annotated[str, Field(pattern=r"^(\.\./[\w-]+/)?[\w-][\w.-]*$")]
 """A file, or a folder of shards, of the model's folder or of the folder of a sibling beside it."""
@@ -32,7 +32,7 @@ class Manifest(Frozen):
     transformer: AnyTransformerConfig
     tokenizer: AnyTokenizerConfig
     sampling: SamplingDefaults
-    classifier: dict[ClassifierSize, Size]
+    classifier: ClassifierConfig = ClassifierConfig()
     files: dict[Part, tuple[FileName, str]]
     prompts: Size = 1
     """Of a model that reads texts: how many prompts there are in the part of that name."""

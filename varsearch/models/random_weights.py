@@ -37,7 +37,6 @@ def random_model(
         transformer=config,
         tokenizer=tokenizer,
         sampling=SamplingDefaults(guidance=1.5),
-        classifier={},
         files={"transformer": ("random.safetensors", str(seed)), "tokenizer": ("random.safetensors", str(seed))},
         prompts=RANDOM_PROMPTS,
     )

@@ -109,7 +109,6 @@ def manifest(named: Named) -> Manifest:
         transformer=p.transformer,
         tokenizer=p.tokenizer,
         sampling=p.sampling,
-        classifier={},
         files=files,
         prompts=(len(load_prompts(named.prompts)) if named.prompts else RANDOM_PROMPTS) if text else 1,
         random=named.weights == RANDOM,
@@ -124,9 +123,17 @@ def _found(folder: Path, stem: str) -> tuple[str, str]:
     raise ModelError(f"{folder} holds no {stem} in any of the formats {', '.join(filter(None, ENDINGS))}")
 
 
-@cache
 def sha256(path: Path) -> str:
-    """Sha256 of a file, or of the names and digests of a folder's files; raises `OSError`."""
+    """Sha256 of a file, or of the names and digests of a folder's files; raises `OSError`.
+
+    A file that has not changed is read once per process.
+    """
+    state = path.stat()
+    return _sha256(path, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _sha256(path: Path, changed: int, size: int) -> str:
     if path.is_dir():
         parts = [f"{part.name} {sha256(part)}\n" for part in sorted(path.iterdir()) if part.is_file()]
         return hashlib.sha256("".join(parts).encode()).hexdigest()

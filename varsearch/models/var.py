@@ -6,6 +6,7 @@ unconditional while guidance is on), L tokens, C latent channels, D width, H hea
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
@@ -274,8 +275,13 @@ class VAR(nn.Module):
     def attend_all(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
         """Attention of all scales at once: each scale sees itself and earlier ones."""
         k_BHSC, v_BHSC = views[0].k_BHSC, views[0].v_BHSC
-        mask = self.attn_bias_for_masking.to(q_BHLC.dtype)
-        return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, attn_mask=mask, scale=1.0)
+        lengths = [h * w for h, w in self.config.scales]
+        # Each scale sees all keys up to its own last one, so no product needs a mask and the rest is not computed.
+        parts = [
+            F.scaled_dot_product_attention(q_BHlC, k_BHSC[:, :, :end], v_BHSC[:, :, :end], scale=1.0)
+            for q_BHlC, end in zip(q_BHLC.split(lengths, dim=2), itertools.accumulate(lengths), strict=True)
+        ]
+        return torch.cat(parts, dim=2)
 
 
 class PassThroughKV:

@@ -6,6 +6,7 @@ A model is a folder with `manifest.json` and safetensors or PyTorch files. Names
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache, partial
@@ -14,11 +15,13 @@ from typing import Any, Literal, overload
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from torch import Tensor
 
 from varsearch.errors import ModelError
 from varsearch.models import checkpoints, registry
-from varsearch.models.classifier import Classifier
+from varsearch.models.classifier import Classifier, build_classifier
 from varsearch.models.families import (
     Tokenizer,
     Transformer,
@@ -31,10 +34,13 @@ from varsearch.models.infinity.transformer import InfinityConfig
 from varsearch.models.manifest import Manifest, Part
 from varsearch.models.published import PUBLISHED
 from varsearch.models.random_weights import random_prompts, random_weights
+from varsearch.models.storage import pieces, read_pieces, unpacked
 from varsearch.policy import describe
 from varsearch.target import DType, ModelSpec
 
 WEIGHTS = Path(__file__).parent / "weights"
+UNTRAINED = {"cifar10": "it was never trained; python -m recipes.cifar10 DATA OUT trains it on a CUDA device"}
+"""Models that a recipe makes and whose weights do not ship yet."""
 
 
 def names() -> list[str]:
@@ -58,6 +64,8 @@ def folder(model: str) -> Path:
         known = (found / "manifest.json").is_file()
     except OSError as error:
         raise ModelError(f"cannot read model {model!r}: {error.strerror}") from None
+    if model in UNTRAINED and not known:
+        raise ModelError(f"model {model} has no weights yet: {UNTRAINED[model]}")
     if not known:
         raise ModelError(
             f"unknown model {model!r}: shipped models are {', '.join(names())}, published ones "
@@ -82,19 +90,23 @@ def manifest(model: str) -> Manifest:
 
 
 def tensors(model: str, part: Part) -> dict[str, Tensor]:
-    """The tensors of one part of a model, after its sha256 was checked."""
+    """The tensors of one part of a model as they are stored, after its sha256 was checked."""
     files = manifest(model).files
     if part not in files:
         raise ModelError(f"model {model} has no {part}")
     name, expected = files[part]
     path = folder(model) / name
     try:
-        found = registry.sha256(path)
+        content = None if path.exists() else read_pieces(path)
+        found = registry.sha256(path) if content is None else hashlib.sha256(content).hexdigest()
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     if found != expected:
         raise ModelError(f"{path} is not the file the manifest names: sha256 {found[:12]}…, expected {expected[:12]}…")
-    return checkpoints.read(path)
+    try:
+        return checkpoints.read(path) if content is None else from_bytes(content)
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from None
 
 
 def absolute(model: str) -> str:
@@ -113,9 +125,8 @@ def weights_refusal(model: str) -> str | None:
     m = manifest(model)
     if m.random:
         return "its weights are random"
-    absent = [
-        m.files[part][0] for part in ("transformer", "tokenizer") if not (folder(model) / m.files[part][0]).exists()
-    ]
+    names = [m.files[part][0] for part in ("transformer", "tokenizer")]
+    absent = [name for name in names if not all(piece.exists() for piece in pieces(folder(model) / name))]
     return f"cannot read its weights: no {' and no '.join(absent)} in {folder(model)}" if absent else None
 
 
@@ -129,6 +140,15 @@ def quality_refusal(model: str, needed: Sequence[Part] = ("classifier", "referen
     absent = [part for part in needed if part not in manifest(model).files]
     lacks = f"it has no {' and no '.join(absent)}; give --reference and --inception-weights" if absent else None
     return weights_refusal(model) or lacks
+
+
+def stored_bytes(model: str) -> int:
+    """Size of all files of a model, those of a sibling included; `ModelError` if one is missing."""
+    try:
+        names = [name for name, _ in manifest(model).files.values()]
+        return sum(piece.stat().st_size for name in names for piece in pieces(folder(model) / name))
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def beside(model: str, name: str) -> str:
@@ -206,7 +226,7 @@ def _part(model: str, part: Literal["transformer", "tokenizer"], device: str, dt
             torch.manual_seed(0)
             state = random_weights(make(), m.transformer.width)
     else:
-        state = tensors(model, part)
+        state = unpacked(tensors(model, part))
     return checkpoints.filled(make, state, part, dtype, device)
 
 
@@ -239,8 +259,8 @@ def load_sibling(model: str, name: str, device: str = "cpu", dtype: DType = "flo
 
 def load_classifier(model: str, device: str = "cpu") -> Classifier:
     """The small classifier that ships with a model: labels and Fréchet features."""
-    sizes = manifest(model).classifier
-    return checkpoints.filled(lambda: Classifier(**sizes), tensors(model, "classifier"), "classifier", device=device)
+    config, state = manifest(model).classifier, unpacked(tensors(model, "classifier"))
+    return checkpoints.filled(lambda: build_classifier(config), state, "classifier", device=device)
 
 
 def held_out(model: str) -> tuple[list[Tensor], Tensor] | None:
