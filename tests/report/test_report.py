@@ -86,7 +86,13 @@ def test_published_systems_and_what_beats_them(page: Page, written: Path) -> Non
 
 
 def test_chosen_policies_have_pictures_and_images(page: Page, written: Path) -> None:
-    for told in ("knee, smallest: trial 3", "fastest: trial 4", "best quality: trial 0", "by layer and scale"):
+    for told in (
+        "knee, smallest: trial 3",
+        "fastest: trial 4",
+        "best quality: trial 0",
+        "by layer and scale",
+        "--run 'made up' --select trial=3",
+    ):
         assert told in page.words, told
     alternatives = page.values("img", "alt")
     assert len(alternatives) == 4 and all(len(alt) > 30 for alt in alternatives), "two policies beside dense"

@@ -17,13 +17,13 @@ from varsearch.search.summary import summarize
 from varsearch.search.wording import interval, quantity
 
 COLUMNS = {
-    "latency_ms": "latency",
-    "peak_bytes": "peak",
-    "kv_bytes": "KV",
-    "weight_bytes": "weights",
-    "flops": "FLOPs",
-    "feature_distance": "distance [95 %]",
-    "nll": "NLL [95 %]",
+    "latency_ms": "saved latency",
+    "peak_bytes": "saved peak",
+    "kv_bytes": "saved KV",
+    "weight_bytes": "saved weights",
+    "flops": "saved FLOPs",
+    "feature_distance": "lost distance [95 %]",
+    "nll": "lost NLL [95 %]",
 }
 """Names of the columns: what is saved, then what it costs."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +129,7 @@ def page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"summarize": summarize, "interval": interval}
+    environment.filters |= {"summarize": summarize, "interval": interval, "quote": shlex.quote}
     here = Path(__file__).parent
     script = (here / "page.js").read_text()
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -57,7 +57,7 @@ def letters_of(policy: Policy) -> str:
 
 def heat_map(policy: Policy, work: Shares) -> Picture:
     """Layer by scale, the share of dense's arithmetic that is left, in per cent, and letters of what acts there."""
-    wide = 56.0
+    wide = 52.0
     picture = _sheet(
         "arithmetic left by layer and scale, % of dense", [f"scale {k}" for k in range(len(work[0]))], len(work), wide
     )
@@ -71,7 +71,7 @@ def heat_map(policy: Policy, work: Shares) -> Picture:
             told += "".join(f"; {LETTERS[letter]}" for letter in letters)
             _cell(picture, x, y, wide, 1.0 - (share or 0.0) if known or letters[:1] == "S" else 0.0, told)
             if known:
-                picture.text(x + 7, y + 17.5, f"{100 * (share or 0.0):.0f}")
+                picture.text(x + 6, y + 17.5, f"{100 * (share or 0.0):.0f}")
             picture.text(x + wide - 6, y + 17.5, letters, "small strong", "end")
     return picture
 
