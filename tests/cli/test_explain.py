@@ -74,7 +74,7 @@ def test_measured_losses_as_a_page(capsys: pytest.CaptureFixture[str]) -> None:
         (["made up:nicest"], 2, "unknown selection"),
         (["gone:1"], 2, "no run 'gone': there are made up"),
         (["gone"], 3, "a trial of a run is RUN:NUMBER"),
-        (["made up:1", "--picture", "x.gif"], 2, "expected a file that ends in .svg or .html"),
+        (["made up:1", "--picture", "x.gif"], 2, "expected a file that ends in one of .svg, .png, .html"),
         (["made up:1", "--model", "mnist-small"], 4, "was made with other weights"),
         (["made up:1", "--storage", "gone.db"], 6, "gone.db"),
     ],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import random
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from tests.conftest import build_tiny
 from tests.report.runs import make_run, settings
@@ -26,7 +28,8 @@ from varsearch.policy import (
     Weights,
 )
 from varsearch.report.labels import Box, place
-from varsearch.report.portrait import letters_of, portrait, techniques
+from varsearch.report.portrait import caption, portrait, techniques
+from varsearch.report.raster import png
 from varsearch.report.svg import Axis, beside, steps_of
 from varsearch.report.volume_chart import history, volume_chart
 from varsearch.report.work import WorkLeft
@@ -79,8 +82,9 @@ def test_letters_say_what_acts_where() -> None:
     found = policy(shared, ScalePolicy(guidance="off"), attention=window)
     assert [techniques(found, 0, k) for k in range(5)] == ["", "", "", "GW", "g"]
     assert [techniques(found, 1, k) for k in range(5)] == ["", "", "", "", "g"]
-    assert letters_of(found) == "gGW"
-    assert letters_of(policy(ScalePolicy(run=False))) == "S" and letters_of(policy()) == ""
+    assert caption(found).endswith("the more was saved; g: guidance off; G: guidance shared; W: attention windows.")
+    assert caption(policy()).endswith("the more was saved.")
+    assert "q8: cache in 8 bits" in caption(policy(kv=KVCompression(bits=8)))
 
 
 def test_a_portrait_says_in_numbers_what_it_shows_in_colours(tiny: ImageModel, work: WorkLeft) -> None:
@@ -97,6 +101,21 @@ def test_a_portrait_says_in_numbers_what_it_shows_in_colours(tiny: ImageModel, w
     file = ElementTree.fromstring(beside(pictures, "all of them").file())
     assert len(file.findall("{http://www.w3.org/2000/svg}svg")) == 3
     assert file.get("aria-label") == "all of them"
+
+
+def test_a_png_has_the_colours_of_the_cells(tiny: ImageModel, work: WorkLeft) -> None:
+    found = policy(ScalePolicy(run=False))
+    pictures = portrait(found, tiny.spec, work.of(found))
+    whole = beside(pictures, "all")
+    with Image.open(io.BytesIO(png(whole, zoom=1))) as drawn:
+        assert drawn.size == pytest.approx((whole.width, whole.height), abs=1)
+        pixels = drawn.convert("RGB")
+        cells = list(pictures[0].root.iter("rect"))
+        # The picture lies 24 units from the edges.
+        at = [(24 + int(float(e.get("x", 0))) + 3, 24 + int(float(e.get("y", 0))) + 3) for e in cells]
+        run, skipped = pixels.getpixel(at[0]), pixels.getpixel(at[4])
+    assert run == (255, 255, 255)
+    assert skipped == pytest.approx((127, 184, 216), abs=3), "half of #0072b2 on white"
 
 
 def test_history_is_the_front_of_every_moment(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from varsearch.search.explain import MeasuredLosses, PredictedSavings
     from varsearch.search.subject import Subject
 
-KINDS = (".svg", ".html")
+KINDS = (".svg", ".png", ".html")
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,9 @@ def explain(
         bool, typer.Option("--measure", help="Also measure what each change costs in quality; takes minutes.")
     ] = False,
     images: Annotated[int, typer.Option(min=16, help="Images that --measure draws for each change.")] = 128,
-    picture: Annotated[Path | None, typer.Option(help="Also draw it: an SVG, or an HTML page with the table.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw it: SVG or PNG, or an HTML page with the table.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model name or folder; default: the one the policy names.")] = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
     library_folder: o.LibraryFolder = None,
@@ -45,13 +47,13 @@ def explain(
 ) -> None:
     """Show where a policy differs from dense, and what each change saves and costs."""
     if picture and picture.suffix.lower() not in KINDS:
-        raise UsageError(f"--picture {picture}: expected a file that ends in {' or '.join(KINDS)}")
+        raise UsageError(f"--picture {picture}: expected a file that ends in one of {', '.join(KINDS)}")
     from varsearch.search.subject import find_subject
 
     subject = find_subject(policy, storage, library_folder, model)
     found = _explanation(subject, images if measure else 0)
     if picture:
-        write_atomically(picture, found.html() if picture.suffix.lower() == ".html" else found.picture().file())
+        write_atomically(picture, _drawn(found, picture.suffix.lower()))
     if json:
         print_json(found.as_json())
     else:
@@ -72,6 +74,16 @@ def _explanation(subject: Subject, images: int) -> Explanation:
     dense = Policy.dense(len(policy.layers), len(policy.scales))
     whole = UnitCost(savings.against(dense), losses.against(dense) if losses else {})
     return Explanation(subject, rows, whole, images)
+
+
+def _drawn(found: Explanation, kind: str) -> str | bytes:
+    if kind == ".html":
+        return found.html()
+    if kind == ".svg":
+        return found.picture().file()
+    from varsearch.report.raster import png
+
+    return png(found.picture())
 
 
 def _savings(subject: Subject) -> PredictedSavings:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from varsearch.cli import options as o
 from varsearch.cli.render import console
@@ -29,6 +30,7 @@ def report(
 
     with Store(storage, create=False) as store:
         record = find_run(store, run)
-        text = page(store, record)
+        with Console(stderr=True).status("drawing pictures and images …"):
+            text = page(store, record)
     write_atomically(out, text)
     console.print(f"{out}: report of {record.name}, {len(text.encode()) / 1e6:.1f} MB, needs no network")

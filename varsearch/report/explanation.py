@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import Measurement
 from varsearch.report.page import page
-from varsearch.report.portrait import LETTERS, letters_of, portrait
+from varsearch.report.portrait import caption, portrait
 from varsearch.report.svg import Picture, beside
 from varsearch.report.work import WorkLeft
 from varsearch.search.explain import LOSSES, SAVINGS, Row, UnitCost
@@ -87,17 +87,16 @@ class Explanation:
 
     def picture(self) -> Picture:
         """The policy's portrait, its parts side by side."""
-        return beside(self._portrait(), self.title)
+        return beside(self._portrait(), self.title, caption(self.subject.file.policy))
 
     def html(self) -> str:
         """A page with the table and the portrait."""
-        letters = letters_of(self.subject.file.policy)
         return page(
             "explain.html.jinja",
             explanation=self,
             columns=list(COLUMNS.values()),
             drawn=self._portrait(),
-            letters={letter: LETTERS[letter] for letter in letters},
+            caption=caption(self.subject.file.policy),
         )
 
     def _portrait(self) -> list[Picture]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from varsearch.db.engine import label
 from varsearch.errors import UsageError, VarsearchError
 from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.report.front_chart import COSTS, front_chart
-from varsearch.report.portrait import LETTERS, letters_of, portrait
+from varsearch.report.portrait import caption, portrait
 from varsearch.report.provenance import command, provenance
 from varsearch.report.samples import strips
 from varsearch.report.svg import Picture
@@ -41,7 +41,7 @@ class Portrait:
     name: str
     entry: FrontEntry
     pictures: Sequence[Picture] = ()
-    letters: Mapping[str, str] = field(default_factory=dict)
+    caption: str = ""
     missing: str = ""
 
 
@@ -99,12 +99,11 @@ def _portraits(front: Front, chosen: Sequence[tuple[str, FrontEntry]]) -> list[P
 
 
 def _portrait(work: WorkLeft, name: str, entry: FrontEntry) -> Portrait:
-    letters = {letter: LETTERS[letter] for letter in letters_of(entry.policy)}
     try:
         drawn = portrait(entry.policy, work.model.spec, work.of(entry.policy))
     except VarsearchError as error:
         return Portrait(name, entry, missing=str(error))
-    return Portrait(name, entry, drawn, letters)
+    return Portrait(name, entry, drawn, caption(entry.policy))
 
 
 def _samples(run: RunRecord, front: Front, chosen: Sequence[tuple[str, FrontEntry]]) -> dict[str, Any]:

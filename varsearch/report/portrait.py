@@ -49,10 +49,15 @@ def techniques(policy: Policy, layer: int, scale: int) -> str:
     return "".join(letter for letter, active in acts.items() if active)
 
 
-def letters_of(policy: Policy) -> str:
-    """All letters that the heat-map of a policy shows, in the order of `LETTERS`."""
+def caption(policy: Policy) -> str:
+    """What the letters and marks in the pictures of this policy mean."""
     shown = {x for i in range(len(policy.layers)) for k in range(len(policy.scales)) for x in techniques(policy, i, k)}
-    return "".join(letter for letter in LETTERS if letter in shown)
+    parts = [f"{letter}: {meaning}" for letter, meaning in LETTERS.items() if letter in shown]
+    caches = [layer.kv for layer in policy.layers]
+    parts += [f"q{bits}: cache in {bits} bits" for bits in sorted({kv.bits for kv in caches if kv.bits})]
+    if any(kv.attention_budget for kv in caches):
+        parts.append("upright mark: share of the entries that the last scale attends to")
+    return "; ".join(["Rows are layers. The stronger a cell's colour, the more was saved", *parts]) + "."
 
 
 def heat_map(policy: Policy, work: Shares) -> Picture:

@@ -11,6 +11,9 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from markupsafe import Markup
 
 CSS = Path(__file__).with_name("picture.css")
+FONT = 13
+"""Height of the font where no class says otherwise."""
+
 GLYPH = 0.56
 """Mean width of a character in heights of the font."""
 
@@ -56,16 +59,17 @@ class Picture:
         """A file of its own, in light colours on white."""
         root = Element("svg", dict(self.root.attrib), xmlns="http://www.w3.org/2000/svg")
         root.attrib |= {"width": _number(self.width), "height": _number(self.height)}
-        SubElement(root, "style").text = CSS.read_text() + "svg{background:#fff;font:13px sans-serif}"
+        SubElement(root, "style").text = CSS.read_text() + f"svg{{background:#fff;font:{FONT}px sans-serif}}"
         root.extend(self.root)
         return tostring(root, "utf-8", xml_declaration=True)
 
 
-def beside(pictures: Iterable[Picture], label: str, gap: float = 24) -> Picture:
-    """Several pictures as one, from left to right."""
+def beside(pictures: Iterable[Picture], label: str, caption: str = "", gap: float = 24) -> Picture:
+    """Several pictures as one, from left to right, above a caption."""
     parts = list(pictures)
     width = sum(part.width for part in parts) + gap * (len(parts) + 1)
     whole = Picture(width, max(part.height for part in parts) + 2 * gap, label)
+    whole.text(gap, whole.height - gap / 2, caption, "small soft")
     left = gap
     for part in parts:
         part.root.attrib |= {"x": _number(left), "y": _number(gap)}
