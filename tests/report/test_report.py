@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sqlite3
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -137,6 +140,18 @@ def test_weights_that_were_not_measured_are_not_shown(tmp_path: Path) -> None:
     with Store(path) as store:
         found = Page(report(store, store.runs()[0]))
     assert "No images: run 'other' measured weights ffffffffffff" in found.words and not found.values("img", "src")
+
+
+@pytest.mark.parametrize("metric", ["speedup", "delta_fid"])
+def test_lost_numbers(metric: str, database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.db"
+    shutil.copy(database, path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"delete from measurement where metric = '{metric}'")
+        connection.commit()
+    assert main(["report", "--storage", str(path), "--out", str(tmp_path / "x.html")]) == 6
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"no {metric}" in error and not (tmp_path / "x.html").exists()
 
 
 def test_a_run_without_a_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from varsearch.db import RunRecord, State, Store
 from varsearch.db.engine import label
-from varsearch.errors import UsageError, VarsearchError
+from varsearch.errors import StoreError, UsageError, VarsearchError
 from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.report.front_chart import COSTS, front_chart
 from varsearch.report.portrait import caption, portrait
@@ -34,6 +34,10 @@ SELECTED = {"knee": "knee", "fastest": "fastest", "smallest": "smallest", "best-
 """Policies of the front that are looked at closely: how they are selected, and what they are called."""
 
 
+DRAWN = ("delta_fid", "speedup", "latency_ms", "peak_bytes")
+"""Metrics that every trial has a place by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Portrait:
     """A chosen policy with its pictures; `missing` says why there are none."""
@@ -50,13 +54,14 @@ def report(store: Store, run: RunRecord) -> str:
 
     Raises:
         UsageError: the run has no front yet, or dense, which all is relative to, has no numbers.
+        StoreError: the database lost a number that every evaluation gives.
     """
     front, trials = read_front(store, run), store.trials(run)
     if not front.entries or front.dense is None:
         raise UsageError("the run has no front yet, or dense has no numbers: there is nothing to report")
+    entries = [_whole(entry_of(trial)) for trial in trials if trial.state is State.COMPLETE]
     chosen = chosen_entries(front)
     names = {entry.number: name for name, entry in chosen}
-    entries = [entry_of(trial) for trial in trials if trial.state is State.COMPLETE]
     stages = history(front.settings, trials)
     alone = presets_volume(front)
     return page(
@@ -88,6 +93,13 @@ def chosen_entries(front: Front) -> list[tuple[str, FrontEntry]]:
         names.setdefault(entry.number, []).append(SELECTED[how])
     by_number = {entry.number: entry for entry in entries.values()}
     return [(", ".join(found), by_number[number]) for number, found in names.items()]
+
+
+def _whole(entry: FrontEntry) -> FrontEntry:
+    missing = [metric for metric in DRAWN if metric not in entry.metrics]
+    if missing:
+        raise StoreError(f"the stored evidence of trial {entry.number} is damaged: it has no {missing[0]}")
+    return entry
 
 
 def _portraits(front: Front, chosen: Sequence[tuple[str, FrontEntry]]) -> list[Portrait]:
