@@ -10,6 +10,7 @@ import pytest
 
 from tests.report.runs import POLICIES, make_run, settings
 from varsearch.cli.main import main
+from varsearch.search.subject import find_subject
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +45,22 @@ def test_a_trial_by_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert "layer 0, fc2: 4-bit weights" in titles and drawn.get("aria-label")
 
 
-def test_a_selection_and_the_library_are_the_same_policy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_selection_a_file_and_the_library_are_the_same_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    output(capsys, "export", "--select", "fastest", "--output", "p.json")
     output(capsys, "export", "--select", "fastest", "--library")
-    found = [
-        json.loads(output(capsys, "explain", name, "--json")) for name in ("made up:fastest", "mnist/4090/fastest")
-    ]
-    assert [explained.pop("policy") for explained in found] == ["made up:fastest", "mnist/4090/fastest"]
-    assert found[0] == found[1]
-    assert [unit["unit"] for unit in found[0]["units"]] == ["scale 4", "scale 5"]
-    assert all(unit["saved"]["flops"] > 0 and not unit["lost"] for unit in found[0]["units"])
-    assert found[0]["whole"]["saved"]["latency_ms"] > 0 == found[0]["measured_images"]
+    names = ("made up:fastest", "made up:4", "p.json", "mnist/4090/fastest")
+    found = [find_subject(name, "varsearch.db", None, None) for name in names]
+    assert [subject.name for subject in found] == list(names)
+    assert {subject.file.policy for subject in found} == {POLICIES["sampler"][0]}
+    assert {(subject.model, str(subject.file.target)) for subject in found} == {("mnist", "4090, float16, batch 256")}
+
+
+def test_json_of_a_policy_in_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    output(capsys, "export", "--select", "fastest", "--library")
+    found = json.loads(output(capsys, "explain", "mnist/4090/fastest", "--json"))
+    assert [unit["unit"] for unit in found["units"]] == ["scale 4", "scale 5"]
+    assert all(unit["saved"]["flops"] > 0 and not unit["lost"] for unit in found["units"])
+    assert found["whole"]["saved"]["latency_ms"] > 0 == found["measured_images"]
 
 
 def test_measured_losses_as_a_page(capsys: pytest.CaptureFixture[str]) -> None:
