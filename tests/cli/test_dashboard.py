@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import browser, needs_browser
 from varsearch.cli.main import main
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,7 @@ def test_trials_carry_values_names_and_grids(address: str) -> None:
 
 
 @pytest.mark.service
-@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium and its driver are not installed")
+@needs_browser
 def test_a_browser_shows_front_parameters_and_grids(address: str, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -80,16 +78,3 @@ def test_a_browser_shows_front_parameters_and_grids(address: str, tmp_path: Path
 def loaded_pictures(page) -> list[str]:  # noqa: ANN001
     script = "return [...document.images].filter(i => i.naturalWidth > 200).map(i => i.src)"
     return [source for source in page.execute_script(script) if "/artifacts/" in source]
-
-
-def browser(folder: Path):  # noqa: ANN201
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync", "window-size=1600,1400", f"user-data-dir={folder / 'profile'}",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=str(DRIVER)))

@@ -7,7 +7,7 @@ import sys
 import typer
 
 import varsearch
-from varsearch.cli import calibrate, catalogue, compare, dashboard, deploy, models, results, run
+from varsearch.cli import calibrate, catalogue, compare, dashboard, deploy, explain, models, report, results, run
 from varsearch.errors import Interrupted, OutputError, UsageError, VarsearchError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (run, results, deploy, compare, calibrate, models, catalogue, dashboard):
+for part in (run, results, report, explain, deploy, compare, calibrate, models, catalogue, dashboard):
     part.register(app)
 
 
@@ -52,6 +52,16 @@ def call(arguments: list[str] | None) -> int:
 
 def _missing(error: ModuleNotFoundError) -> VarsearchError | ModuleNotFoundError:
     package = (error.name or "").partition(".")[0]
-    if package in {"optuna", "optuna_dashboard", "ray", "sqlalchemy", "alembic", "torchmetrics", "scipy", "matplotlib"}:
+    if package in {
+        "optuna",
+        "optuna_dashboard",
+        "ray",
+        "sqlalchemy",
+        "alembic",
+        "torchmetrics",
+        "scipy",
+        "matplotlib",
+        "jinja2",
+    }:
         return UsageError(f"this command needs {package}: pip install 'varsearch[search]'")
     return error

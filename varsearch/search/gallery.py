@@ -61,7 +61,7 @@ def attach(store: Store, run: RunRecord) -> int:
         shown = _shown(storage, run, front, folder)
         missing = [entry for entry in _finalists(front) if not shown.has_grid(entry)]
         if missing:
-            model = _model(run, front.settings, quality)
+            model = model_of(run, front.settings, quality)
             for entry in missing:
                 shown.add(entry, _picture(model, entry, quality.seed))
     return len(missing)
@@ -75,8 +75,12 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _model(run: RunRecord, settings: RunSettings, quality: QualityProtocol) -> ImageModel:
-    """The run's model: grids of other weights would show what was never measured."""
+def model_of(run: RunRecord, settings: RunSettings, quality: QualityProtocol) -> ImageModel:
+    """The run's model, sampled as in the run.
+
+    Raises:
+        ModelError: it is gone, or has other weights, whose images would show what was never measured.
+    """
     model = zoo.load(settings.model)
     if model.spec.fingerprint != settings.fingerprint:
         raise ModelError(

@@ -1,0 +1,163 @@
+"""What the pictures of a report are computed from, and where things are put."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from tests.conftest import build_tiny
+from tests.report.runs import make_run, settings
+from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker
+from tests.search.fakes import settings as fake_settings
+from varsearch.db import Store
+from varsearch.models.image_model import ImageModel
+from varsearch.policy import (
+    KVCompression,
+    LayerPolicy,
+    Policy,
+    Quantization,
+    Refiner,
+    ScalePolicy,
+    SparseAttention,
+    TokenPruning,
+    Weights,
+)
+from varsearch.report.labels import Box, place
+from varsearch.report.portrait import caption, portrait, techniques
+from varsearch.report.raster import png
+from varsearch.report.svg import Axis, beside, steps_of
+from varsearch.report.volume_chart import history, volume_chart
+from varsearch.report.work import WorkLeft
+from varsearch.search.front import front_trials, front_volume, read_front
+from varsearch.search.run import run
+from varsearch.target import Target
+
+TARGET = Target(device="4090", dtype="float16", batch_size=4)
+FULL = ScalePolicy()
+
+
+@pytest.fixture(scope="module")
+def work() -> WorkLeft:
+    return WorkLeft(build_tiny(), TARGET)
+
+
+def policy(*last: ScalePolicy, refiner: Refiner | None = None, **first: object) -> Policy:
+    """Three layers, of which the first has these fields, and five scales that end in these."""
+    scales = (FULL,) * (5 - len(last)) + last
+    return Policy(layers=(LayerPolicy(**first), LayerPolicy(), LayerPolicy()), scales=scales, refiner=refiner)
+
+
+def test_dense_leaves_all_work_and_skipped_scales_none(work: WorkLeft) -> None:
+    assert work.of(policy()) == ((1.0,) * 5,) * 3
+    assert work.of(policy(ScalePolicy(run=False))) == ((1.0, 1.0, 1.0, 1.0, 0.0),) * 3
+
+
+def test_without_guidance_half_the_work_is_left(work: WorkLeft) -> None:
+    for row in work.of(policy(ScalePolicy(guidance="off"))):
+        assert row == pytest.approx((1.0, 1.0, 1.0, 1.0, 0.5))
+
+
+def test_work_is_left_out_where_it_was_pruned(work: WorkLeft) -> None:
+    pruned = TokenPruning(keep=0.5, first_layer=1, last_layer=1)
+    rows = work.of(policy(ScalePolicy(tokens=pruned)))
+    assert rows[0] == rows[2] == (1.0,) * 5
+    assert rows[1][:4] == (1.0,) * 4 and 0.4 < rows[1][4] < 0.75
+
+
+def test_a_refiners_scales_have_no_share(work: WorkLeft) -> None:
+    small = work.model.sibling("small").spec
+    refiner = Refiner(model="small", fingerprint=small.fingerprint or "0" * 64, first_scale=3)
+    for row in work.of(policy(refiner=refiner)):
+        assert row == (1.0, 1.0, 1.0, None, None)
+
+
+def test_letters_say_what_acts_where() -> None:
+    shared = ScalePolicy(guidance="shared", shared_ffn=(0, 2))
+    window = SparseAttention(window=((None,) * 4,) * 3 + ((1, None, None, None), (None,) * 4))
+    found = policy(shared, ScalePolicy(guidance="off"), attention=window)
+    assert [techniques(found, 0, k) for k in range(5)] == ["", "", "", "GW", "g"]
+    assert [techniques(found, 1, k) for k in range(5)] == ["", "", "", "", "g"]
+    assert caption(found).endswith("the more was saved; g: guidance off; G: guidance shared; W: attention windows.")
+    assert caption(policy()).endswith("the more was saved.")
+    assert "q8: cache in 8 bits" in caption(policy(kv=KVCompression(bits=8)))
+
+
+def test_a_portrait_says_in_numbers_what_it_shows_in_colours(tiny: ImageModel, work: WorkLeft) -> None:
+    kv = KVCompression(keep=(0.25, 1.0, 0.5, 0.0), bits=8)
+    weights = Weights(qkv=Quantization(bits=4), fc2=Quantization(bits=8, activation_bits=6))
+    found = policy(ScalePolicy(guidance="off"), kv=kv, weights=weights)
+    pictures = portrait(found, tiny.spec, work.of(found))
+    texts = [[e.text for e in picture.root.iter("text")] for picture in pictures]
+    assert texts[0].count("50") == 2 and texts[0].count("g") == 3 and "100" in texts[0]
+    assert {"4", "8/6", "–"} <= set(texts[1])
+    assert {"25 q8", "100 q8", "50 q8", "0 q8", "100"} <= set(texts[2])
+    tips = [e.text for e in pictures[0].root.iter("title")]
+    assert "layer 2, scale 4: 50% of dense's arithmetic; guidance off" in tips
+    file = ElementTree.fromstring(beside(pictures, "all of them").file())
+    assert len(file.findall("{http://www.w3.org/2000/svg}svg")) == 3
+    assert file.get("aria-label") == "all of them"
+
+
+def test_a_png_has_the_colours_of_the_cells(tiny: ImageModel, work: WorkLeft) -> None:
+    found = policy(ScalePolicy(run=False))
+    pictures = portrait(found, tiny.spec, work.of(found))
+    whole = beside(pictures, "all")
+    with Image.open(io.BytesIO(png(whole, zoom=1))) as drawn:
+        assert drawn.size == pytest.approx((whole.width, whole.height), abs=1)
+        pixels = drawn.convert("RGB")
+        cells = list(pictures[0].root.iter("rect"))
+        # The picture lies 24 units from the edges.
+        at = [(24 + int(float(e.get("x", 0))) + 3, 24 + int(float(e.get("y", 0))) + 3) for e in cells]
+        run, skipped = pixels.getpixel(at[0]), pixels.getpixel(at[4])
+    assert run == (255, 255, 255)
+    assert skipped == pytest.approx((127, 184, 216), abs=3), "half of #0072b2 on white"
+
+
+def test_history_is_the_front_of_every_moment(tmp_path: Path) -> None:
+    chosen, path = fake_settings(), tmp_path / "x.db"
+    status = run(chosen, SPACE, STARTS, FakeWorker, storage=path, budget=12)
+    with Store(path) as store:
+        record = store.run(status.run)
+        trials, front = store.trials(record), read_front(store, record)
+    stages = history(chosen, trials)
+    assert front.dense is not None
+    for n, stage in enumerate(stages, start=1):
+        values = [t.values for t in front_trials(chosen, trials[:n])]
+        assert stage.volume == pytest.approx(front_volume(chosen, values, front.dense.values))
+        assert (stage.evaluations, stage.minutes) == (n, pytest.approx(n * 0.02 / 60))
+    assert stages[-1].volume == front.hypervolume
+    assert f"{front.hypervolume:.3f}" in volume_chart(stages, 0.1, over_time=True).label
+
+
+def test_history_without_dense_is_empty(tmp_path: Path) -> None:
+    make_run(tmp_path / "x.db", "x", settings(), {"sampler": (DENSE, 0.0, 1.0, 1.0)})
+    with Store(tmp_path / "x.db") as store:
+        assert history(settings(), store.trials(store.runs()[0])) == []
+
+
+def test_labels_of_a_crowd_stay_apart_and_inside() -> None:
+    rng = random.Random(0)
+    points = [(rng.gauss(200, 25), rng.gauss(200, 25)) for _ in range(18)]
+    area = Box(0, 0, 500, 400)
+    boxes = place(points, [(50.0, 14.0)] * len(points), area, [Box(x - 5, y - 5, 10, 10) for x, y in points])
+    for i, box in enumerate(boxes):
+        assert box.overlap(area) == pytest.approx(box.width * box.height)
+        assert all(box.overlap(other) == 0 for other in boxes[:i])
+
+
+def test_a_lone_label_is_beside_its_point() -> None:
+    (box,) = place([(100, 100)], [(40, 14)], Box(0, 0, 300, 300), [])
+    assert (box.left, box.top) == (108, 93)
+
+
+def test_axes_and_round_numbers() -> None:
+    axis = Axis(0, 10, 100, 0)
+    assert (axis(0), axis(5), axis(10)) == (100, 50, 0)
+    assert axis.ticks([5, 4.9, 0, 20, 10], 20) == [0, 5, 10]
+    assert steps_of(200) == [0, 50, 100, 150, 200]
+    assert steps_of(0.27) == pytest.approx([0, 0.05, 0.1, 0.15, 0.2, 0.25])

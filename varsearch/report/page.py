@@ -1,0 +1,160 @@
+"""The report of a run: one HTML page with everything in it, which asks nothing of any network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from varsearch.db import RunRecord, State, Store
+from varsearch.db.engine import label
+from varsearch.errors import StoreError, UsageError, VarsearchError
+from varsearch.evaluators.workload import zoo_skeleton
+from varsearch.measurement import QualityProtocol
+from varsearch.report.front_chart import COSTS, front_chart
+from varsearch.report.portrait import caption, portrait
+from varsearch.report.provenance import command, provenance
+from varsearch.report.samples import strips
+from varsearch.report.svg import Picture
+from varsearch.report.volume_chart import history, volume_chart
+from varsearch.report.work import WorkLeft
+from varsearch.search.front import WORST, Front, FrontEntry, entry_of, read_front, select
+from varsearch.search.gallery import model_of
+from varsearch.search.rivals import presets_volume, rivals
+from varsearch.search.summary import summarize
+from varsearch.search.wording import interval, quantity, ratio
+
+SELECTED = {"knee": "knee", "fastest": "fastest", "smallest": "smallest", "best-quality": "best quality"}
+"""Policies of the front that are looked at closely: how they are selected, and what they are called."""
+
+
+DRAWN = ("delta_fid", "speedup", "latency_ms", "peak_bytes")
+"""Metrics that every trial has a place by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """A chosen policy with its pictures; `missing` says why there are none."""
+
+    name: str
+    entry: FrontEntry
+    pictures: Sequence[Picture] = ()
+    caption: str = ""
+    missing: str = ""
+
+
+def report(store: Store, run: RunRecord) -> str:
+    """The page. The same database and weights give the same text.
+
+    Raises:
+        UsageError: the run has no front yet, or dense, which all is relative to, has no numbers.
+        StoreError: the database lost a number that every evaluation gives.
+    """
+    front, trials = read_front(store, run), store.trials(run)
+    if not front.entries or front.dense is None:
+        raise UsageError("the run has no front yet, or dense has no numbers: there is nothing to report")
+    quality = front.settings.quality
+    if quality is None:
+        raise UsageError("a report shows what policies cost in quality, which this run does not evaluate: see 'front'")
+    entries = [_whole(entry_of(trial)) for trial in trials if trial.state is State.COMPLETE]
+    chosen = chosen_entries(front)
+    names = {entry.number: name for name, entry in chosen}
+    stages = history(front.settings, trials)
+    alone = presets_volume(front)
+    return page(
+        "report.html.jinja",
+        run=run,
+        front=front,
+        dense=front.dense,
+        chosen=chosen,
+        names=names,
+        knee=select(front, "knee"),
+        charts=[front_chart(front, front.dense, entries, names, cost) for cost in COSTS],
+        volumes=[volume_chart(stages, alone, over_time=over_time) for over_time in (False, True)],
+        alone=alone,
+        worst=WORST,
+        rivals=rivals(front),
+        portraits=_portraits(front, chosen),
+        **_samples(run, front, quality, chosen),
+        provenance=provenance(run, quality, trials, label(store.url)),
+        command=command(run, quality, trials),
+        evaluated=len(entries),
+    )
+
+
+def chosen_entries(front: Front) -> list[tuple[str, FrontEntry]]:
+    """The selected entries, each once, with the names of all selections that it answers."""
+    names: dict[int, list[str]] = {}
+    entries = {how: select(front, how) for how in SELECTED}
+    for how, entry in entries.items():
+        names.setdefault(entry.number, []).append(SELECTED[how])
+    by_number = {entry.number: entry for entry in entries.values()}
+    return [(", ".join(found), by_number[number]) for number, found in names.items()]
+
+
+def _whole(entry: FrontEntry) -> FrontEntry:
+    missing = [metric for metric in DRAWN if metric not in entry.metrics]
+    if missing:
+        raise StoreError(f"the stored evidence of trial {entry.number} is damaged: it has no {missing[0]}")
+    return entry
+
+
+def _portraits(front: Front, chosen: Sequence[tuple[str, FrontEntry]]) -> list[Portrait]:
+    try:
+        work = WorkLeft(zoo_skeleton(front.settings.model), front.settings.target)
+    except VarsearchError as error:
+        return [Portrait(name, entry, missing=str(error)) for name, entry in chosen]
+    return [_portrait(work, name, entry) for name, entry in chosen]
+
+
+def _portrait(work: WorkLeft, name: str, entry: FrontEntry) -> Portrait:
+    try:
+        drawn = portrait(entry.policy, work.model.spec, work.of(entry.policy))
+    except VarsearchError as error:
+        return Portrait(name, entry, missing=str(error))
+    return Portrait(name, entry, drawn, caption(entry.policy))
+
+
+def _samples(
+    run: RunRecord, front: Front, quality: QualityProtocol, chosen: Sequence[tuple[str, FrontEntry]]
+) -> dict[str, Any]:
+    """Image strips of dense and of the chosen policies, or why there are none."""
+    assert front.dense is not None
+    others = [(name, entry) for name, entry in chosen if entry != front.dense]
+    try:
+        model = model_of(run, front.settings, quality)
+    except VarsearchError as error:
+        return {"plain": None, "strips": [], "no_strips": str(error)}
+    drawn = strips(model, [("dense", front.dense), *others], quality.seed)
+    entries = [entry for _, entry in others]
+    return {"plain": drawn[0], "strips": list(zip(drawn[1:], entries, strict=True)), "no_strips": ""}
+
+
+def page(template: str, **values: Any) -> str:
+    """A template filled in, with the style sheets and the script inside; whatever is no markup is escaped."""
+    environment = Environment(
+        loader=PackageLoader("varsearch.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"summarize": summarize, "interval": interval, "quote": shlex.quote}
+    here = Path(__file__).parent
+    script = (here / "page.js").read_text()
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(
+        **values,
+        style=Markup((here / "picture.css").read_text() + (here / "page.css").read_text()),
+        script=Markup(script),
+        allowed=allowed,
+        quantity=quantity,
+        ratio=ratio,
+    )

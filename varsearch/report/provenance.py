@@ -1,0 +1,113 @@
+"""Where the numbers of a report come from, and the command that makes them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+
+import varsearch
+from varsearch.db import RunRecord, State, TrialRecord
+from varsearch.measurement import QualityProtocol
+from varsearch.search.settings import RunSettings, default_objectives
+from varsearch.target import find_device
+
+Facts = list[tuple[str, str]]
+NOTES = {
+    ("quality", "torch"): "torch",
+    ("quality", "torchmetrics"): "torchmetrics",
+    ("quality", "device"): "quality evaluated on",
+    ("quality", "threads"): "CPU threads",
+    ("speed", "device"): "latency and memory of",
+    ("speed", "backend"): "backend of quantized linears",
+}
+"""What evaluators note about where they ran, and how it is called here; hashes of samples are left out."""
+
+
+def provenance(
+    run: RunRecord, quality: QualityProtocol, trials: Sequence[TrialRecord], database: str
+) -> list[tuple[str, Facts]]:
+    """Groups of facts: the run, model and target, the protocols, and versions and machines."""
+    settings = RunSettings.parse(run.settings)
+    speed = settings.speed
+    return [
+        ("Run", _run(run, settings, trials, database)),
+        (
+            "Model and target",
+            [
+                ("model", settings.model),
+                ("weights (sha256)", settings.fingerprint),
+                ("device", find_device(settings.target.device).label),
+                ("number format", settings.target.dtype),
+                ("batch", str(settings.target.batch_size)),
+                ("latency and memory", settings.origin.value),
+                ("machine", speed.machine),
+                ("kernels", speed.backend),
+                ("timed rounds", str(speed.repeats) if speed.repeats else "none: predicted by the cost model"),
+                ("speed protocol (sha256)", speed.digest),
+            ],
+        ),
+        (
+            "Quality protocol",
+            [
+                ("features", quality.extractor),
+                ("reference statistics (sha256)", quality.reference),
+                ("images per policy", str(quality.n_images)),
+                ("held-out images for likelihood", str(quality.nll_images)),
+                ("noise seed", str(quality.seed)),
+                ("guidance, top-k, top-p", f"{quality.guidance:g}, {quality.top_k}, {quality.top_p:g}"),
+                ("quality protocol (sha256)", quality.digest),
+            ],
+        ),
+        ("Versions and machines", [("varsearch", varsearch.__version__), *_environment(trials)]),
+    ]
+
+
+def _run(run: RunRecord, settings: RunSettings, trials: Sequence[TrialRecord], database: str) -> Facts:
+    done = [t for t in trials if t.state is State.COMPLETE]
+    failed, reused = sum(t.state is State.FAIL for t in trials), sum(not t.attempts for t in done)
+    return [
+        ("name", run.name),
+        ("status", run.status),
+        ("started", f"{run.created:%Y-%m-%d %H:%M} UTC" if run.created else "unknown"),
+        ("last change", f"{run.updated:%Y-%m-%d %H:%M} UTC" if run.updated else "unknown"),
+        ("trials", f"{len(done)} with numbers ({reused} of them known already), {failed} failed"),
+        ("objectives", ", ".join(settings.objectives)),
+        ("bounds", ", ".join(f"{metric} {limit:.4g}" for metric, limit in settings.bounds.items()) or "none"),
+        ("sampler seed", str(settings.seed)),
+        ("search space (sha256)", settings.space),
+        ("settings (sha256)", settings.digest),
+        ("database", database),
+    ]
+
+
+def _environment(trials: Sequence[TrialRecord]) -> Facts:
+    """All values of each note: a run may have been continued on another machine."""
+    seen: dict[str, list[str]] = {}
+    for evidence in (e for t in trials for e in (t.quality, t.speed) if e):
+        for (kind, note), name in NOTES.items():
+            found = evidence.environment.get(note) if evidence.kind == kind else None
+            if found is not None and found not in seen.setdefault(name, []):
+                seen[name].append(found)
+    return [(name, "; ".join(values)) for name, values in seen.items()]
+
+
+def command(run: RunRecord, quality: QualityProtocol, trials: Sequence[TrialRecord]) -> str:
+    """The `varsearch run` command with these settings. Files of other features or statistics are not known here."""
+    s = RunSettings.parse(run.settings)
+    evaluated = sum(t.state.is_final and t.attempts > 0 for t in trials)
+    words = ["varsearch", "run", "--model", s.model, "--target", s.target.device, "--budget", str(max(1, evaluated))]
+    words += ["--batch-size", str(s.target.batch_size), "--images", str(quality.n_images), "--seed", str(s.seed)]
+    if s.objectives != default_objectives(s.origin):
+        words += ["--objectives", ",".join(s.objectives)]
+    return shlex.join([*words, *_bounds(s.bounds.items())])
+
+
+def _bounds(bounds: Iterable[tuple[str, float]]) -> list[str]:
+    forms = {
+        "speedup": lambda limit: ["--max-latency", f"{1 / limit:.6g}x"],
+        "latency_ms": lambda limit: ["--max-latency", f"{limit:.6g}ms"],
+        "peak_bytes": lambda limit: ["--max-memory", f"{limit:.0f}B"],
+        "delta_fid": lambda limit: ["--max-fid", f"+{limit:.6g}"],
+        "fid": lambda limit: ["--max-fid", f"{limit:.6g}"],
+    }
+    return [word for metric, limit in bounds if metric in forms for word in forms[metric](limit)]
