@@ -7,7 +7,7 @@ import sys
 import typer
 
 import varsearch
-from varsearch.cli import calibrate, catalogue, compare, dashboard, deploy, results, run
+from varsearch.cli import calibrate, catalogue, compare, dashboard, deploy, profile, results, run
 from varsearch.errors import Interrupted, OutputError, UsageError, VarsearchError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (run, results, deploy, compare, calibrate, catalogue, dashboard):
+for part in (run, results, deploy, compare, calibrate, profile, catalogue, dashboard):
     part.register(app)
 
 

@@ -52,7 +52,8 @@ def calibrated(
         known = store.calibration(model.spec.fingerprint, protocol)
         if known is not None and not known.fits(model.spec):
             raise StoreError(
-                f"the stored calibration of {model.spec.name} is damaged: it is of another shape; {WAY_OUT}"
+                f"the stored calibration of {model.spec.name} is damaged: it is of another shape; "
+                + WAY_OUT.format("calibration")
             )
         if known is not None:
             return known
