@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 
 from varsearch.policy import Policy
 from varsearch.profile import Cost, Profile
 from varsearch.search.estimates import Estimates
+from varsearch.space.changes import changes
 from varsearch.space.probes import Chosen
 from varsearch.space.units import Setting, compose
 
@@ -159,12 +160,12 @@ def _first_scale(setting: Setting) -> int:
 def _frames(estimates: Estimates) -> list[Option]:
     """Guidance off from any scale or not, with a scale skipped, a refiner, or neither."""
     singles = [setting for (setting,) in estimates.probes.singles.values()]
-    guidance = [s for s in singles if s.kind == "guidance"]
-    others = [s for s in singles if s.kind in ("skip", "refiner")]
-    return [
-        _option(estimates, tuple(s for s in pair if s is not None))
-        for pair in product((None, *guidance), (None, *others))
-    ]
+    guidance = [(s,) for s in singles if s.kind == "guidance"]
+    others = [(s,) for s in singles if s.kind in ("skip", "refiner")]
+    pairs = [outer + other for outer, other in product([(), *guidance], [(), *others])]
+    # Guidance that ends at a skipped scale ends at the next one, which is another pair.
+    distinct = [pair for pair in pairs if changes(compose(estimates.profile.spec, pair)).settings in permutations(pair)]
+    return [_option(estimates, pair) for pair in distinct]
 
 
 def _groups(estimates: Estimates) -> list[list[Option]]:

@@ -24,7 +24,10 @@ class Changes(NamedTuple):
 
 
 def changes(policy: Policy) -> Changes:
-    """The settings that make `policy` of the dense one, as far as units can say it, and what remains."""
+    """The settings that make `policy` of the dense one, as far as units can say it, and what remains.
+
+    Guidance is off from the first unguided scale that runs.
+    """
     found = (*_of_policy(policy), *_of_layers(policy), *_of_scales(policy))
     rebuilt = reduce(edit, found, Policy.dense(len(policy.layers), len(policy.scales)))
     return Changes(found, tuple(_differences(policy, rebuilt)))
