@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from functools import partial
@@ -41,8 +42,8 @@ SAVED |= {"sharing": (1.5, 0.0), "skip": (20.0, 0.0), "guidance": (15.0, 0.0), "
 
 def change(chosen: Chosen) -> Cost:
     """What a batch takes with these settings: dense, less what each saves of what others leave for it."""
-    outer, ms = (sum(SAVED[s.kind][0] for s in chosen if (s.layer is None) is whole) for whole in (True, False))
-    ms = outer + ms * (1 - outer / BATCH.latency_ms)
+    whole, local = ([SAVED[s.kind][0] for s in chosen if (s.layer is None) is outer] for outer in (True, False))
+    ms = BATCH.latency_ms - math.prod(1 - saved / 100 for saved in whole) * (BATCH.latency_ms - sum(local))
     weights = sum(SAVED[s.kind][1] for s in chosen if s.kind == "bits")
     caches = sum(map(partial(_cache_bytes, chosen), range(SPEC.n_layers)))
     return BATCH.model_copy(

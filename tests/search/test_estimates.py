@@ -22,7 +22,7 @@ def test_sums_of_what_adds_up_are_exact() -> None:
     loss = random_loss()
     estimates = Estimates(synthetic(loss))
     some = chosen("L1.fc1=4bit", "L0.qkv=8bit", "L1H0.keep=0.5", "L1H1.keep=0.5", "L0H1.keep=0", "L1S3.tokens=0.25")
-    assert estimates.summed(some) == change(some)
+    assert dict(estimates.summed(some)) == pytest.approx(dict(change(some)))
     assert estimates.predicted(some).latency_ms == pytest.approx(change(some).latency_ms)
     assert estimates.loss(some) == pytest.approx(sum(map(loss, some)), rel=1e-3)
     assert estimates.summed(()) == BATCH and estimates.loss(()) == 0
@@ -41,6 +41,15 @@ def test_whole_policies_correct_the_sum() -> None:
     some = chosen("L1S3.tokens=0.25")
     assert estimates.predicted(some).latency_ms == pytest.approx(5 + 1.5 * 98)
     assert estimates.predicted(some).peak_bytes == pytest.approx(BATCH.peak_bytes)
+
+
+def test_settings_that_change_hardly_an_image_do_not_speak_for_their_kind() -> None:
+    rng = random.Random(0)
+    effects = {f"s{i}": noisy(0.01, rng, 0.005) for i in range(60)}
+    nothing = Effect(shift=Estimate(value=0, error=1e-7), distance=Estimate(value=1e-3, error=1e-3), nll=None)
+    still = {f"n{i}": nothing for i in range(20)}
+    found = joined(effects | still, dict.fromkeys([*effects, *still], "sharing"))
+    assert sorted(found[name].value for name in effects)[30] == pytest.approx(0.01, rel=0.35)
 
 
 def test_shifts_in_one_direction_add_up_before_they_are_squared() -> None:
@@ -67,7 +76,9 @@ def test_a_fit_says_how_far_it_is_off() -> None:
 def test_settings_of_layers_save_of_what_the_whole_policy_leaves() -> None:
     estimates = Estimates(synthetic(random_loss()))
     unguided, pruned = chosen("guidance=off from 2"), chosen("L1S3.tokens=0.25")
-    assert estimates.summed(unguided + pruned).latency_ms == pytest.approx(100 - 15 - 0.85 * 2)
+    assert estimates.summed(unguided + pruned).latency_ms == pytest.approx(0.85 * (100 - 2))
+    refined = chosen("guidance=off from 2", "S3.skip=yes")
+    assert estimates.summed(refined).latency_ms == pytest.approx(100 * 0.85 * 0.8)
 
 
 def test_fewer_bits_save_only_on_what_is_kept() -> None:

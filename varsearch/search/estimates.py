@@ -92,18 +92,17 @@ class Estimates:
     def summed(self, chosen: Iterable[Setting]) -> Cost:
         """About what a batch takes with these settings: dense, and the changes of all parts.
 
-        What settings of layers change counts as far as those of the whole policy (guidance, a skipped scale, a refiner)
-        leave time for it, and caches shrink by one factor per technique: fewer bits save on what is kept. Activations
-        at their peak do not add up, it is one moment: of the parts that raise it the one that does most counts, and of
+        Each setting of the whole policy (guidance, a skipped scale, a refiner) leaves a share of the time that all
+        others take, and caches shrink by one factor per technique: fewer bits save on what is kept. Activations at
+        their peak do not add up, it is one moment: of the parts that raise it the one that does most counts, and of
         those that lower it likewise.
         """
         chosen = tuple(chosen)
         parts = [(part[0], self.change(part)) for part in cost_parts(chosen)]
         whole, local = ([c for s, c in parts if (s.layer is None) is outer] for outer in (True, False))
-        frame = sum(whole, self.dense)
-        left = max(frame.latency_ms, 0.0) / self.dense.latency_ms
-        total = sum(local, frame)
-        latency = frame.latency_ms + left * sum(c.latency_ms for c in local)
+        total = sum(local, sum(whole, self.dense))
+        left = math.prod(max(0.0, 1 + c.latency_ms / self.dense.latency_ms) for c in whole)
+        latency = left * sum((c.latency_ms for c in local), self.dense.latency_ms)
         kv_bytes = self._kv_bytes(chosen)
         own, *changes = (c.peak_bytes - c.weight_bytes - c.kv_bytes for c in (self.dense, *whole, *local))
         peak = total.weight_bytes + kv_bytes + own + max([0.0, *changes]) + min([0.0, *changes])
@@ -196,10 +195,12 @@ def joined(effects: Mapping[str, Effect], kinds: Mapping[str, str]) -> dict[str,
 def _factor(found: Sequence[tuple[float, Estimate]]) -> float:
     """By what to multiply the expected shifts of a kind: 1 give or take `FACTOR_ERROR`, corrected by the measured ones.
 
-    Settings are measured on the same images and their errors are alike: n of them count as much as the root of n.
+    Settings are measured on the same images and their errors are alike: n of them count as much as the root of n. An
+    error that is small because hardly an image changed counts as the median one.
     """
-    certain = [(expected / e.error**2, expected, e.value) for expected, e in found if e.error]
-    count = math.sqrt(len(certain)) or 1.0
+    usual = statistics.median(e.error for _, e in found) or 1.0
+    certain = [(expected / max(e.error, usual) ** 2, expected, e.value) for expected, e in found]
+    count = math.sqrt(len(certain))
     precision = 1 / FACTOR_ERROR**2 + sum(w * x for w, x, _ in certain) / count
     mean = (1 / FACTOR_ERROR**2 + sum(w * y for w, _, y in certain) / count) / precision
     return _positive_part(Estimate(value=mean, error=precision**-0.5))
