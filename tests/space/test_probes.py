@@ -3,9 +3,12 @@ from __future__ import annotations
 import pytest
 
 from tests.search.profiles import SIBLING, SPEC
+from varsearch.evaluators.cost_model import CostModel, predicted_protocol
+from varsearch.models.image_model import ImageModel
 from varsearch.space.changes import changes
 from varsearch.space.probes import PAIRS, POLICIES, cost_parts, named, probes
 from varsearch.space.units import Setting, compose, settings
+from varsearch.target import Target
 
 
 def test_probes_are_policies_in_which_every_setting_counts() -> None:
@@ -42,3 +45,25 @@ def test_costs_are_those_of_layer_0_and_of_the_number_of_heads(layer: int) -> No
         "L0H0.keep=0.5 + L0H1.keep=0.5",
     ]
     assert named(cost_parts(keep[1:])[0]) == "L0H0.keep=0.5"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "L2.fc1=4bit",
+        "L2H0.keep=0 + L2H1.keep=0",
+        "L2.kv_bits=4bit",
+        "L2S4.window=2",
+        "L2S4.tokens=0.5",
+        "L2S4.ffn=shared",
+    ],
+)
+def test_a_setting_costs_the_same_in_every_layer(tiny: ImageModel, name: str) -> None:
+    by_name = {setting.name: setting for setting in settings(tiny.spec)}
+    chosen = [by_name[part] for part in name.split(" + ")]
+    (part,) = cost_parts(chosen)
+    assert part != tuple(chosen)
+    target = Target(device="4090", dtype="float16", batch_size=8)
+    model = CostModel(tiny, predicted_protocol(target))
+    there, here = (model.evaluate(compose(tiny.spec, some)).values for some in (chosen, part))
+    assert there == pytest.approx(here, rel=1e-9)
