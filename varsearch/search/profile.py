@@ -28,7 +28,7 @@ from varsearch.space.units import compose
 from varsearch.target import ModelSpec, Target
 
 IMAGES = 32
-"""Drawn per setting, and held-out images read: as many as leave the `mnist` model's profile under five minutes."""
+"""Drawn per setting, and held-out images read: few, because there are hundreds of settings."""
 
 SAVE_SECONDS = 10.0
 """So much work is lost at most if the process is killed."""
