@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from samples import CALIBRATION, QUALITY, RUN, SPEED, W8, trial
+from samples import CALIBRATION, COSTS, QUALITY, RUN, SENSITIVITY, SPEED, W8, trial
 
 from varsearch.db import State, Store
 
@@ -23,6 +23,8 @@ def main() -> None:
             store.save(QUALITY)
             store.save(SPEED)
             store.save_calibration(CALIBRATION)
+            store.save_profile(SENSITIVITY)
+            store.save_profile(COSTS)
             store.write(run, replace(trial(0), state=State.COMPLETE, attempts=1, worker="a"))
             store.write(run, replace(trial(1, W8), origin="sampler", state=State.FAIL, error="why", attempts=3))
             store.leave(run, "interrupted")

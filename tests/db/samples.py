@@ -7,8 +7,10 @@ from sqlalchemy import create_engine, text
 from varsearch.calibration import Calibration, CalibrationProtocol
 from varsearch.db import RunRecord, TrialRecord
 from varsearch.db.engine import locate
-from varsearch.measurement import Evidence, Measurement, Origin
+from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.policy import Action, Decision, LayerPolicy, Policy, Quantization, ScalePolicy, Weights
+from varsearch.profile import Cost, CostProtocol, Costs, Effect, Estimate, Sensitivity, SensitivityProtocol
+from varsearch.target import Target
 
 DENSE = Policy.dense(2, 3)
 W8 = Policy(
@@ -62,6 +64,32 @@ CALIBRATION = Calibration(
     },
     sqnr=({"qkv": {8: 40.5, 4: 20.25}}, {}),
     seconds=1.5,
+)
+
+SENSITIVITY = Sensitivity(
+    fingerprint="f" * 64,
+    protocol=SensitivityProtocol(extractor="e", images=8, seed=0, guidance=1.5, top_k=0, top_p=0.0, settings="s" * 64),
+    effects={
+        "S2.skip=yes": Effect(
+            shift=Estimate(value=0.1 + 0.2, error=1 / 3), distance=Estimate(value=0.5, error=0.25), nll=None
+        )
+    },
+    seconds=1.5,
+)
+COSTS = Costs(
+    fingerprint="f" * 64,
+    protocol=CostProtocol(
+        speed=SpeedProtocol(
+            target=Target(device="cpu", dtype="float32", batch_size=16),
+            origin=Origin.PREDICTED,
+            machine="m",
+            backend="b",
+            repeats=0,
+        ),
+        settings="s" * 64,
+    ),
+    parts={"dense": Cost(latency_ms=1 / 3, peak_bytes=4, weight_bytes=2, kv_bytes=1, flops=9)},
+    seconds=0.5,
 )
 
 

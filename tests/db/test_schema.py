@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from tests.db.samples import CALIBRATION, QUALITY, RUN, SPEED, W8, execute, trial
+from tests.db.samples import CALIBRATION, COSTS, QUALITY, RUN, SENSITIVITY, SPEED, W8, execute, trial
 from varsearch.db import State, Store
 from varsearch.db.engine import VERSION_TABLE, engine_options, locate
 from varsearch.db.tables import Base
@@ -53,6 +53,10 @@ def test_old_databases_are_read_and_continued(dump: Path, tmp_path: Path) -> Non
         known = CALIBRATION if dump.stem >= "0002" else None
         assert store.calibration(CALIBRATION.fingerprint, CALIBRATION.protocol) == known
         assert store.save_calibration(CALIBRATION) == CALIBRATION
+        for part in (SENSITIVITY, COSTS):
+            found = store.profile(type(part), part.fingerprint, part.protocol)
+            assert found == (part if dump.stem >= "0003" else None)
+            assert store.save_profile(part) == part
         store.leave(store.claim(run), "finished")
         assert store.run("first").status == "finished"
 

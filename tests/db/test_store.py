@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.db.samples import CALIBRATION, QUALITY, RUN, SPEED, W8, execute, trial
+from tests.db.samples import CALIBRATION, COSTS, QUALITY, RUN, SENSITIVITY, SPEED, W8, execute, trial
 from varsearch.db import State, Store
 from varsearch.errors import StoreError
 from varsearch.measurement import METRICS, Evidence, Measurement
+from varsearch.profile import Costs, Sensitivity
 
 
 def test_evidence_comes_back_as_it_was_saved(storage: str, store: Store) -> None:
@@ -65,6 +66,43 @@ def test_a_damaged_calibration_is_named(storage: str, store: Store) -> None:
     execute(storage, "UPDATE calibration SET body = '{}'")
     with pytest.raises(StoreError, match=r"calibration of ffffffffffff… is damaged: fingerprint.*delete its row"):
         store.calibration(CALIBRATION.fingerprint, CALIBRATION.protocol)
+
+
+@pytest.mark.parametrize("part", [SENSITIVITY, COSTS], ids=lambda part: part.part)
+def test_a_part_of_a_profile_comes_back(storage: str, store: Store, part: Sensitivity | Costs) -> None:
+    kind, model, protocol = type(part), part.fingerprint, part.protocol
+    assert store.profile(kind, model, protocol) is None
+    assert store.save_profile(part) == part
+    with Store(storage) as later:
+        assert later.profile(kind, model, protocol) == part
+        assert later.profile(kind, "0" * 64, protocol) is None
+        assert later.profile(kind, model, protocol.model_copy(update={"settings": "other"})) is None
+
+
+def test_a_profile_grows_and_its_first_numbers_stay(store: Store) -> None:
+    effect = SENSITIVITY.effects["S2.skip=yes"]
+    other = effect.model_copy(update={"nll": effect.shift})
+    store.save_profile(SENSITIVITY)
+    # Another process measured one of them too, and one more.
+    more = SENSITIVITY.model_copy(update={"effects": {"S2.skip=yes": other, "S1.skip=yes": other}, "seconds": 1.0})
+    grown = store.save_profile(more)
+    assert grown.effects == {"S2.skip=yes": effect, "S1.skip=yes": other} and grown.seconds == 1.5
+    assert store.profile(Sensitivity, SENSITIVITY.fingerprint, SENSITIVITY.protocol) == grown
+    cost = COSTS.parts["dense"]
+    costs = store.save_profile(COSTS.model_copy(update={"parts": {"a": cost}, "policies": {"b": cost}}))
+    store.save_profile(COSTS)
+    assert costs == COSTS.model_copy(update={"parts": {"a": cost}, "policies": {"b": cost}})
+    found = store.profile(Costs, COSTS.fingerprint, COSTS.protocol)
+    assert found is not None and found.parts == {"a": cost, "dense": cost} and found.policies == {"b": cost}
+
+
+def test_a_damaged_profile_is_named(storage: str, store: Store) -> None:
+    store.save_profile(COSTS)
+    execute(storage, "UPDATE profile SET body = '{}'")
+    with pytest.raises(
+        StoreError, match=r"profile of ffffffffffff… is damaged: fingerprint.*row from the table 'profile'"
+    ):
+        store.profile(Costs, COSTS.fingerprint, COSTS.protocol)
 
 
 def test_a_run_and_its_trials_come_back_with_their_evidence(storage: str, store: Store) -> None:

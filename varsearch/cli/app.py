@@ -7,7 +7,19 @@ import sys
 import typer
 
 import varsearch
-from varsearch.cli import calibrate, catalogue, compare, dashboard, deploy, explain, models, report, results, run
+from varsearch.cli import (
+    calibrate,
+    catalogue,
+    compare,
+    dashboard,
+    deploy,
+    explain,
+    models,
+    profile,
+    report,
+    results,
+    run,
+)
 from varsearch.errors import Interrupted, OutputError, UsageError, VarsearchError
 
 app = typer.Typer(
@@ -16,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (run, results, report, explain, deploy, compare, calibrate, models, catalogue, dashboard):
+for part in (run, results, report, explain, deploy, compare, profile, calibrate, models, catalogue, dashboard):
     part.register(app)
 
 

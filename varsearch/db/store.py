@@ -15,15 +15,27 @@ from sqlalchemy.orm import Session
 from varsearch.calibration import Calibration, CalibrationProtocol
 from varsearch.db.engine import label, locate, one_line_errors, open_engine, reason
 from varsearch.db.records import RunRecord, State, TrialRecord
-from varsearch.db.tables import CalibrationRow, EvidenceRow, MeasurementRow, PolicyRow, RunRow, TrialRow, now
+from varsearch.db.tables import (
+    CalibrationRow,
+    EvidenceRow,
+    MeasurementRow,
+    PolicyRow,
+    ProfileRow,
+    RunRow,
+    TrialRow,
+    now,
+)
 from varsearch.errors import PolicyError, StoreError
 from varsearch.measurement import Evidence, Kind, Measurement
 from varsearch.policy import Policy, describe
+from varsearch.profile import CostProtocol, Costs, Sensitivity, SensitivityProtocol
 
 T = TypeVar("T")
+P = TypeVar("P", Sensitivity, Costs)
+L = TypeVar("L", Calibration, Sensitivity, Costs)
 EVIDENCE, RUN, TRIAL = TypeAdapter(Evidence), TypeAdapter(RunRecord), TypeAdapter(TrialRecord)
 
-WAY_OUT = "delete its row from the table 'calibration', and it is made again"
+WAY_OUT = "delete its row from the table '{}', and it is made again"
 
 
 class Store:
@@ -85,17 +97,40 @@ class Store:
 
     def calibration(self, model: str, protocol: CalibrationProtocol) -> Calibration | None:
         """What was learnt of these weights under this protocol."""
-        return self._transaction(lambda session: _calibration(session.get(CalibrationRow, (model, protocol.digest))))
+        return self._transaction(
+            lambda session: _learnt(Calibration, session.get(CalibrationRow, (model, protocol.digest)))
+        )
 
     def save_calibration(self, calibration: Calibration) -> Calibration:
         """Stores a calibration and returns what the store holds now: the first under a key is the one that stays."""
         key = calibration.fingerprint, calibration.protocol.digest
 
         def work(session: Session) -> Calibration:
-            known = _calibration(session.get(CalibrationRow, key))
+            known = _learnt(Calibration, session.get(CalibrationRow, key))
             if known is None:
                 session.add(CalibrationRow(model=key[0], protocol=key[1], body=calibration.model_dump_json()))
             return known or calibration
+
+        return self._transaction(work)
+
+    def profile(self, part: type[P], model: str, protocol: SensitivityProtocol | CostProtocol) -> P | None:
+        """One part of the profile of these weights under this protocol, as far as it was made."""
+        key = model, part.part, protocol.digest
+        return self._transaction(lambda session: _learnt(part, session.get(ProfileRow, key)))
+
+    def save_profile(self, found: P) -> P:
+        """Adds to a profile and returns what the store holds now: the first number under a name stays."""
+        key = found.fingerprint, found.part, found.protocol.digest
+
+        def work(session: Session) -> P:
+            row = session.get(ProfileRow, key)
+            known = _learnt(type(found), row)
+            whole = known.merged(found) if known is not None else found
+            if row is None:
+                row = ProfileRow(model=key[0], part=key[1], protocol=key[2])
+                session.add(row)
+            row.body = whole.model_dump_json()
+            return whole
 
         return self._transaction(work)
 
@@ -232,14 +267,15 @@ def _evidence(row: EvidenceRow) -> Evidence:
     return _checked(EVIDENCE, {**fields, "measurements": measurements}, f"evidence {row.id}")
 
 
-def _calibration(row: CalibrationRow | None) -> Calibration | None:
+def _learnt(kind: type[L], row: CalibrationRow | ProfileRow | None) -> L | None:
     if row is None:
         return None
     try:
-        return Calibration.model_validate_json(row.body)
+        return kind.model_validate_json(row.body)
     except ValidationError as error:
+        name = row.__tablename__
         raise StoreError(
-            f"the stored calibration of {row.model[:12]}… is damaged: {describe(error)}; {WAY_OUT}"
+            f"the stored {name} of {row.model[:12]}… is damaged: {describe(error)}; {WAY_OUT.format(name)}"
         ) from None
 
 

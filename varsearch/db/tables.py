@@ -127,3 +127,16 @@ class CalibrationRow(Base):
     protocol: Mapped[str] = mapped_column(String(64), primary_key=True)
     body: Mapped[str] = mapped_column(Text)
     created: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+
+
+class ProfileRow(Base):
+    """A part of what is known of a model's units, as JSON: "quality", or "cost" on one target. Grows until complete."""
+
+    __tablename__ = "profile"
+
+    model: Mapped[str] = mapped_column(String(64), primary_key=True)
+    part: Mapped[str] = mapped_column(String(20), primary_key=True)
+    protocol: Mapped[str] = mapped_column(String(64), primary_key=True)
+    body: Mapped[str] = mapped_column(Text)
+    created: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    updated: Mapped[datetime] = mapped_column(UTCDateTime, default=now, onupdate=now)

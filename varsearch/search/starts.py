@@ -65,7 +65,10 @@ def calibrated(
     with Store(storage) as store:
         known = store.calibration(spec.fingerprint, protocol)
         if known is not None and not known.fits(spec):
-            raise StoreError(f"the stored calibration of {spec.name} is damaged: it is of another shape; {WAY_OUT}")
+            raise StoreError(
+                f"the stored calibration of {spec.name} is damaged: it is of another shape; "
+                + WAY_OUT.format("calibration")
+            )
         if known is not None:
             return known
         on_start()

@@ -1,0 +1,166 @@
+"""Single settings, put into any policy and found again."""
+
+from __future__ import annotations
+
+import random
+from functools import reduce
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as configured
+from hypothesis import strategies as st
+
+from tests.space.calibrations import random_calibration
+from varsearch.errors import PolicyError
+from varsearch.policy import CrossScale, LayerPolicy, Policy, Quantization, Refiner, ScalePolicy, SparseAttention
+from varsearch.policy import TokenPruning as Pruning
+from varsearch.space import SearchSpace
+from varsearch.space.changes import changes
+from varsearch.space.presets import presets
+from varsearch.space.units import Setting, compose, edit, settings
+from varsearch.target import ModelSpec
+
+MNIST = ModelSpec(
+    name="small",
+    n_layers=6,
+    n_heads=4,
+    head_dim=32,
+    scales=((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),
+    classes=10,
+    image_size=(32, 32),
+)
+SHARED_ADALN = MNIST.model_copy(update={"name": "shared-adaln", "shared_adaln": True, "n_layers": 2})
+SIBLING = MNIST.model_copy(update={"name": "little", "n_layers": 2, "fingerprint": "f" * 64})
+DENSE = Policy.dense(6, 6)
+ALL = settings(MNIST, [SIBLING])
+BY_NAME = {setting.name: setting for setting in ALL}
+
+
+def test_settings_cover_every_place() -> None:
+    by_kind = {kind: [s for s in ALL if s.kind == kind] for kind in {s.kind for s in ALL}}
+    assert {kind: len(found) for kind, found in by_kind.items()} == {
+        "bits": 6 * 5 * 4,
+        "keep": 6 * 4 * 5,
+        "kv_bits": 6 * 2,
+        "window": 6 * (1 + 2 + 3 + 3),
+        "tokens": 6 * 5 * 3,
+        "sharing": 6 * 6 * 2,
+        "skip": 5,
+        "guidance": 6,
+        "refiner": 5,
+    }
+    assert len(BY_NAME) == len(ALL) == len({edit(DENSE, s).digest for s in ALL})
+    assert {"L3.fc1=4bit", "L3H1.keep=0.5", "L0.kv_bits=8bit", "L2S5.window=3", "L5S4.tokens=0.25"} < BY_NAME.keys()
+    assert {"L0S5.ffn=shared", "S5.skip=yes", "guidance=off from 4", "refiner=little from 2"} < BY_NAME.keys()
+
+
+def test_settings_that_validation_refuses_are_left_out() -> None:
+    names = {s.name for s in settings(SHARED_ADALN)}
+    assert "L0.fc2=8bit" in names and "L0.ada=8bit" not in names  # the layers share one AdaLN
+    assert not {"S0.skip=yes", "L0S0.tokens=0.5", "refiner=little from 2"} & names
+
+
+def test_each_setting_is_found_again() -> None:
+    for setting in ALL:
+        assert changes(edit(DENSE, setting)) == ((setting,), ())
+
+
+@configured(max_examples=150)
+@given(st.integers(0, 2**32), st.floats(0, 1))
+def test_policies_of_the_space_are_their_settings(seed: int, density: float) -> None:
+    policy = SearchSpace(MNIST).random(random.Random(seed), density)
+    found, rest = changes(policy)
+    assert not rest
+    assert compose(MNIST, found) == policy
+    assert len({s.unit for s in found}) == len(found)
+
+
+@configured(max_examples=100)
+@given(st.lists(st.sampled_from(ALL), max_size=40, unique_by=lambda s: s.unit), st.randoms())
+def test_the_order_of_edits_does_not_matter(chosen: list[Setting], rng: random.Random) -> None:
+    policy = compose(MNIST, chosen)
+    policy.check(MNIST)
+    rng.shuffle(chosen)
+    assert compose(MNIST, chosen) == policy
+    found, rest = changes(policy)
+    assert not rest and compose(MNIST, found) == policy
+    # Less what has no effect behind a skipped scale, dropped guidance or a refiner; a skipped scale has no guidance.
+    assert {s for s in found if s.kind != "guidance"} <= set(chosen)
+
+
+def test_guidance_is_off_from_the_first_scale_that_runs() -> None:
+    policy = compose(MNIST, [BY_NAME["guidance=off from 3"], BY_NAME["S3.skip=yes"]])
+    assert set(changes(policy).settings) == {BY_NAME["guidance=off from 4"], BY_NAME["S3.skip=yes"]}
+
+
+@given(st.sampled_from(ALL), st.sampled_from(ALL))
+def test_a_unit_has_one_setting(first: Setting, second: Setting) -> None:
+    both = edit(edit(DENSE, first), second)
+    if first.unit == second.unit:
+        assert both == edit(DENSE, second)
+    elif first.kind == second.kind != "skip":
+        assert set(changes(both).settings) == {first, second}
+
+
+def test_what_would_have_no_effect_is_not_written() -> None:
+    unguided, skipped = BY_NAME["guidance=off from 4"], BY_NAME["S5.skip=yes"]
+    refined = BY_NAME["refiner=little from 5"]
+    for behind in ("L0S5.ffn=shared", "L2S5.window=3", "L5S5.tokens=0.25"):
+        assert compose(MNIST, [skipped, BY_NAME[behind]]) == compose(MNIST, [BY_NAME[behind], skipped])
+        assert compose(MNIST, [skipped, BY_NAME[behind]]) == edit(DENSE, skipped)
+    assert compose(MNIST, [BY_NAME["L0S5.ffn=shared"], unguided]) == edit(DENSE, unguided)
+    assert compose(MNIST, [BY_NAME["L5S5.tokens=0.25"], refined]) == edit(DENSE, refined)
+    # What comes earlier stays.
+    kept = compose(MNIST, [BY_NAME["L0S3.ffn=shared"], BY_NAME["L1S4.tokens=0.5"], unguided, refined])
+    assert len(changes(kept).settings) == 4
+
+
+def test_guidance_that_ends_later_is_back_before() -> None:
+    early, late = BY_NAME["guidance=off from 2"], BY_NAME["guidance=off from 5"]
+    assert compose(MNIST, [early, late]) == edit(DENSE, late)
+
+
+def test_what_no_setting_says_is_reported() -> None:
+    heads = SparseAttention(window=((None,) * 4,) * 5 + ((1, 2, 2, 2),))
+    chosen = SparseAttention(cross_scale=CrossScale(decision_scale=4, keys=0.25, sink_scales=2, radius=(1, 1)))
+    policy = Policy(
+        layers=(LayerPolicy(attention=heads), LayerPolicy(attention=chosen), *DENSE.layers[2:]),
+        scales=(*DENSE.scales[:5], ScalePolicy(tokens=Pruning(keep=0.5, score="entropy"))),
+    )
+    policy = edit(policy, BY_NAME["L3.fc1=4bit"])
+    found = changes(policy)
+    assert found.settings == (BY_NAME["L3.fc1=4bit"],)
+    assert found.rest == ("layers[0].attention.window", "layers[1].attention.cross_scale", "scales[5].tokens")
+
+
+def test_published_systems_are_settings_and_a_named_rest() -> None:
+    for name, policy in presets(MNIST, random_calibration(MNIST), [SIBLING])[0].items():
+        found, rest = changes(policy)
+        assert found or rest, name
+        assert (compose(MNIST, found) == policy) == (not rest), name
+
+
+def test_contradictions_are_refused_with_the_reason() -> None:
+    by_entropy = Policy(
+        layers=DENSE.layers, scales=(*DENSE.scales[:5], ScalePolicy(tokens=Pruning(keep=0.5, score="entropy")))
+    )
+    with pytest.raises(PolicyError, match=r"L5S5\.tokens=0\.25 contradicts the policy: other layers .* by entropy"):
+        edit(by_entropy, BY_NAME["L5S5.tokens=0.25"])
+    chosen = CrossScale(decision_scale=5, keys=0.25, sink_scales=2, radius=(1,))
+    deciding = Policy(
+        layers=(LayerPolicy(attention=SparseAttention(cross_scale=chosen)), *DENSE.layers[1:]), scales=DENSE.scales
+    )
+    with pytest.raises(PolicyError, match=r"S5\.skip=yes contradicts .* decides at scale 5, which does not run"):
+        edit(deciding, BY_NAME["S5.skip=yes"])
+    with pytest.raises(PolicyError, match=r"L0S5\.window=2 contradicts .* choose one"):
+        edit(deciding, BY_NAME["L0S5.window=2"])
+
+
+def test_names_tell_groups_and_activations() -> None:
+    how = Quantization(bits=4, group=32, activation_bits=8)
+    assert Setting("bits", how, layer=1, part="qkv").name == "L1.qkv=4bit/32+a8"
+    refiner = Refiner(model="little", fingerprint="f" * 64, first_scale=2)
+    assert Setting("refiner", refiner).name == "refiner=little from 2"
+    assert reduce(edit, [BY_NAME["L0.qkv=3bit"], BY_NAME["L0.qkv=8bit"]], DENSE).layers[0].weights.qkv == Quantization(
+        bits=8
+    )

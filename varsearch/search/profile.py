@@ -1,0 +1,183 @@
+"""Makes the profile of a model for a target, or finds it in the store, or goes on where an earlier call stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from varsearch.db import Store
+from varsearch.errors import Interrupted, ModelError
+from varsearch.evaluators.costs import CostEvaluator
+from varsearch.evaluators.extractors import Extractor, classifier_extractor
+from varsearch.evaluators.sensitivity import SensitivityEvaluator
+from varsearch.evaluators.speed import protocol_for as speed_protocol
+from varsearch.models import zoo
+from varsearch.models.image_model import ImageModel
+from varsearch.policy import Policy
+from varsearch.profile import DENSE, CostProtocol, Costs, Profile, Sensitivity, SensitivityProtocol
+from varsearch.search.interrupt import kept_interrupts, postponed_interrupts
+from varsearch.space.probes import Chosen, Probes, probes
+from varsearch.space.units import compose
+from varsearch.target import ModelSpec, Target
+
+IMAGES = 32
+"""Drawn per setting, and held-out images read: few, because there are hundreds of settings."""
+
+SAVE_SECONDS = 10.0
+"""So much work is lost at most if the process is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a profile is: measurements made by this call and still to make, and the seconds that those may take."""
+
+    done: int
+    left: int
+    seconds_left: float
+
+
+OnStep = Callable[[Step], None]
+
+
+def profiled(
+    model: str,
+    target: Target,
+    storage: str | Path,
+    *,
+    images: int = IMAGES,
+    seed: int = 0,
+    on_step: OnStep = lambda step: None,
+) -> Profile:
+    """The profile of a zoo model. What the store knows is not measured again, and what is measured is stored.
+
+    Args:
+        model: name or folder.
+        target: what costs refer to. Where it is this machine, whole policies are measured.
+        storage: SQLAlchemy URL, or path of an SQLite file.
+        images: drawn per setting, and held-out images read.
+        seed: of the noise, and of the choice of pairs and whole policies.
+        on_step: told after every measurement.
+
+    Raises:
+        Interrupted: Ctrl-C. The same call goes on from here.
+        ModelError, TargetError, StoreError: what is needed is missing or damaged.
+    """
+    torch.set_num_threads(os.cpu_count() or 1)
+    refusal, held_out = zoo.quality_refusal(model, ["classifier"]), zoo.held_out(model)
+    if refusal or held_out is None:
+        raise ModelError(f"{model} cannot be profiled: {refusal or 'it has no held-out images'}")
+    loaded, siblings, speed = zoo.load(model), zoo.siblings(model), speed_protocol(target)
+    extractor = classifier_extractor(zoo.load_classifier(model))
+    wanted = probes(loaded.spec, siblings, seed)
+    quality = _sensitivity_protocol(loaded, extractor, wanted, images, seed)
+    cost = CostProtocol(speed=speed, settings=_digest(loaded.spec, (wanted.parts, wanted.policies)))
+    fingerprint = loaded.spec.fingerprint
+    with Store(storage) as store:
+        measuring = _Measuring(
+            loaded.spec,
+            store,
+            store.profile(Sensitivity, fingerprint, quality) or Sensitivity(fingerprint=fingerprint, protocol=quality),
+            store.profile(Costs, fingerprint, cost) or Costs(fingerprint=fingerprint, protocol=cost),
+        )
+        sensitivity = SensitivityEvaluator(loaded, quality, extractor, held_out)
+        dense = measuring.costs.policies.get(DENSE)
+        evaluator = CostEvaluator(model, speed, dense.latency_ms if dense else None)
+        measuring.run(_tasks(wanted, sensitivity, evaluator), on_step)
+    return Profile(sensitivity=measuring.sensitivity, costs=measuring.costs, spec=loaded.spec, siblings=tuple(siblings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What to measure, how, and the table that it goes to."""
+
+    table: str
+    name: str
+    chosen: Chosen
+    measure: Callable[[Policy], Any]
+
+
+def _tasks(wanted: Probes, quality: SensitivityEvaluator, cost: CostEvaluator) -> list[_Task]:
+    dense: dict[str, Chosen] = {DENSE: ()}
+    tables: tuple[tuple[str, Mapping[str, Chosen], Callable[[Policy], Any]], ...] = (
+        ("effects", wanted.singles | wanted.pairs | wanted.policies, quality.effect),
+        ("parts", dense | wanted.parts, cost.predicted),
+        ("policies", dense | wanted.policies, cost.end_to_end),
+    )
+    return [_Task(table, name, chosen, how) for table, sets, how in tables for name, chosen in sets.items()]
+
+
+class _Measuring:
+    """What is known so far of one model and target."""
+
+    def __init__(self, spec: ModelSpec, store: Store, sensitivity: Sensitivity, costs: Costs) -> None:
+        self.spec, self.store = spec, store
+        self.sensitivity, self.costs = sensitivity, costs
+        self.tables: dict[str, dict[str, Any]] = {
+            "effects": dict(sensitivity.effects),
+            "parts": dict(costs.parts),
+            "policies": dict(costs.policies),
+        }
+        self.seconds = {"effects": sensitivity.seconds, "parts": costs.seconds, "policies": 0.0}
+
+    def run(self, tasks: Iterable[_Task], on_step: OnStep) -> None:
+        """Measures what is missing, and stores it now and then and at the end, whatever ends it."""
+        todo = [task for task in tasks if task.name not in self.tables[task.table]]
+        if not todo:
+            return
+        try:
+            with kept_interrupts() as check:
+                self._measure(todo, on_step, check)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; what was measured is stored, and the same command goes on") from None
+        finally:
+            self._save()
+
+    def _measure(self, todo: list[_Task], on_step: OnStep, check: Callable[[], None]) -> None:
+        started = saved = ended = time.monotonic()
+        for done, task in enumerate(todo, start=1):
+            self.tables[task.table][task.name] = task.measure(compose(self.spec, task.chosen))
+            check()
+            began, ended = ended, time.monotonic()
+            self.seconds[task.table] += ended - began
+            left = len(todo) - done
+            on_step(Step(done, left, left * (ended - started) / done))
+            if ended - saved > SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+
+    def _save(self) -> None:
+        """Another process may have stored some of it meanwhile, and its numbers are taken over."""
+        effects, parts, policies = (self.tables[name] for name in ("effects", "parts", "policies"))
+        quality = self.sensitivity.model_copy(update={"effects": effects, "seconds": self.seconds["effects"]})
+        seconds = self.seconds["parts"] + self.seconds["policies"]
+        cost = self.costs.model_copy(update={"parts": parts, "policies": policies, "seconds": seconds})
+        with postponed_interrupts():
+            self.sensitivity, self.costs = self.store.save_profile(quality), self.store.save_profile(cost)
+
+
+def _sensitivity_protocol(
+    model: ImageModel, extractor: Extractor, wanted: Probes, images: int, seed: int
+) -> SensitivityProtocol:
+    sampling = model.sampling
+    return SensitivityProtocol(
+        extractor=extractor.identity,
+        images=images,
+        seed=seed,
+        guidance=sampling.guidance,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        settings=_digest(model.spec, (wanted.singles, wanted.pairs, wanted.policies)),
+    )
+
+
+def _digest(spec: ModelSpec, sets: Iterable[Mapping[str, Chosen]]) -> str:
+    """Sha256 of the policies that these settings make."""
+    policies = (compose(spec, chosen).digest for wanted in sets for chosen in wanted.values())
+    return hashlib.sha256("\n".join(policies).encode()).hexdigest()
