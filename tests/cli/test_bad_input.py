@@ -51,7 +51,7 @@ CASES = {
     "bound on nothing": (["run", *FAST, "--objectives", "latency,memory", "--max-fid", "+1"], 2, ["add fid"]),
     "unknown target": (["run", "--target", "5090"], 5, ["unknown target '5090'", "4090", "h200"]),
     "unknown model": (["run", "--model", "imagenet"], 4, ["unknown model 'imagenet'", "mnist"]),
-    "pickle checkpoint": (["run", "--model", "var_d16.pth"], 4, ["pickle checkpoint"]),
+    "pickle checkpoint": (["run", "--model", "var_d16.pth"], 4, ["a checkpoint without its tokenizer", "--weights"]),
     "unknown metric": (["run", *FAST, "--objectives", "beauty"], 2, ["unknown metric 'beauty'", "delta_fid"]),
     "four objectives": (["run", *FAST, "--objectives", "fid,kid,nll,flops"], 2, ["one to three"]),
     "impossible memory": (["run", *FAST, "--max-memory", "1kB"], 2, ["--max-memory", "least reachable"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_bad_input import FAST, LIKE_A_USER, clean_environment, exported, fails, in_empty_folder, model_copy
+from varsearch.cli.main import main
 from varsearch.models import zoo
 
 __all__ = ["exported", "in_empty_folder", "model_copy"]
@@ -88,12 +89,13 @@ def test_damaged_cards(card: str, model_copy: Path, capsys: pytest.CaptureFixtur
         fails(capsys, arguments, 4, "card")
 
 
-def test_a_list_of_models_of_which_one_lacks_a_file(
+def test_a_model_that_lacks_a_file(
     model_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zoo, "WEIGHTS", model_copy.parent)
     (model_copy / "held_out.safetensors").unlink()
-    fails(capsys, ["models"], 4, "held_out.safetensors: No such file")
+    fails(capsys, ["models", model_copy.name], 4, "held_out.safetensors: No such file")
+    assert main(["models"]) == 0, "the list says nothing of files"
 
 
 def test_the_folder_of_a_database_is_read_only(exported: Path, tmp_path: Path) -> None:

@@ -129,7 +129,8 @@ def _card(name: str, about: Overview, json: bool) -> None:
         print_json(found)
         return
     console.print(f"{m.name}: {m.description}", style="bold")
-    console.print(f"data: {m.data}\nlicence: {m.licence}\nweights: {m.fingerprint()}")
+    size = scaled(zoo.stored_bytes(name), BYTES)
+    console.print(f"data: {m.data}\nlicence: {m.licence}\nweights: {m.fingerprint()}, {size} in all files")
     rows = (
         (figure, f"{value:.0f}" if value.is_integer() else f"{value:.5g}") for figure, value in card.numbers.items()
     )

@@ -54,7 +54,7 @@ def folder(model: str) -> Path:
     if named is not None:
         return registry.folder(named)
     path = Path(model)
-    if path.suffix in checkpoints.PICKLES and path.is_file():
+    if path.suffix in checkpoints.PICKLES:
         raise ModelError(
             f"{model} is a checkpoint without its tokenizer: name a published model (varsearch models) and give "
             "--weights the folder that holds both"
