@@ -56,7 +56,7 @@ class FakeSpace:
             scales=tuple(ScalePolicy(guidance="off" if o else "full") for o in off),
         )
 
-    def encode(self, policy: Policy) -> dict[str, int]:
+    def nearest(self, policy: Policy) -> dict[str, int]:
         linears = [layer.weights.qkv for layer in policy.layers]
         off = [scale.guidance == "off" for scale in policy.scales]
         return {f"bits{i}": BITS.index(q.bits if q else None) for i, q in enumerate(linears)} | {

@@ -226,13 +226,13 @@ def test_senseless_times_are_refused(start: Open, minutes: float) -> None:
         start(minutes=minutes)
 
 
-def test_a_seed_outside_the_space_is_refused_before_anything_is_written(start: Open, tmp_path: Path) -> None:
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(start: Open, tmp_path: Path) -> None:
     class Narrow(FakeSpace):
-        def encode(self, policy: Policy) -> dict[str, int]:
+        def nearest(self, policy: Policy) -> dict[str, int]:
             if policy != DENSE:
-                raise PolicyError("the policy lies outside the search space")
-            return super().encode(policy)
+                raise PolicyError("the policy is of another model")
+            return super().nearest(policy)
 
-    with pytest.raises(PolicyError, match="outside the search space"):
+    with pytest.raises(PolicyError, match="of another model"):
         start(space=Narrow())
     assert list(tmp_path.iterdir()) == []

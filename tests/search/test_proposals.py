@@ -86,12 +86,12 @@ def test_the_sampler_learns_from_the_trials() -> None:
 
 def test_duplicates_of_the_sampler_become_mutations(monkeypatch: pytest.MonkeyPatch) -> None:
     proposer = Proposer(fakes.settings(), SPACE)
-    dense = SPACE.encode(DENSE)
+    dense = SPACE.nearest(DENSE)
     proposer.view.show(shown(0, DENSE))
     monkeypatch.setattr(optuna.Study, "ask", lambda *_: SimpleNamespace(params=dense))
     found = proposer.propose(1, {DENSE.digest})
     assert found is not None
     origin, policy = found
-    changed = [knob for knob, level in SPACE.encode(policy).items() if level != dense[knob]]
+    changed = [knob for knob, level in SPACE.nearest(policy).items() if level != dense[knob]]
     assert origin == "mutation"
     assert len(changed) == 1

@@ -64,7 +64,7 @@ def test_a_complete_trial_shows_all_there_is_to_know(view: StudyView) -> None:
     assert [direction.name for direction in view.study.directions] == ["MINIMIZE"] * 3
     assert dense.values == [0.0, 100.0, 1e6]
     assert w8.values == [0.32, 98.4, 840_000.0]
-    assert w8.params == SPACE.encode(W8)
+    assert w8.params == SPACE.nearest(W8)
     assert w8.user_attrs == {
         "origin": "seed:dense",
         "policy": "weights 8-bit x2",

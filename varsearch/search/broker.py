@@ -49,7 +49,7 @@ class Broker:
 
     Raises:
         UsageError: budget, time or patience is not positive, or the name belongs to a run with other settings.
-        PolicyError: a start lies outside the space.
+        PolicyError: a start does not fit the model.
         StoreError: from here and from every method, if the database fails or another process continues the run.
     """
 
@@ -68,7 +68,7 @@ class Broker:
         self._limits, self._settings = Limits(budget, minutes, patience), settings
         self._starts = dict(starts)
         for policy in starts.values():
-            space.encode(policy)
+            space.nearest(policy)
         self._proposer = Proposer(settings, space)
         self._trials: list[TrialRecord] = []
         self._tried: set[str] = set()

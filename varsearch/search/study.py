@@ -25,6 +25,7 @@ from varsearch.measurement import METRICS
 from varsearch.policy import Policy
 from varsearch.search.settings import RunSettings
 from varsearch.search.summary import summarize
+from varsearch.space.changes import changes
 
 STATES = {
     State.WAITING: TrialState.WAITING,
@@ -46,8 +47,8 @@ class Space(Protocol):
         """The policy with these levels; several vectors may mean the same policy."""
         ...
 
-    def encode(self, policy: Policy) -> dict[str, int]:
-        """The levels of a policy; `PolicyError` if it lies outside the space."""
+    def nearest(self, policy: Policy) -> dict[str, int]:
+        """The levels of a policy, or of one like it where no levels say it; `PolicyError` if it fits no such model."""
         ...
 
 
@@ -135,12 +136,13 @@ class StudyView:
         complete = trial.state is State.COMPLETE
         if complete:
             self._settings.require(trial.values, trial.number)
+        levels = self._space.nearest(trial.policy)
         return optuna.create_trial(
             state=STATES[trial.state],
             values=self._settings.objective_values(trial.values) if complete else None,
-            params=self._space.encode(trial.policy),
+            params=levels,
             distributions=self.distributions,
-            user_attrs=self._user_attrs(trial),
+            user_attrs=self._user_attrs(trial) | self._edited(trial.policy, levels),
             system_attrs=self._constraints(trial.values) if complete else {},
         )
 
@@ -154,6 +156,15 @@ class StudyView:
         if trial.error:
             attrs["error"] = trial.error
         return attrs | trial.values
+
+    def _edited(self, policy: Policy, levels: Mapping[str, int]) -> dict[str, Any]:
+        """The places where the policy is not what the parameters say; no attribute where there are none."""
+        shown = self._space.decode(levels)
+        if shown == policy:
+            return {}
+        own, other = changes(policy), changes(shown)
+        units = {setting.unit for setting in set(own.settings) ^ set(other.settings)}
+        return {"edited": ", ".join(sorted(units | (set(own.rest) ^ set(other.rest)))) or "values"}
 
     def _constraints(self, values: Mapping[str, float]) -> dict[str, Any]:
         # Optuna 5 writes one attribute per constraint but still reads this list, and optuna-dashboard 0.21 reads

@@ -187,11 +187,19 @@ class SearchSpace:
 
     def encode(self, policy: Policy) -> dict[str, int]:
         """Levels that decode to `policy`; `PolicyError` if no levels do."""
-        policy.check(self.spec)
-        levels = dict.fromkeys(self.knobs, 0) | {k: v for k, v in self._encode(policy).items() if k in self.knobs}
+        levels = self.nearest(policy)
         if self.decode(levels) != policy:
             raise PolicyError("the policy lies outside the search space: it sets something that no knob can")
         return levels
+
+    def nearest(self, policy: Policy) -> dict[str, int]:
+        """Levels that decode to `policy`, or to one that is like it; `PolicyError` if it does not fit the model.
+
+        Where linears, layers or heads that share a knob differ, the knob follows the first one.
+        """
+        policy.check(self.spec)
+        found = self._encode(policy)
+        return {name: min(found.get(name, 0), n - 1) for name, n in self.knobs.items()}
 
     def _encode(self, policy: Policy) -> dict[str, int]:
         levels = {name: self._offered(name, getattr(policy, name)) for name in ("refiner", "decisions")}
@@ -208,7 +216,7 @@ class SearchSpace:
         windows = [layer.attention.window for i, layer in enumerate(policy.layers) if levels[f"L{i}.attention"] == 1]
         for k, scale in enumerate(policy.scales):
             levels |= self._encode_scale(k, scale)
-            radii = {window[k][0] for window in windows} - {None}
+            radii = {window[k][0] for window in windows if isinstance(window[k][0], int)}
             levels[f"S{k}.radius"] = _level((None, *self._radii(k)), max(radii, key=str)) if radii else 0
         return levels
 
@@ -252,7 +260,9 @@ def _fitting(policy: Policy, **changes: object) -> Policy:
         return policy
 
 
-def _level(levels: Sequence[object], value: object) -> int:
-    if value not in levels:
-        raise PolicyError(f"the policy lies outside the search space: {value} is not one of {levels}")
-    return levels.index(value)
+def _level(levels: Sequence[float | None], value: float | None) -> int:
+    """The level of `value`, or of what is closest to it without being off."""
+    if value in levels:
+        return levels.index(value)
+    numbers = [(abs(level - value), i) for i, level in enumerate(levels) if level is not None and value is not None]
+    return min(numbers)[1] if numbers else 0
