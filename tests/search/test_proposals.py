@@ -28,18 +28,18 @@ def propose(n: int, *, seed: int = 0, space: FakeSpace = SPACE, restart: bool = 
     trials = [shown(i, policy) for i, policy in enumerate(STARTS.values())] if space == SPACE else []
     proposer = Proposer(fakes.settings(seed=seed), space)
     for trial in trials:
-        proposer.view.show(trial)
+        proposer.show(trial)
     while len(trials) < n:
         if restart:
             proposer = Proposer(fakes.settings(seed=seed), space)
             for trial in trials:
-                proposer.view.show(trial)
+                proposer.show(trial)
         found = proposer.propose(len(trials), {t.policy.digest for t in trials})
         if found is None:
             break
         trials.append(shown(len(trials), found[1]))
-        proposer.view.show(replace(trials[-1], state=State.RUNNING))
-        proposer.view.show(trials[-1])
+        proposer.show(replace(trials[-1], state=State.RUNNING))
+        proposer.show(trials[-1])
     return [trial.policy for trial in trials]
 
 
@@ -72,12 +72,12 @@ def test_the_sampler_learns_from_the_trials() -> None:
     chosen = fakes.settings(objectives=("delta_fid",))
     proposer = Proposer(chosen, SPACE)
     trials = [shown(0, DENSE)]
-    proposer.view.show(trials[0])
+    proposer.show(trials[0])
     while len(trials) < 60:
         found = proposer.propose(len(trials), {t.policy.digest for t in trials})
         assert found is not None
         trials.append(shown(len(trials), found[1]))
-        proposer.view.show(trials[-1])
+        proposer.show(trials[-1])
     delta = [trial.values["delta_fid"] for trial in trials]
     rng = random.Random(0)
     uniform = [SPACE.decode({knob: rng.randrange(n) for knob, n in SPACE.knobs.items()}) for _ in range(20)]
@@ -87,7 +87,7 @@ def test_the_sampler_learns_from_the_trials() -> None:
 def test_duplicates_of_the_sampler_become_mutations(monkeypatch: pytest.MonkeyPatch) -> None:
     proposer = Proposer(fakes.settings(), SPACE)
     dense = SPACE.nearest(DENSE)
-    proposer.view.show(shown(0, DENSE))
+    proposer.show(shown(0, DENSE))
     monkeypatch.setattr(optuna.Study, "ask", lambda *_: SimpleNamespace(params=dense))
     found = proposer.propose(1, {DENSE.digest})
     assert found is not None

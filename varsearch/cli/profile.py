@@ -49,7 +49,7 @@ def profile(
 
     name = registry.join(model, weights, prompts)
     chosen = default_target(find_device(target), batch_size, check_dtype(dtype), zoo.manifest(name).spec())
-    found = profiled(name, chosen, storage, seed=seed, on_step=_progress)
+    found = profiled(name, chosen, storage, seed=seed, on_step=print_step)
     estimates = Estimates(found)
     if json:
         print_json(_json(found, estimates))
@@ -57,7 +57,8 @@ def profile(
         _print(found, estimates)
 
 
-def _progress(step: Step) -> None:
+def print_step(step: Step) -> None:
+    """How far a profile is."""
     end = "\r" if sys.stderr.isatty() and step.left else "\n"
     if end == "\r" or step.done % 25 == 0 or not step.left:
         total, left = step.done + step.left, duration(step.seconds_left)

@@ -47,6 +47,11 @@ def announce_calibration() -> None:
     console.print("calibrating the model for published systems, once per database …")
 
 
+def announce_profile() -> None:
+    """Says why nothing is searched yet."""
+    console.print("profiling every setting of the model, once per database; --no-profile goes without …")
+
+
 def announce_missing(what: str, missing: Mapping[str, str]) -> None:
     """Published systems that are not there, those with the same reason together."""
     for reason in dict.fromkeys(missing.values()):

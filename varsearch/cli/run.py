@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from varsearch.cli.render import (
     BLIND,
     announce_calibration,
     announce_missing,
+    announce_profile,
     bound,
     console,
     duration,
@@ -21,6 +24,7 @@ from varsearch.cli.render import (
 )
 
 if TYPE_CHECKING:
+    from varsearch.policy import Policy
     from varsearch.search.progress import Progress, Status
     from varsearch.search.setup import Plan, Request
 
@@ -58,6 +62,13 @@ def run(
             help="Stop when so many evaluations, after the starts, made the hypervolume grow by 0.1 % or less."
         ),
     ] = None,
+    no_profile: Annotated[
+        bool,
+        typer.Option(
+            "--no-profile",
+            help="Neither start from a profile of the model's settings nor make one, as budgets from 100 on do.",
+        ),
+    ] = False,
     seed: o.Seed = 0,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: from model, target and settings.")] = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
@@ -92,23 +103,29 @@ def run(
         inception=inception,
     )
     limits = {"budget": budget, "minutes": time, "patience": patience}
-    _search(request, prepare(request, storage, announce_calibration), name, storage, limits)
+    _search(request, prepare(request, storage, announce_calibration), name, storage, limits, not no_profile)
 
 
-def _search(request: Request, plan: Plan, name: str | None, storage: str, limits: dict[str, Any]) -> None:
+def _search(
+    request: Request, plan: Plan, name: str | None, storage: str, limits: dict[str, Any], use_profile: bool
+) -> None:
+    from varsearch.cli.profile import print_step
     from varsearch.cli.results import print_front
     from varsearch.search.gallery import attach_to_run
+    from varsearch.search.guidance import guided
     from varsearch.search.run import run as search
     from varsearch.search.setup import check_name
 
     name = plan.settings.default_name if name is None else name
     check_name(name)
-    _announce(plan, name, storage, **limits)
+    guide, starts = guided(plan, storage, limits["budget"], use_profile, announce_profile, print_step)
+    _announce(plan, starts, name, storage, **limits)
     final = search(
         plan.settings,
         plan.space,
-        plan.starts.by_origin,
+        starts,
         plan.worker.make,
+        guide=guide,
         storage=storage,
         name=name,
         workers=request.workers,
@@ -129,7 +146,15 @@ def _search(request: Request, plan: Plan, name: str | None, storage: str, limits
     console.print(f"{attach_to_run(storage, name)} sample grids drawn for the dashboard")
 
 
-def _announce(plan: Plan, name: str, storage: str, budget: int, minutes: float | None, patience: int | None) -> None:
+def _announce(
+    plan: Plan,
+    starts: Mapping[str, Policy],
+    name: str,
+    storage: str,
+    budget: int,
+    minutes: float | None,
+    patience: int | None,
+) -> None:
     settings, quality = plan.settings, plan.settings.quality
     limits = ", ".join(bound(metric, limit) for metric, limit in settings.bounds.items()) or "none"
     console.print(
@@ -141,10 +166,15 @@ def _announce(plan: Plan, name: str, storage: str, budget: int, minutes: float |
     spend += f", patience {patience}" if patience else ""
     console.print(
         f"budget {spend}, {quality.n_images if quality else 'no'} images each; "
-        f"{len(plan.space.knobs)} knobs; starts from {len(plan.starts.presets)} published systems and "
-        f"{len(plan.starts.seeds)} hand-made policies; bounds: {limits}; storage {storage}"
+        f"{len(plan.space.knobs)} knobs; starts from {_counted(starts)}; bounds: {limits}; storage {storage}"
     )
     announce_missing("not among them", plan.starts.missing)
+
+
+def _counted(starts: Mapping[str, Policy]) -> str:
+    names = {"preset": "published systems", "warm": "policies of the profile", "seed": "hand-made policies"}
+    found = Counter(origin.partition(":")[0] for origin in starts)
+    return " and ".join(f"{found[kind]} {name}" for kind, name in names.items() if found[kind])
 
 
 def _print_progress(event: Progress) -> None:

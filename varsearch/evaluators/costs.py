@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property
 
 from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.evaluators.speed import SpeedEvaluator
@@ -64,3 +65,14 @@ class CostEvaluator:
 
 def _cost(evidence: Evidence) -> Cost:
     return Cost(**{name: evidence.values[name] for name in Cost.model_fields})
+
+
+def exact_costs(model: str, protocol: SpeedProtocol) -> Callable[[Policy], dict[str, float]]:
+    """What gives the metrics of speed that the cost model predicts for a zoo model, each policy once."""
+    predicting = CostModel(zoo_skeleton(model), protocol)
+
+    @cache
+    def costs(policy: Policy) -> dict[str, float]:
+        return predicting.evaluate(policy).values
+
+    return costs

@@ -17,6 +17,7 @@ from varsearch.errors import UsageError
 from varsearch.measurement import Evidence, Job, Outcome
 from varsearch.policy import Policy
 from varsearch.search.front import dense_trial, front_trials, front_volume
+from varsearch.search.guide import Guide
 from varsearch.search.limits import Limits
 from varsearch.search.progress import Progress, Status
 from varsearch.search.proposals import Proposer
@@ -46,6 +47,7 @@ class Broker:
         budget: evaluations in total, those of earlier invocations included.
         minutes: time after which no job is handed out, counted from now.
         patience: evaluations without growth of the hypervolume after which no job is handed out, see `Limits`.
+        guide: what proposals may know besides the trials.
 
     Raises:
         UsageError: budget, time or patience is not positive, or the name belongs to a run with other settings.
@@ -64,12 +66,13 @@ class Broker:
         name: str | None = None,
         minutes: float | None = None,
         patience: int | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self._limits, self._settings = Limits(budget, minutes, patience), settings
         self._starts = dict(starts)
         for policy in starts.values():
             space.nearest(policy)
-        self._proposer = Proposer(settings, space)
+        self._proposer = Proposer(settings, space, guide)
         self._trials: list[TrialRecord] = []
         self._tried: set[str] = set()
         self._workers: set[str] = set()
@@ -279,4 +282,4 @@ class Broker:
     def _show(self, trial: TrialRecord) -> None:
         with study_errors(self._store.url):
             self._study.show(trial)
-        self._proposer.view.show(trial)
+        self._proposer.show(trial)

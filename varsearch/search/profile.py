@@ -70,27 +70,75 @@ def profiled(
         ModelError, TargetError, StoreError: what is needed is missing or damaged.
     """
     torch.set_num_threads(os.cpu_count() or 1)
-    refusal, held_out = zoo.quality_refusal(model, ["classifier"]), zoo.held_out(model)
-    if refusal or held_out is None:
-        raise ModelError(f"{model} cannot be profiled: {refusal or 'it has no held-out images'}")
-    loaded, siblings, speed = zoo.load(model), zoo.siblings(model), speed_protocol(target)
-    extractor = classifier_extractor(zoo.load_classifier(model))
-    wanted = probes(loaded.spec, siblings, seed)
-    quality = _sensitivity_protocol(loaded, extractor, wanted, images, seed)
-    cost = CostProtocol(speed=speed, settings=_digest(loaded.spec, (wanted.parts, wanted.policies)))
-    fingerprint = loaded.spec.fingerprint
+    if refusal := profile_refusal(model):
+        raise ModelError(f"{model} cannot be profiled: {refusal}")
+    wanted = _Wanted.of(model, target, images, seed)
     with Store(storage) as store:
-        measuring = _Measuring(
-            loaded.spec,
-            store,
-            store.profile(Sensitivity, fingerprint, quality) or Sensitivity(fingerprint=fingerprint, protocol=quality),
-            store.profile(Costs, fingerprint, cost) or Costs(fingerprint=fingerprint, protocol=cost),
-        )
-        sensitivity = SensitivityEvaluator(loaded, quality, extractor, held_out)
+        measuring = wanted.known(store)
+        held_out = zoo.held_out(model)
+        assert held_out is not None
+        sensitivity = SensitivityEvaluator(wanted.loaded, wanted.quality, wanted.extractor, held_out)
         dense = measuring.costs.policies.get(DENSE)
-        evaluator = CostEvaluator(model, speed, dense.latency_ms if dense else None)
-        measuring.run(_tasks(wanted, sensitivity, evaluator), on_step)
-    return Profile(sensitivity=measuring.sensitivity, costs=measuring.costs, spec=loaded.spec, siblings=tuple(siblings))
+        evaluator = CostEvaluator(model, wanted.cost.speed, dense.latency_ms if dense else None)
+        measuring.run(_tasks(wanted.probes, sensitivity, evaluator), on_step)
+    return measuring.profile(wanted)
+
+
+def known_profile(
+    model: str, target: Target, storage: str | Path, images: int = IMAGES, seed: int = 0
+) -> Profile | None:
+    """The profile that the store has; None if anything of it was not measured yet. See `profiled`."""
+    wanted = _Wanted.of(model, target, images, seed)
+    with Store(storage) as store:
+        found = wanted.known(store)
+    sets = wanted.probes
+    names = {
+        "effects": sets.singles.keys() | sets.pairs.keys() | sets.policies.keys(),
+        "parts": {DENSE, *sets.parts},
+        "policies": {DENSE, *sets.policies},
+    }
+    whole = all(names[table] <= found.tables[table].keys() for table in names)
+    return found.profile(wanted) if whole else None
+
+
+def profile_refusal(model: str) -> str:
+    """Why a zoo model cannot be profiled; empty if it can."""
+    return zoo.quality_refusal(model, ["classifier"]) or ("" if zoo.held_out(model) else "it has no held-out images")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the profile of a model for a target is made of."""
+
+    loaded: ImageModel
+    siblings: tuple[ModelSpec, ...]
+    extractor: Extractor
+    probes: Probes
+    quality: SensitivityProtocol
+    cost: CostProtocol
+
+    @classmethod
+    def of(cls, model: str, target: Target, images: int, seed: int) -> _Wanted:
+        loaded, siblings = zoo.load(model), zoo.siblings(model)
+        extractor = classifier_extractor(zoo.load_classifier(model))
+        wanted = probes(loaded.spec, siblings, seed)
+        cost = CostProtocol(
+            speed=speed_protocol(target), settings=_digest(loaded.spec, (wanted.parts, wanted.policies))
+        )
+        quality = _sensitivity_protocol(loaded, extractor, wanted, images, seed)
+        return cls(loaded, tuple(siblings), extractor, wanted, quality, cost)
+
+    def known(self, store: Store) -> _Measuring:
+        """With what the store has."""
+        spec = self.loaded.spec
+        fingerprint = spec.fingerprint
+        return _Measuring(
+            spec,
+            store,
+            store.profile(Sensitivity, fingerprint, self.quality)
+            or Sensitivity(fingerprint=fingerprint, protocol=self.quality),
+            store.profile(Costs, fingerprint, self.cost) or Costs(fingerprint=fingerprint, protocol=self.cost),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +173,12 @@ class _Measuring:
             "policies": dict(costs.policies),
         }
         self.seconds = {"effects": sensitivity.seconds, "parts": costs.seconds, "policies": 0.0}
+
+    def profile(self, wanted: _Wanted) -> Profile:
+        """What is known, as a profile."""
+        return Profile(
+            sensitivity=self.sensitivity, costs=self.costs, spec=wanted.loaded.spec, siblings=wanted.siblings
+        )
 
     def run(self, tasks: Iterable[_Task], on_step: OnStep) -> None:
         """Measures what is missing, and stores it now and then and at the end, whatever ends it."""

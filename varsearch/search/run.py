@@ -9,6 +9,7 @@ from pathlib import Path
 from varsearch.errors import EvaluationError, UsageError
 from varsearch.policy import Policy
 from varsearch.search.broker import Broker
+from varsearch.search.guide import Guide
 from varsearch.search.inline import run_inline
 from varsearch.search.progress import OnEvent, Resources, Status, ignore
 from varsearch.search.settings import RunSettings
@@ -27,6 +28,7 @@ def run(
     name: str | None = None,
     minutes: float | None = None,
     patience: int | None = None,
+    guide: Guide | None = None,
     workers: int = 0,
     resources: Resources | None = None,
     ray_address: str | None = None,
@@ -44,6 +46,7 @@ def run(
         name: the run's name, by default `settings.default_name`.
         minutes: after this time no evaluation begins; those that run are finished.
         patience: evaluations without growth of the hypervolume, earlier invocations included, that end the search.
+        guide: what proposals may know besides the trials. It travels too.
         workers: processes on Ray, or 0 to evaluate in this process without Ray.
         resources: what each worker takes, by default one core.
         ray_address: a running Ray cluster, by default Ray is started on this machine.
@@ -67,6 +70,7 @@ def run(
         name=name,
         minutes=minutes,
         patience=patience,
+        guide=guide,
     )
     if workers == 0:
         status = run_inline(make_broker, make_worker, on_event)

@@ -60,7 +60,7 @@ def warm_starts(profile: Profile, n: int = 24, max_loss: float = MAX_LOSS) -> li
     For every mixture of prices about equally many, evenly spread over what they save. Depends on the arguments alone.
     """
     estimates = Estimates(profile)
-    frames, groups = _frames(estimates), _groups(estimates)
+    frames, groups = frames_of(estimates), groups_of(estimates)
     paths = [
         [found for found in path(frames, groups, mixture) if 0 < estimates.predicted_loss(found.chosen) <= max_loss]
         for mixture in MIXTURES
@@ -102,7 +102,7 @@ class _Table:
     def __init__(self, frame: Option, groups: Sequence[Sequence[Option]], mixture: tuple[float, float]) -> None:
         self.frame, self.mixture = frame, mixture
         self.groups = [
-            [OFF, *(_behind(frame, o) for o in group if _has_effect(frame.chosen, o.chosen))] for group in groups
+            [OFF, *(_behind(frame, o) for o in group if has_effect(frame.chosen, o.chosen))] for group in groups
         ]
         shape = len(groups), max(map(len, self.groups), default=1)
         self.loss_GO, self.saved_GO = np.full(shape, np.inf), np.zeros(shape)
@@ -140,7 +140,7 @@ def _dot(a: tuple[float, float], b: tuple[float, float]) -> float:
     return a[0] * b[0] + a[1] * b[1]
 
 
-def _has_effect(frame: Chosen, chosen: Chosen) -> bool:
+def has_effect(frame: Chosen, chosen: Chosen) -> bool:
     """Whether none of these settings is at a scale that the frame skips, refines, or gives no guidance to share."""
     for outer, inner in product(frame, chosen):
         if inner.scale is None:
@@ -157,7 +157,7 @@ def _first_scale(setting: Setting) -> int:
     return int(getattr(setting.value, "first_scale", setting.value))
 
 
-def _frames(estimates: Estimates) -> list[Option]:
+def frames_of(estimates: Estimates) -> list[Option]:
     """Guidance off from any scale or not, with a scale skipped, a refiner, or neither."""
     singles = [setting for (setting,) in estimates.probes.singles.values()]
     guidance = [(s,) for s in singles if s.kind == "guidance"]
@@ -168,7 +168,7 @@ def _frames(estimates: Estimates) -> list[Option]:
     return [_option(estimates, pair) for pair in distinct]
 
 
-def _groups(estimates: Estimates) -> list[list[Option]]:
+def groups_of(estimates: Estimates) -> list[list[Option]]:
     """The settings of each unit; those of a layer's cache together, because what is not kept needs no bits."""
     units: dict[str, list[Setting]] = {}
     caches: dict[int | None, list[Setting]] = {}

@@ -216,7 +216,8 @@ class SearchSpace:
         windows = [layer.attention.window for i, layer in enumerate(policy.layers) if levels[f"L{i}.attention"] == 1]
         for k, scale in enumerate(policy.scales):
             levels |= self._encode_scale(k, scale)
-            radii = {window[k][0] for window in windows if isinstance(window[k][0], int)}
+            firsts = [window[k][0] for window in windows]
+            radii = {radius for radius in firsts if isinstance(radius, int)}
             levels[f"S{k}.radius"] = _level((None, *self._radii(k)), max(radii, key=str)) if radii else 0
         return levels
 

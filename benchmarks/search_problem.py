@@ -1,0 +1,147 @@
+"""What `benchmarks.search` searches: what a problem is, and recorded real evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, Protocol
+
+from varsearch.db import Store
+from varsearch.errors import EvaluationError, UsageError
+from varsearch.evaluators.costs import exact_costs
+from varsearch.measurement import Evidence, Job
+from varsearch.policy import Policy
+from varsearch.profile import (
+    Profile,
+)
+from varsearch.search.guidance import WARM_STARTS, starts_with
+from varsearch.search.guide import Guide
+from varsearch.search.profile import profiled
+from varsearch.search.settings import RunSettings
+from varsearch.search.setup import Plan, Request, prepare
+from varsearch.search.study import Space
+from varsearch.search.warm import warm_starts
+
+Found = tuple[Evidence, Evidence]
+"""Evidence of quality and of speed."""
+
+
+class Problem(Protocol):
+    """What a search is about, and its answers."""
+
+    @property
+    def settings(self) -> RunSettings:
+        """Protocols and objectives."""
+        ...
+
+    @property
+    def space(self) -> Space:
+        """Where policies come from."""
+        ...
+
+    @property
+    def published(self) -> Mapping[str, Policy]:
+        """Dense, published systems and hand-made policies, by origin."""
+        ...
+
+    @property
+    def profile(self) -> Profile:
+        """What single settings do."""
+        ...
+
+    @property
+    def warm(self) -> dict[str, Policy]:
+        """Dense, what the profile suggests, and published systems, by origin."""
+        ...
+
+    def evaluate(self, policy: Policy) -> Found:
+        """The policy's numbers; `EvaluationError` if it has none."""
+        ...
+
+    def guide(self, profile: bool) -> Guide:
+        """What proposals may know."""
+        ...
+
+
+@dataclass(eq=False)
+class Recorded:
+    """Real evaluations of `mnist`, predicted for a target. What the database has is replayed.
+
+    Args:
+        storage: the database, which is the record.
+        images: of each evaluation.
+        record: whether what it lacks is evaluated and kept.
+        counts: how many evaluations were replayed, and how many made.
+    """
+
+    storage: str
+    target: str = "4090"
+    images: int = 128
+    record: bool = False
+    counts: dict[str, int] = field(default_factory=lambda: {"replayed": 0, "evaluated": 0})
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return prepare(Request(target=self.target, images=self.images), self.storage)
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self.storage)
+
+    @cached_property
+    def _worker(self) -> Any:
+        return self._plan.worker.make()
+
+    @property
+    def settings(self) -> RunSettings:
+        """Protocols and objectives."""
+        return self._plan.settings
+
+    @property
+    def space(self) -> Space:
+        """With what published systems set."""
+        return self._plan.space
+
+    @cached_property
+    def published(self) -> Mapping[str, Policy]:
+        """Dense, published systems and hand-made policies."""
+        return self._plan.starts.by_origin
+
+    @cached_property
+    def profile(self) -> Profile:
+        """Measured once per database."""
+        return profiled("mnist", self.settings.target, self.storage)
+
+    @cached_property
+    def warm(self) -> dict[str, Policy]:
+        """As a run starts."""
+        return starts_with(self.published, warm_starts(self.profile, WARM_STARTS))
+
+    def guide(self, profile: bool) -> Guide:
+        """What the search itself would know."""
+        found, speed = self.profile, self.settings.speed
+        return Guide(found.spec, found.siblings, found if profile else None, partial(exact_costs, "mnist", speed))
+
+    def evaluate(self, policy: Policy) -> Found:
+        """From the database, or for the database."""
+        quality, speed = self._known(policy)
+        if quality is None or speed is None:
+            if not self.record:
+                raise UsageError(f"{self.storage} has no evaluation of {policy.digest[:12]}…: run again with --record")
+            outcome = self._worker.evaluate(Job(number=0, policy=policy, quality=quality, speed=speed))
+            if outcome.error:
+                raise EvaluationError(outcome.error)
+            for evidence in (outcome.quality, outcome.speed):
+                self._store.save(evidence)
+            quality, speed = self._known(policy)
+            self.counts["evaluated"] += 1
+        else:
+            self.counts["replayed"] += 1
+        assert quality is not None and speed is not None
+        return quality, speed
+
+    def _known(self, policy: Policy) -> tuple[Evidence | None, Evidence | None]:
+        s = self.settings
+        quality = self._store.find("quality", policy.digest, s.fingerprint, s.quality_digest)
+        return quality, self._store.find("speed", policy.digest, s.fingerprint, s.speed.digest)

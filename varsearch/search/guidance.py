@@ -1,0 +1,74 @@
+"""What a run's proposals may know, and what it starts from: with a profile where one pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from varsearch.evaluators.costs import exact_costs
+from varsearch.measurement import Origin
+from varsearch.models import zoo
+from varsearch.policy import Policy
+from varsearch.profile import Profile
+from varsearch.search.front import DENSE, PRESET, WARM
+from varsearch.search.guide import Guide
+from varsearch.search.profile import OnStep, known_profile, profile_refusal, profiled
+from varsearch.search.setup import Plan
+from varsearch.search.warm import WarmStart, warm_starts
+
+WORTH_PROFILING = 100
+"""Evaluations from which on a search is long enough to pay for a profile that no one has made yet."""
+
+WARM_STARTS = 20
+"""Policies from mild to strong that a search takes from its profile."""
+
+
+def guided(
+    plan: Plan,
+    storage: str | Path,
+    budget: int,
+    use_profile: bool = True,
+    on_start: Callable[[], None] = lambda: None,
+    on_step: OnStep = lambda step: None,
+) -> tuple[Guide | None, dict[str, Policy]]:
+    """The guide of a run's proposals, None where quality is not evaluated, and its starts by origin.
+
+    Args:
+        plan: the run.
+        storage: database that knows the profile, or gets it.
+        budget: evaluations of the run: `WORTH_PROFILING` of them pay for a profile. One that is stored is used anyway.
+        use_profile: whether there may be one.
+        on_start: called before a profile is made or completed, which takes minutes.
+        on_step: told after every measurement.
+    """
+    if plan.settings.quality is None:
+        return None, plan.starts.by_origin
+    model, speed = plan.worker.model, plan.settings.speed
+    found = _profile(plan, storage, budget, on_start, on_step) if use_profile else None
+    costs = partial(exact_costs, model, speed) if speed.origin is Origin.PREDICTED else None
+    guide = Guide(plan.space.spec, tuple(zoo.siblings(model)), found, costs)
+    starts = plan.starts.by_origin
+    return guide, starts if found is None else starts_with(starts, warm_starts(found, WARM_STARTS))
+
+
+def starts_with(starts: Mapping[str, Policy], warm: Sequence[WarmStart]) -> dict[str, Policy]:
+    """Dense, the warm starts from mild to strong, and what is published, by origin.
+
+    Hand-made policies are left out: what a profile says of the same settings is better.
+    """
+    first = {DENSE: starts[DENSE], **{f"{WARM}{i}": start.policy for i, start in enumerate(warm)}}
+    return first | {origin: policy for origin, policy in starts.items() if origin.startswith(PRESET)}
+
+
+def _profile(
+    plan: Plan, storage: str | Path, budget: int, on_start: Callable[[], None], on_step: OnStep
+) -> Profile | None:
+    model, target = plan.worker.model, plan.settings.target
+    if profile_refusal(model):
+        return None
+    found = known_profile(model, target, storage)
+    if found is None and budget >= WORTH_PROFILING:
+        on_start()
+        return profiled(model, target, storage, on_step=on_step)
+    return found

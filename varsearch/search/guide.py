@@ -1,0 +1,29 @@
+"""What proposals may know besides the trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from varsearch.policy import Policy
+from varsearch.profile import Profile
+from varsearch.target import ModelSpec
+
+MakeCosts = Callable[[], Callable[[Policy], Mapping[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """Travels to other processes, so it must be picklable.
+
+    Args:
+        spec: shape of the model.
+        siblings: its possible refiners.
+        profile: what its settings lose and save; without it that is guessed from shapes.
+        make_costs: makes what gives exact metrics of speed in a moment, where they are predicted.
+    """
+
+    spec: ModelSpec
+    siblings: tuple[ModelSpec, ...] = ()
+    profile: Profile | None = None
+    make_costs: MakeCosts | None = None

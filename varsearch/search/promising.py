@@ -1,0 +1,117 @@
+"""The policy that is expected to add most hypervolume, of many that descend from the front."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Container, Mapping, Sequence
+
+import numpy as np
+
+from varsearch.db import State, TrialRecord
+from varsearch.errors import VarsearchError
+from varsearch.measurement import METRICS
+from varsearch.policy import Policy
+from varsearch.search.acquisition import expected_gains, free_boxes
+from varsearch.search.front import WORST, dense_trial, front_trials, relative_costs
+from varsearch.search.moves import Moves, candidates
+from varsearch.search.regression import Array
+from varsearch.search.settings import RunSettings
+from varsearch.search.surrogate import Surrogate
+from varsearch.space.probes import Chosen
+from varsearch.space.units import compose
+
+ROUNDS = (300, 150, 150)
+"""Candidates at once: the best of a round are parents of the next."""
+
+BEST = 10
+"""Parents of the next round."""
+
+EXACT = 4
+"""How many of the best have their costs computed exactly."""
+
+
+def promising(
+    settings: RunSettings,
+    moves: Moves,
+    trials: Sequence[TrialRecord],
+    rng: random.Random,
+    seen: Container[str],
+    costs: Callable[[Policy], Mapping[str, float]] | None,
+) -> Policy | None:
+    """The best candidate whose digest is not in `seen`; None if all are.
+
+    Args:
+        settings: objectives and bounds.
+        moves: where candidates come from.
+        trials: of the run; those without an outcome count as evaluated at what is predicted for them.
+        rng: of the candidates.
+        seen: digests of all trials.
+        costs: exact metrics of speed, where they can be had; `VarsearchError` for a policy that cannot run.
+    """
+    search = _Search(settings, moves, trials)
+    parents = [moves.outlook.changes(trial.policy).settings for trial in inside(settings, trials)]
+    best: dict[Chosen, float] = {}
+    for n in ROUNDS:
+        found = list(dict.fromkeys(candidates(moves, parents, rng, n)))
+        best |= dict(zip(found, search.gains(search.surrogate.draws(found)).tolist(), strict=True))
+        parents = sorted(best, key=best.__getitem__, reverse=True)[:BEST]
+    fresh: dict[Chosen, Policy] = {}
+    for chosen in sorted(best, key=best.__getitem__, reverse=True):
+        policy = compose(moves.outlook.spec, chosen)
+        if policy.digest not in seen:
+            fresh[chosen] = policy
+        if len(fresh) == EXACT:
+            break
+    return search.best(fresh, costs) if fresh else None
+
+
+def inside(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The front, without what costs too much to count for the hypervolume, as long as anything else is on it."""
+    dense, front = dense_trial(trials), front_trials(settings, trials)
+    assert dense is not None
+    near = [t for t in front if max(relative_costs(settings, t.values, dense.values)) < WORST]
+    return near or front or [dense]
+
+
+class _Search:
+    """The surrogate, and the region that nothing known dominates."""
+
+    def __init__(self, settings: RunSettings, moves: Moves, trials: Sequence[TrialRecord]) -> None:
+        dense = dense_trial(trials)
+        assert dense is not None
+        self.settings, self.dense = settings, dense.values
+        ordered = sorted(trials, key=lambda trial: trial.number)
+        complete = [t for t in ordered if t.state is State.COMPLETE]
+        pending = [moves.outlook.changes(t.policy) for t in ordered if not t.state.is_final]
+        self.surrogate = Surrogate(moves.outlook, settings, dense.values, complete, pending)
+        points = [relative_costs(settings, t.values, dense.values) for t in front_trials(settings, complete)]
+        if pending:
+            draws = self.surrogate.draws([c.settings for c in pending], [c.rest for c in pending])
+            points += list(zip(*(np.median(drawn, axis=1) for drawn in draws), strict=True))
+        self.boxes = free_boxes(points, (WORST,) * len(settings.objectives))
+        worst = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
+        index = {metric: j for j, metric in enumerate(settings.objectives)}
+        self.limits = {index[name]: cost[index[name]] for name, cost in worst.items() if name in index}
+
+    def gains(self, draws: Sequence[Array]) -> Array:
+        """Expected hypervolume that each candidate adds, times the probability that it meets the bounds."""
+        gains = expected_gains(draws, self.boxes)
+        for j, limit in self.limits.items():
+            gains = gains * (draws[j] <= limit).mean(1)
+        return gains
+
+    def best(self, fresh: Mapping[Chosen, Policy], costs: Callable[[Policy], Mapping[str, float]] | None) -> Policy:
+        """The best one, by exact costs where they can be had."""
+        policies = list(fresh.values())
+        if costs is None:
+            return policies[0]
+        draws = self.surrogate.draws(list(fresh))
+        for i, policy in enumerate(policies):
+            try:
+                known = self.surrogate.cost({**self.dense, **costs(policy)})
+            except VarsearchError:
+                known = (WORST,) * len(draws)
+            for j, metric in enumerate(self.settings.objectives):
+                if METRICS[metric].kind == "speed":
+                    draws[j][i] = known[j]
+        return policies[int(self.gains(draws).argmax())]

@@ -1,0 +1,170 @@
+"""Predicts every objective of any policy, with its uncertainty: what is expected beforehand, corrected by the trials.
+
+A loss spans four decades from a mild policy to a broken one, so its inverse hyperbolic sine is predicted (about linear
+near dense, a logarithm beyond), and of time and memory the logarithm. What was expected is the prior mean. That a kind
+of technique, a layer or a scale does more or less than expected is a factor on its part of the sum, which to first
+order adds to the logarithm: a feature each. What single units and their combinations do besides is a Gaussian process
+over the units in which two policies differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from scipy.special import ndtri
+
+from varsearch.db import TrialRecord
+from varsearch.measurement import METRICS
+from varsearch.search.front import relative_costs
+from varsearch.search.outlook import Outlook, place_of
+from varsearch.search.regression import Array, Fit, condition, fit
+from varsearch.search.settings import RunSettings
+from varsearch.space.changes import Changes
+from varsearch.space.probes import Chosen
+
+SOFT = 0.02
+"""Relative loss up to which losses are compared by their difference, and beyond by their ratio."""
+
+DRAWS = 16
+"""Equally likely values that stand for a predicted distribution."""
+
+TIMES, MEMORY = ("latency_ms", "speedup"), ("peak_bytes",)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One objective: its prior mean and features of policies, and the process fitted to what those leave."""
+
+    metric: str
+    fitted: Fit
+
+
+class Surrogate:
+    """Fitted to the complete trials of a run, of which `dense` is the one to compare with.
+
+    Args:
+        outlook: what is expected.
+        settings: objectives.
+        dense: the metrics of the dense policy.
+        trials: complete ones.
+        pending: what others evaluate now: it counts as known to have the predicted values.
+    """
+
+    def __init__(
+        self,
+        outlook: Outlook,
+        settings: RunSettings,
+        dense: Mapping[str, float],
+        trials: Sequence[TrialRecord],
+        pending: Sequence[Changes] = (),
+    ) -> None:
+        self.outlook, self.settings, self.dense = outlook, settings, dense
+        found = [*(outlook.changes(trial.policy) for trial in trials), *pending]
+        self._rows_NS = outlook.rows(c.settings for c in found)
+        self._rests = [c.rest for c in found]
+        self._trials = trials
+
+    @cached_property
+    def _places(self) -> list[str]:
+        return sorted({place_of(path) for rest in self._rests for path in rest})
+
+    @cached_property
+    def _models(self) -> list[Model]:
+        distances_NN = self._distances(self._rows_NS, self._rests)
+        return [self._model(j, metric, distances_NN) for j, metric in enumerate(self.settings.objectives)]
+
+    def _model(self, j: int, metric: str, distances_NN: Array) -> Model:
+        done = len(self._trials)
+        costs_N = np.array([self.cost(trial.values)[j] for trial in self._trials])
+        expected_N, features_NF = self._prior(metric, self._rows_NS, self._rests)
+        noise_N = np.array([self._noise(metric, trial) for trial in self._trials])
+        residual_N = self._bent(metric, costs_N) - expected_N[:done]
+        fitted = fit(features_NF[:done], distances_NN[:done, :done], residual_N, noise_N)
+        if done == len(expected_N):
+            return Model(metric, fitted)
+        believed, _ = fitted(features_NF[done:], distances_NN[done:, :done])
+        residual_N, noise_N = np.append(residual_N, believed), np.append(noise_N, 0 * believed)
+        return Model(metric, condition(fitted.scales, features_NF, distances_NN, residual_N, noise_N))
+
+    def cost(self, values: Mapping[str, float]) -> tuple[float, ...]:
+        """Relative costs, in which a ΔFID below 0 is not cut off."""
+        costs = relative_costs(self.settings, values, self.dense)
+        free = values.get("delta_fid", 0.0) / (self.dense.get("fid") or 1.0)
+        return tuple(free if m == "delta_fid" else c for m, c in zip(self.settings.objectives, costs, strict=True))
+
+    def draws(self, chosen: Sequence[Chosen], rests: Sequence[Sequence[str]] | None = None) -> list[Array]:
+        """Equally likely relative costs of policies that set this, (M, K) for each objective."""
+        rests = [()] * len(chosen) if rests is None else rests
+        rows_MS = self.outlook.rows(chosen)
+        distances_MN = self._distances(rows_MS, rests)
+        levels_K = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
+        found = []
+        for model in self._models:
+            expected_M, features_MF = self._prior(model.metric, rows_MS, rests)
+            mean_M, error_M = model.fitted(features_MF, distances_MN)
+            bent_MK = (expected_M + mean_M)[:, None] + error_M[:, None] * levels_K
+            found.append(self._unbent(model.metric, bent_MK))
+        return found
+
+    def _distances(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
+        """Summed differences of units as shares of their kinds, from each policy to each trial, (M, N)."""
+        own, trials = self._places_of(rows_MS, rests), self._places_of(self._rows_NS, self._rests)
+        found: Array = cdist(own, trials, "cityblock")
+        return found
+
+    def _places_of(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
+        return np.hstack([rows_MS @ self.outlook.strength_SU, self._rest(rests)])
+
+    def _rest(self, rests: Sequence[Sequence[str]]) -> Array:
+        """How much of what no unit can say a policy sets, (M, P): places as a share of all layers or scales."""
+        spec = self.outlook.spec
+        size = {"layers": spec.n_layers, "scales": len(spec.scales)}
+        table_MP = np.zeros((len(rests), len(self._places)))
+        for m, rest in enumerate(rests):
+            for path in rest:
+                table_MP[m, self._places.index(place_of(path))] += 1 / size.get(path.split("[")[0], 1)
+        return table_MP
+
+    def _prior(self, metric: str, rows_MS: Array, rests: Sequence[Sequence[str]]) -> tuple[Array, Array]:
+        """What is expected of an objective, (M,), and the features that correct it, (M, F)."""
+        effects, one_M1 = self.outlook.effects, np.ones((len(rows_MS), 1))
+        if METRICS[metric].kind == "quality":
+            scale = 1.0 if self.outlook.estimates is None else self.dense.get("fid") or 1.0
+            loss_M = self.outlook.loss(rows_MS) / scale
+            expected_M = np.arcsinh(loss_M / SOFT)
+            # By how much the bent loss grows with the logarithm of the loss.
+            slope_M1 = (loss_M / np.hypot(loss_M, SOFT))[:, None]
+            parts_MG = slope_M1 * self.outlook.shares(rows_MS, effects.loss_S)
+            return expected_M, np.hstack([0.3 * one_M1 * (expected_M > 0)[:, None], parts_MG, 3 * self._rest(rests)])
+        if metric in TIMES:
+            cost_M, effect_S = self.outlook.time(rows_MS), effects.time_S
+        else:
+            cost_M = self.outlook.memory(rows_MS) if metric in MEMORY else np.ones(len(rows_MS))
+            effect_S = effects.weights_S + effects.caches_S + effects.activations_S
+        parts_MG = np.tanh(rows_MS @ (np.abs(effect_S)[:, None] * self.outlook.groups_SG))
+        return np.log(cost_M), np.hstack([parts_MG, self._rest(rests)])
+
+    def _noise(self, metric: str, trial: TrialRecord) -> float:
+        """The standard error of a trial's bent cost."""
+        found = {m.metric: m for e in (trial.quality, trial.speed) if e for m in e.measurements}.get(metric)
+        if METRICS[metric].kind != "quality" or found is None or found.low is None or found.high is None:
+            return 0.0
+        value = found.value if metric == "delta_fid" else found.value - self.dense[metric]
+        scale = (self.dense.get("fid") if metric == "delta_fid" else self.dense[metric]) or 1.0
+        return (found.high - found.low) / 3.92 / float(np.hypot(value, SOFT * scale))
+
+    def _bent(self, metric: str, cost_M: Array) -> Array:
+        if METRICS[metric].kind == "quality":
+            bent: Array = np.arcsinh((cost_M - (metric != "delta_fid")) / SOFT)
+            return bent
+        return np.log(np.maximum(cost_M, 1e-6))
+
+    def _unbent(self, metric: str, bent_MK: Array) -> Array:
+        if METRICS[metric].kind == "quality":
+            cost: Array = SOFT * np.sinh(np.clip(bent_MK, -20, 20)) + (metric != "delta_fid")
+            return np.maximum(cost, 0)
+        return np.exp(bent_MK)
