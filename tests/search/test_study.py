@@ -20,7 +20,11 @@ from tests.search.fakes import DENSE, SPACE, STARTS, evidence, settings
 from varsearch.db import State, TrialRecord
 from varsearch.db.engine import locate
 from varsearch.errors import StoreError
+from varsearch.models import zoo
+from varsearch.policy import Quantization
 from varsearch.search.study import StudyView, open_storage
+from varsearch.space import SearchSpace
+from varsearch.space.units import Setting, compose
 
 BOUNDED = settings(bounds={"delta_fid": 0.1, "latency_ms": 99.0})
 W8 = STARTS["seed:w8"]
@@ -149,3 +153,16 @@ def test_optuna_tables_of_another_version_are_one_line(tmp_path: Path) -> None:
 
 def test_optuna_stays_silent(view: StudyView) -> None:
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+def test_a_policy_that_no_knobs_say_is_shown_with_what_differs(storage: RDBStorage) -> None:
+    spec = zoo.manifest("mnist").spec()
+    space = SearchSpace(spec)
+    view = StudyView("edited", storage, settings(), space)
+    chosen = [Setting("bits", Quantization(bits=4), layer=2, part="proj"), Setting("guidance", 4)]
+    for number, policy in enumerate((compose(spec, chosen), compose(spec, chosen[1:]))):
+        view.show(TrialRecord(number, policy, "surrogate", State.RUNNING))
+    edited, plain = view.study.get_trials()
+    assert edited.user_attrs["edited"] == "L2.proj"
+    assert edited.params["unguided_scales"] == 2
+    assert "edited" not in plain.user_attrs and space.decode(plain.params) == compose(spec, chosen[1:])

@@ -26,8 +26,8 @@ ROUNDS = (300, 150, 150)
 BEST = 10
 """Parents of the next round."""
 
-EXACT = 4
-"""How many of the best have their costs computed exactly."""
+EXACT = 8
+"""How many of the best may have their costs computed exactly."""
 
 
 def promising(
@@ -106,7 +106,10 @@ class _Search:
         if costs is None:
             return policies[0]
         draws = self.surrogate.draws(list(fresh))
+        expected, best = self.gains(draws), (-1.0, 0)
         for i, policy in enumerate(policies):
+            if best[0] >= expected[i]:  # and so than all that follow
+                break
             try:
                 known = self.surrogate.cost({**self.dense, **costs(policy)})
             except VarsearchError:
@@ -114,4 +117,5 @@ class _Search:
             for j, metric in enumerate(self.settings.objectives):
                 if METRICS[metric].kind == "speed":
                     draws[j][i] = known[j]
-        return policies[int(self.gains(draws).argmax())]
+            best = max(best, (float(self.gains([drawn[i : i + 1] for drawn in draws])[0]), -i))
+        return policies[-best[1]]

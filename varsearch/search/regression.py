@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -15,7 +16,7 @@ LINEAR, REST, LENGTH = (0.3, 1.0), (0.1, 0.3, 1.0), (0.3, 1.0)
 """Scales of what features and what distance explain, and the distance over which policies are alike."""
 
 NOISE = (0.02, 0.2)
-"""Standard deviations of a target."""
+"""Standard deviations of a target, if nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,16 @@ class Fit:
         return cross_MN @ cho_solve((self.lower_NN, True), self.residual_N), np.sqrt(variance_M)
 
 
-def fit(features_NF: Array, distances_NN: Array, residual_N: Array, noise_N: Array) -> Fit:
+def fit(
+    features_NF: Array, distances_NN: Array, residual_N: Array, noise_N: Array, levels: Sequence[float] = NOISE
+) -> Fit:
     """The process under which the residuals, targets less their prior mean, have the highest evidence.
 
-    `noise_N` are the standard errors of single targets, besides that of all.
+    `noise_N` are the standard errors of single targets, besides that of all, which is one of `levels`.
     """
     fits = (
         condition(scales, features_NF, distances_NN, residual_N, noise_N)
-        for scales in product(LINEAR, REST, LENGTH, NOISE)
+        for scales in product(LINEAR, REST, LENGTH, levels)
     )
     return max(fits, key=_evidence)
 

@@ -21,7 +21,7 @@ from varsearch.db import TrialRecord
 from varsearch.measurement import METRICS
 from varsearch.search.front import relative_costs
 from varsearch.search.outlook import Outlook, place_of
-from varsearch.search.regression import Array, Fit, condition, fit
+from varsearch.search.regression import NOISE, Array, Fit, condition, fit
 from varsearch.search.settings import RunSettings
 from varsearch.space.changes import Changes
 from varsearch.space.probes import Chosen
@@ -31,6 +31,9 @@ SOFT = 0.02
 
 DRAWS = 16
 """Equally likely values that stand for a predicted distribution."""
+
+COST_NOISE = (0.002, 0.02)
+"""Standard deviations of the logarithm of a time or of bytes: predicted ones have next to none, measured ones some."""
 
 TIMES, MEMORY = ("latency_ms", "speedup"), ("peak_bytes",)
 
@@ -83,7 +86,8 @@ class Surrogate:
         expected_N, features_NF = self._prior(metric, self._rows_NS, self._rests)
         noise_N = np.array([self._noise(metric, trial) for trial in self._trials])
         residual_N = self._bent(metric, costs_N) - expected_N[:done]
-        fitted = fit(features_NF[:done], distances_NN[:done, :done], residual_N, noise_N)
+        levels = NOISE if METRICS[metric].kind == "quality" else COST_NOISE
+        fitted = fit(features_NF[:done], distances_NN[:done, :done], residual_N, noise_N, levels)
         if done == len(expected_N):
             return Model(metric, fitted)
         believed, _ = fitted(features_NF[done:], distances_NN[done:, :done])
@@ -146,7 +150,9 @@ class Surrogate:
             cost_M = self.outlook.memory(rows_MS) if metric in MEMORY else np.ones(len(rows_MS))
             effect_S = effects.weights_S + effects.caches_S + effects.activations_S
         parts_MG = np.tanh(rows_MS @ (np.abs(effect_S)[:, None] * self.outlook.groups_SG))
-        return np.log(cost_M), np.hstack([parts_MG, self._rest(rests)])
+        expected_M = np.log(cost_M)
+        bend_M2 = np.stack([expected_M, expected_M**2], 1)  # what is left has a floor that no sum knows
+        return expected_M, np.hstack([bend_M2, parts_MG, self._rest(rests)])
 
     def _noise(self, metric: str, trial: TrialRecord) -> float:
         """The standard error of a trial's bent cost."""

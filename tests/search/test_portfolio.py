@@ -1,0 +1,214 @@
+"""Proposals with a guide: what proposes, what it is credited with, and that nothing depends on restarts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from benchmarks.search_synthetic import SPEC, Synthetic
+from varsearch.db import State, TrialRecord
+from varsearch.errors import EvaluationError
+from varsearch.policy import Policy
+from varsearch.search.front import front_trials, front_volume
+from varsearch.search.guide import Guide
+from varsearch.search.moves import Moves, effective
+from varsearch.search.outlook import Outlook
+from varsearch.search.promising import EXACT, promising
+from varsearch.search.proposals import FLOOR, MUTATION, SAMPLER, SURROGATE, Proposer
+from varsearch.search.settings import RunSettings
+from varsearch.space.changes import changes
+from varsearch.space.units import compose
+
+DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
+
+
+@cache
+def problem() -> Synthetic:
+    return Synthetic(1)
+
+
+@cache
+def moves(profile: bool = True) -> Moves:
+    return Moves(Outlook(SPEC, (), problem().profile if profile else None))
+
+
+def trial(number: int, policy: Policy, origin: str = SURROGATE) -> TrialRecord:
+    quality, speed = problem().evaluate(policy)
+    return TrialRecord(number, policy, origin, State.COMPLETE, attempts=1, quality=quality, speed=speed)
+
+
+def starts(n: int = 8) -> list[TrialRecord]:
+    return [trial(i, policy, origin) for i, (origin, policy) in enumerate(list(problem().warm.items())[:n])]
+
+
+def proposer(trials: list[TrialRecord], seed: int = 0, profile: bool = True) -> Proposer:
+    made = Proposer(problem().settings.model_copy(update={"seed": seed}), problem().space, problem().guide(profile))
+    for one in trials:
+        made.show(one)
+    return made
+
+
+def more(n: int, *, restart: bool, profile: bool = True) -> list[TrialRecord]:
+    trials = starts()
+    made = proposer(trials, profile=profile)
+    while len(trials) < 8 + n:
+        made = proposer(trials, profile=profile) if restart else made
+        found = made.propose(len(trials), {t.policy.digest for t in trials})
+        assert found is not None
+        origin, policy = found
+        made.show(TrialRecord(len(trials), policy, origin, State.RUNNING))
+        trials.append(trial(len(trials), policy, origin))
+        made.show(trials[-1])
+    return trials
+
+
+@pytest.mark.parametrize("profile", [True, False])
+def test_a_restart_proposes_what_would_have_been_proposed(profile: bool) -> None:
+    known = more(7, restart=False, profile=profile)
+    assert known == more(7, restart=True, profile=profile)
+    assert len({t.policy.digest for t in known}) == len(known)
+
+
+def test_workers_are_given_different_policies_that_nobody_tried() -> None:
+    trials = starts()
+    made, seen = proposer(trials), {t.policy.digest for t in trials}
+    pending = []
+    for number in range(8, 14):
+        found = made.propose(number, seen)
+        assert found is not None and found[1].digest not in seen
+        seen.add(found[1].digest)
+        pending.append(TrialRecord(number, found[1], found[0], State.RUNNING))
+        made.show(pending[-1])
+    again = proposer([*trials, *pending])
+    assert again.propose(14, seen) == made.propose(14, seen)
+
+
+def test_what_others_evaluate_is_not_searched_for_again() -> None:
+    """Beside a pending policy as good as predicted, another one is the most promising."""
+    trials, settings = starts(), problem().settings
+    first = promising(settings, moves(), trials, random.Random(0), set(), None)
+    assert first is not None
+    pending = TrialRecord(8, first, SURROGATE, State.RUNNING)
+    second = promising(settings, moves(), [*trials, pending], random.Random(0), set(), None)
+    assert second != first
+
+
+def test_the_surrogate_proposes_better_than_changes_of_the_front() -> None:
+    trials, settings = starts(30), problem().settings
+    made = proposer(trials)
+    dense = trials[0].values
+
+    def gain(policy: Policy | None) -> float:
+        assert policy is not None
+        volumes = [
+            front_volume(settings, [t.values for t in front_trials(settings, known)], dense)
+            for known in (trials, [*trials, trial(30, policy)])
+        ]
+        return volumes[1] - volumes[0]
+
+    best = [gain(made._promising(random.Random(i), set())) for i in range(3)]
+    changed = [gain(made._mutant(random.Random(i), set())) for i in range(12)]
+    assert sum(best) / 3 > 2 * sum(changed) / 12
+
+
+def test_all_ways_are_used_and_no_proposal_is_without_origin() -> None:
+    shares = proposer(starts()).shares(8)
+    assert set(shares) == {SURROGATE, SAMPLER, MUTATION}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(shares[way] >= least for way, least in FLOOR.items())
+
+
+def test_a_way_that_gains_is_used_more_and_old_gains_are_forgotten() -> None:
+    warm = starts()
+    dense, good = warm[:1], max(warm[1:], key=lambda t: len(changes(t.policy).settings))
+    useless = [trial(i, compose(SPEC, moves().outlook.settings[i : i + 1]), SURROGATE) for i in (2, 3, 4)]
+    gained = replace(good, number=1, origin=MUTATION)
+    before = proposer([*dense, replace(good, number=1, origin=SURROGATE)]).shares(5)
+    after = proposer([*dense, gained, *useless]).shares(5)
+    late = proposer([*dense, gained, *useless]).shares(120)
+    assert after[MUTATION] > before[MUTATION] + 0.1
+    assert after[MUTATION] > late[MUTATION] > FLOOR[MUTATION]
+
+
+def test_credit_does_not_depend_on_the_order_of_outcomes() -> None:
+    trials = more(6, restart=False)
+    backwards = proposer(trials[:1] + trials[:0:-1])
+    for way, share in proposer(trials).shares(20).items():
+        assert backwards.shares(20)[way] == pytest.approx(share)
+
+
+def test_exact_costs_decide_among_the_best() -> None:
+    asked: list[Policy] = []
+
+    def costs(policy: Policy) -> Mapping[str, float]:
+        asked.append(policy)
+        if len(asked) != 3:
+            raise EvaluationError("no such memory")
+        return {"latency_ms": 1.0, "peak_bytes": 1e6}
+
+    found = promising(problem().settings, moves(), starts(), random.Random(0), set(), costs)
+    assert len(asked) == 3 and found == asked[2], "no other could be better"
+
+
+def test_only_a_few_exact_costs_are_asked_for() -> None:
+    asked: list[Policy] = []
+
+    def costs(policy: Policy) -> Mapping[str, float]:
+        asked.append(policy)
+        raise EvaluationError("no such memory")
+
+    assert promising(problem().settings, moves(), starts(), random.Random(0), set(), costs) in asked
+    assert len(set(asked)) == len(asked) == EXACT
+
+
+def test_bounds_are_met_by_prediction() -> None:
+    limit = 0.6 * starts()[0].values["latency_ms"]
+    bounded = RunSettings.model_validate({**dict(problem().settings), "bounds": {"latency_ms": limit}})
+    for seed in range(3):
+        found = promising(bounded, moves(), starts(), random.Random(seed), set(), None)
+        assert found is not None
+        assert problem().values(found)["latency_ms"] < 1.05 * limit
+
+
+def test_without_dense_or_a_guide_the_sampler_proposes() -> None:
+    made = proposer(starts()[1:3])
+    found = made.propose(3, set())
+    assert found is not None and found[0] == SAMPLER
+    blind = Proposer(problem().settings, problem().space)
+    blind.show(starts()[0])
+    found = blind.propose(1, set())
+    assert found is not None and found[0] == SAMPLER
+
+
+@pytest.mark.parametrize("profile", [True, False])
+def test_moves_change_something_and_leave_nothing_without_effect(profile: bool) -> None:
+    rng, parents = random.Random(0), [changes(t.policy).settings for t in starts()]
+    made = moves(profile)
+    for _ in range(60):
+        a, b = rng.sample(parents, 2)
+        for chosen in (made.edited(a, rng), made.crossed(a, b, rng)):
+            assert len({setting.unit for setting in chosen}) == len(chosen)
+            assert effective(chosen) == chosen
+            compose(SPEC, chosen)
+    crossed = {setting for _ in range(20) for setting in made.crossed(parents[-1], parents[2], rng)}
+    assert crossed <= {*parents[-1], *parents[2]}
+
+
+def test_points_on_the_path_trade_loss_for_savings() -> None:
+    rng, outlook, path = random.Random(0), moves().outlook, moves().path
+    assert path is not None
+    rows = outlook.rows([path.draw(rng) for _ in range(40)])
+    loss, saved = outlook.loss(rows), 2 - outlook.time(rows) - outlook.memory(rows)
+    order = loss.argsort()
+    assert saved[order[-10:]].mean() > saved[order[:10]].mean() + 0.2
+
+
+def test_a_guide_travels() -> None:
+    import pickle
+
+    guide = Guide(SPEC, (), problem().profile)
+    assert pickle.loads(pickle.dumps(guide)) == guide

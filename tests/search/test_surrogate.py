@@ -1,0 +1,128 @@
+"""The surrogate follows the profile until trials say otherwise, and is as sure as it may be."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+
+from benchmarks.search_synthetic import SPEC, Synthetic
+from varsearch.db import State, TrialRecord
+from varsearch.measurement import Measurement
+from varsearch.policy import Policy
+from varsearch.search.front import relative_costs
+from varsearch.search.moves import Moves, candidates
+from varsearch.search.outlook import Outlook
+from varsearch.search.regression import fit
+from varsearch.search.surrogate import Surrogate
+from varsearch.space.changes import changes
+from varsearch.space.units import compose
+
+DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
+
+
+@cache
+def problem() -> Synthetic:
+    return Synthetic(3)
+
+
+@cache
+def outlook(profile: bool = True) -> Outlook:
+    return Outlook(SPEC, (), problem().profile if profile else None)
+
+
+def trials(n: int, seed: int = 0) -> list[TrialRecord]:
+    """Dense, and what descends from warm starts."""
+    rng = random.Random(seed)
+    parents = [changes(policy).settings for policy in problem().warm.values()]
+    drawn = [compose(SPEC, chosen) for chosen in candidates(Moves(outlook()), parents, rng, n)]
+    return [trial(i, policy) for i, policy in enumerate([DENSE, *drawn])]
+
+
+def trial(number: int, policy: Policy) -> TrialRecord:
+    quality, speed = problem().evaluate(policy)
+    origin = "sampler" if number else "seed:dense"
+    return TrialRecord(number, policy, origin, State.COMPLETE, attempts=1, quality=quality, speed=speed)
+
+
+def errors(known: list[TrialRecord], fresh: list[TrialRecord], profile: bool = True) -> list[float]:
+    """By objective the median error of the predicted median; of the loss on the scale where it is predicted."""
+    dense = known[0].values
+    surrogate = Surrogate(outlook(profile), problem().settings, dense, known)
+    draws = surrogate.draws([changes(t.policy).settings for t in fresh])
+    truth = np.array([relative_costs(problem().settings, t.values, dense) for t in fresh])
+    guess = np.array([np.median(draw, axis=1) for draw in draws]).T
+    bent = [np.arcsinh(x[:, 0] / 0.02) for x in (truth, guess)]
+    return [float(np.median(abs(bent[0] - bent[1]))), *np.median(abs(truth - guess), axis=0)[1:].tolist()]
+
+
+def test_a_profile_says_more_than_a_guess_and_trials_more_than_either() -> None:
+    found, fresh = trials(90), trials(60, seed=1)[1:]
+    informed, blind = errors(found[:1], fresh), errors(found[:1], fresh, profile=False)
+    learnt, learnt_blind = errors(found, fresh), errors(found, fresh, profile=False)
+    assert informed[0] < 0.7 * blind[0]
+    for before, after in ((informed, learnt), (blind, learnt_blind)):
+        assert after[0] < 0.8 * before[0]
+        assert after[1] < before[1] and after[2] < before[2]
+    assert learnt[1] < 0.03 and learnt[2] < 0.03
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    found, fresh = trials(90), trials(100, seed=2)[1:]
+    surrogate = Surrogate(outlook(), problem().settings, found[0].values, found)
+    draws = surrogate.draws([changes(t.policy).settings for t in fresh])[0]
+    loss = np.array([t.values["delta_fid"] / found[0].values["fid"] for t in fresh])
+    inside = np.mean((draws[:, 0] <= loss) & (loss <= draws[:, -1]))  # 94 % of a normal distribution
+    assert 0.75 < inside < 1
+    assert np.std(np.arcsinh(draws / 0.02), axis=1).mean() < 1
+
+
+def test_what_was_tried_is_known() -> None:
+    found = trials(40)
+    tried = errors(found, found[1:])
+    fresh = errors(found, trials(40, seed=4)[1:])
+    assert tried[0] < 0.5 * fresh[0] and tried[1] < 0.02
+
+
+def test_pending_trials_are_believed_and_leave_less_to_learn() -> None:
+    found = trials(40)
+    other = changes(trials(1, seed=5)[1].policy)
+    alone, with_other = (
+        Surrogate(outlook(), problem().settings, found[0].values, found, pending).draws([other.settings], [other.rest])[
+            0
+        ][0]
+        for pending in ([], [other])
+    )
+    assert np.median(with_other) == pytest.approx(np.median(alone), rel=0.05)
+    assert np.ptp(with_other) < 0.7 * np.ptp(alone)
+
+
+def test_wide_intervals_count_less() -> None:
+    """A trial known to 5 % moves the prediction of a policy like it more than one known to a factor of three."""
+    found = trials(20)
+    odd = trials(1, seed=6)[1]
+    assert odd.quality is not None
+
+    def median(half: float) -> float:
+        value = 3 * odd.values["delta_fid"] + 1
+        told = Measurement(metric="delta_fid", value=value, low=value - half, high=value + half)
+        quality = odd.quality and odd.quality.model_copy(update={"measurements": (told,)})
+        known = [*found, TrialRecord(99, odd.policy, "sampler", State.COMPLETE, quality=quality, speed=odd.speed)]
+        surrogate = Surrogate(outlook(), problem().settings, found[0].values, known)
+        return float(np.median(surrogate.draws([changes(odd.policy).settings])[0]))
+
+    assert median(0.05) > 1.1 * median(20.0)
+
+
+def test_regression_finds_a_line_and_its_own_doubt() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((60, 3))
+    distances = np.full((60, 60), 10.0)
+    np.fill_diagonal(distances, 0)
+    fitted = fit(features, distances, features @ [1.0, -0.5, 0.0], np.zeros(60))
+    asked = np.array([[1.0, 1.0, 1.0], [30.0, 0.0, 0.0]])
+    mean, error = fitted(asked, np.full((2, 60), 10.0))
+    assert mean[0] == pytest.approx(0.5, abs=0.1)
+    assert error[1] > error[0]
