@@ -14,7 +14,7 @@ from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.search import profile
-from varsearch.search.profile import Step, profiled
+from varsearch.search.profile import Step, known_profile, profiled
 from varsearch.space.units import Setting, edit
 from varsearch.target import default_target, find_device
 
@@ -37,6 +37,8 @@ def test_everything_is_measured_once(calls: Calls, tmp_path: Path) -> None:
     assert found.siblings[0].name == "mnist-small" and found.spec.name == "mnist"
     calls.clear()
     assert profiled("mnist", RTX, tmp_path / "p.db") == found and not calls
+    assert known_profile("mnist", RTX, tmp_path / "p.db") == found and not calls
+    assert known_profile("mnist", default_target(find_device("h100")), tmp_path / "p.db") is None, "no costs yet"
 
 
 def test_another_target_only_costs(calls: Calls, tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""When a run has a profile, and what it starts from then."""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.search_synthetic import SPEC, Synthetic
+from tests.search import fakes
+from varsearch.cli.app import app
+from varsearch.errors import UsageError
+from varsearch.measurement import METRICS, Origin
+from varsearch.policy import Policy
+from varsearch.search import guidance, setup
+from varsearch.search.guidance import WORTH_PROFILING, guided
+
+PROFILE = Synthetic(0).profile
+STARTS = {"seed:dense": Policy.dense(6, 6), "preset:code": Synthetic(0).published["seed:lean"], "seed:w8": None}
+
+
+def plan(**changes: Any) -> Any:
+    settings = fakes.settings(**changes)
+    worker, space = SimpleNamespace(model="mnist"), SimpleNamespace(spec=SPEC)
+    return SimpleNamespace(settings=settings, worker=worker, space=space, starts=SimpleNamespace(by_origin=STARTS))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What is stored, why there can be no profile, and how often one was made."""
+    state: dict[str, Any] = {"stored": None, "refusal": "", "made": 0}
+
+    def make(*_: Any, **__: Any) -> Any:
+        state["made"] += 1
+        return PROFILE
+
+    monkeypatch.setattr(guidance, "known_profile", lambda *_: state["stored"])
+    monkeypatch.setattr(guidance, "profiled", make)
+    monkeypatch.setattr(guidance, "profile_refusal", lambda _: state["refusal"])
+    return state
+
+
+def test_a_long_search_makes_a_profile_and_starts_from_it(calls: dict[str, Any]) -> None:
+    told: list[str] = []
+    guide, starts = guided(plan(), "x.db", WORTH_PROFILING, on_start=lambda: told.append("start"))
+    assert guide is not None and guide.profile == PROFILE and calls["made"] == len(told) == 1
+    origins = list(starts)
+    assert origins[0] == "seed:dense" and origins[-1] == "preset:code" and "seed:w8" not in origins
+    assert all(origin.startswith("warm:") for origin in origins[1:-1]) and len(origins) > 10
+
+
+def test_a_short_search_makes_none_and_uses_what_is_stored(calls: dict[str, Any]) -> None:
+    guide, starts = guided(plan(), "x.db", WORTH_PROFILING - 1)
+    assert guide is not None and guide.profile is None and starts == STARTS
+    calls["stored"] = PROFILE
+    guide, starts = guided(plan(), "x.db", 1)
+    assert guide is not None and guide.profile == PROFILE and len(starts) > 10
+    assert calls["made"] == 0
+
+
+def test_no_profile_where_none_is_wanted_or_possible(calls: dict[str, Any]) -> None:
+    calls["stored"] = PROFILE
+    for refusal, use in (("", False), ("no classifier", True)):
+        calls["refusal"] = refusal
+        guide, starts = guided(plan(), "x.db", 500, use)
+        assert guide is not None and guide.profile is None and starts == STARTS
+    blind = plan(quality=None, objectives=("latency_ms", "peak_bytes"))
+    assert guided(blind, "x.db", 500) == (None, STARTS)
+    assert calls["made"] == 0
+
+
+def test_costs_are_exact_where_they_are_predicted(calls: dict[str, Any]) -> None:
+    guide, _ = guided(plan(), "x.db", 1)
+    assert guide is not None and guide.make_costs is not None
+    assert pickle.loads(pickle.dumps(guide)).make_costs is not None
+    found = guide.make_costs()(Policy.dense(6, 6))
+    assert found["latency_ms"] > 0 and found["peak_bytes"] > 0 and set(found) <= set(METRICS)
+    measured = fakes.SPEED.model_copy(update={"origin": Origin.MEASURED})
+    guide, _ = guided(plan(speed=measured), "x.db", 1)
+    assert guide is not None and guide.make_costs is None
+
+
+@pytest.mark.parametrize("option", [[], ["--no-profile"]])
+def test_the_command_line_says_whether_there_may_be_one(option: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def stop(*arguments: Any) -> None:
+        asked.extend(arguments)
+        raise UsageError("seen enough")
+
+    monkeypatch.setattr(setup, "prepare", lambda *_: plan())
+    monkeypatch.setattr(guidance, "guided", stop)
+    result = CliRunner().invoke(app, ["run", "--budget", "7", "--storage", "x.db", *option])
+    assert isinstance(result.exception, UsageError)
+    assert asked[1:4] == ["x.db", 7, not option]

@@ -1,0 +1,80 @@
+"""The benchmark of searches, run small: equal evaluations, honest counts, a record that is replayed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import search
+from benchmarks.search_methods import METHODS
+from benchmarks.search_problem import Recorded
+from benchmarks.search_synthetic import SPEC, Synthetic
+from tests.search import fakes
+from varsearch.errors import UsageError
+from varsearch.measurement import Job, Outcome
+from varsearch.space.units import compose, settings
+
+
+def test_every_method_makes_its_evaluations_and_the_table_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search.main(["synthetic", "--budget", "24", "--seeds", "1", "--out", str(tmp_path / "found.json")])
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["packages"].keys() >= {"varsearch", "optuna"} and found["machine"]
+    assert [run["method"] for run in found["runs"]] == list(METHODS)
+    for run in found["runs"]:
+        assert run["trials"] == 24 and 0 < run["volumes"][0] < 1
+        assert f"{run['method']:<22}" in printed and f"{run['volumes'][0]:.4f}" in printed
+    best = {run["method"]: run["volumes"][-1] for run in found["runs"]}
+    assert best["ours"] > 1.5 * max(best["TPE cold"], best["NSGA-II cold"], best["random"])
+
+
+def test_the_table_counts_wins_and_ratios() -> None:
+    rows = [
+        {"method": method, "seed": seed, "volumes": [0.1, volume], "seconds": 1.0}
+        for method, volumes in {"TPE cold": (0.1, 0.3), "TPE warm": (0.4, 0.5), "ours": (0.6, 0.5)}.items()
+        for seed, volume in enumerate(volumes)
+    ]
+    table = search.summarized(rows, [60, 200])
+    (ours,) = [line for line in table if line.startswith("ours")]
+    assert "1 of 2" in ours and "0.5500 [0.5000, 0.6000]" in ours and " 2.75 " in ours
+
+
+def test_the_synthetic_problem_does_not_add_up() -> None:
+    """Whole policies lose more or less than their settings do, by factors."""
+    problem = Synthetic(0)
+    found = settings(SPEC)
+    ratios = []
+    for first in range(0, len(found) - 40, 40):
+        chosen = tuple({setting.unit: setting for setting in found[first : first + 40]}.values())
+        ratios.append(problem.loss(chosen) / sum(problem.loss((setting,)) for setting in chosen))
+    assert max(ratios) > 3 * min(ratios)
+    assert problem.values(compose(SPEC, ()))["delta_fid"] == 0
+
+
+def test_what_was_recorded_is_replayed_and_nothing_else(tmp_path: Path) -> None:
+    evaluated: list[Job] = []
+
+    class Worker:
+        def evaluate(self, job: Job) -> Outcome:
+            evaluated.append(job)
+            return fakes.outcome(job)
+
+    def problem(record: bool) -> Recorded:
+        made = Recorded(str(tmp_path / "record.db"), record=record)
+        made.__dict__["_plan"] = SimpleNamespace(settings=fakes.settings(), worker=SimpleNamespace(make=Worker))
+        return made
+
+    with pytest.raises(UsageError, match="--record"):
+        problem(record=False).evaluate(fakes.DENSE)
+    recording = problem(record=True)
+    first = recording.evaluate(fakes.DENSE)
+    assert recording.evaluate(fakes.DENSE) == first
+    assert recording.counts == {"replayed": 1, "evaluated": 1}
+    replaying = problem(record=False)
+    assert replaying.evaluate(fakes.DENSE) == first and replaying.counts == {"replayed": 1, "evaluated": 0}
+    assert len(evaluated) == 1
