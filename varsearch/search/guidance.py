@@ -55,7 +55,7 @@ def guided(
 def starts_with(starts: Mapping[str, Policy], warm: Sequence[WarmStart]) -> dict[str, Policy]:
     """Dense, the warm starts from mild to strong, and what is published, by origin.
 
-    Hand-made policies are left out: what a profile says of the same settings is better.
+    Hand-made policies are left out: fewer of a profile's are better, see docs/log.md.
     """
     first = {DENSE: starts[DENSE], **{f"{WARM}{i}": start.policy for i, start in enumerate(warm)}}
     return first | {origin: policy for origin, policy in starts.items() if origin.startswith(PRESET)}
