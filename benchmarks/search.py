@@ -10,9 +10,11 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -80,10 +82,13 @@ def measured(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """All methods with all seeds, in `asked.workers` processes."""
     key = json.dumps(vars(asked), default=str)
     tasks = [(key, method, seed) for seed in range(asked.seeds) for method in asked.methods]
-    if asked.workers < 2:
-        return [one(task) for task in tasks]
-    with ProcessPoolExecutor(asked.workers) as pool:
-        return list(pool.map(one, tasks))
+    rows = []
+    with ProcessPoolExecutor(asked.workers) if asked.workers > 1 else nullcontext() as pool:
+        for row in pool.map(one, tasks) if pool else map(one, tasks):
+            rows.append(row)
+            told = f"{len(rows)}/{len(tasks)} {row['method']}, seed {row['seed']}: {row['volumes'][-1]:.4f}"
+            print(told, file=sys.stderr, flush=True)
+    return rows
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

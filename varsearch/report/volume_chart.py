@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from varsearch.db import State, TrialRecord
 from varsearch.report.svg import Axis, Picture, steps_of
-from varsearch.search.front import PRESET, SEED, dense_trial, front_trials, front_volume
+from varsearch.search.front import PRESET, SEED, WARM, dense_trial, front_trials, front_volume
 from varsearch.search.settings import RunSettings
 
 WIDTH, HEIGHT = 560.0, 300.0
@@ -91,7 +91,7 @@ def _risen(picture: Picture, stages: Sequence[Stage], places: Sequence[float], y
         if stage.volume > before:
             tip = f"trial {stage.trial} ({stage.origin}): hypervolume {stage.volume:.3f}"
             h = y(stage.volume)
-            if stage.origin.startswith((SEED, PRESET)):
+            if stage.origin.startswith((SEED, PRESET, WARM)):
                 picture.add("path", "preset", tip, d=f"M{x:.1f} {h - 5:.1f}l5 5l-5 5l-5 -5Z")
             else:
                 picture.add("circle", "front", tip, cx=x, cy=h, r=4)
