@@ -230,6 +230,12 @@ def test_prompts_from_a_file(tmp_path: Path, features: list[Tensor]) -> None:
         save_file(broken, path)
         with pytest.raises(ModelError, match=r"prompts\.safetensors"):
             load_prompts(path)
+    save_prompts(path, features, [features[1]] * 3)
+    away = load_prompts(path).negative
+    assert away is not None and torch.equal(away.features_NTC, features[1].expand(3, -1, -1))
+    save_prompts(path, features, features[:2])
+    with pytest.raises(ModelError, match="2 negative prompts for 3 prompts"):
+        load_prompts(path)
     path.write_bytes(b"no")
     with pytest.raises(ModelError, match="cannot read"):
         load_prompts(path)

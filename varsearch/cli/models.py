@@ -82,21 +82,35 @@ def models(
 def prompts(
     texts: Annotated[Path, typer.Argument(help="Text file with one prompt per line.")],
     output: Annotated[Path, typer.Argument(help="Features to write, a safetensors file for --prompts.")],
+    negative: Annotated[
+        Path | None, typer.Option(help="Text file with what guidance leads away from: one line, or one per prompt.")
+    ] = None,
     encoder: Annotated[str, typer.Option(help="Folder or hub name of the T5 encoder.")] = "google/flan-t5-xl",
     device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
 ) -> None:
     """Encode prompts once, so that no search or deployment needs the text encoder in memory."""
-    try:
-        lines = [line.strip() for line in texts.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read prompts from {texts}: {error}") from None
-    if not lines:
-        raise UsageError(f"{texts} holds no prompts: expected one per line")
+    lines = _lines(texts)
+    away = _lines(negative) if negative else []
+    if len(away) == 1:
+        away *= len(lines)
+    if away and len(away) != len(lines):
+        raise UsageError(f"{negative} holds {len(away)} prompts, {texts} {len(lines)}: give one, or one for each")
     from varsearch.models.infinity.t5 import encode
     from varsearch.models.infinity.text import save_prompts
 
-    save_prompts(output, encode(lines, encoder, device=device))
-    console.print(f"{output}: features of {len(lines)} prompts")
+    features = encode([*lines, *away], encoder, device=device)
+    save_prompts(output, features[: len(lines)], features[len(lines) :])
+    console.print(f"{output}: features of {len(lines)} prompts" + (", each with a negative one" if away else ""))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        found = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read prompts from {path}: {error}") from None
+    if not found:
+        raise UsageError(f"{path} holds no prompts: expected one per line")
+    return found
 
 
 class Scan(BaseModel):

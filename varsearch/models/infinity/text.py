@@ -6,7 +6,7 @@ Shape suffixes: N prompts, T features of the longest prompt, C text channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from varsearch.errors import ModelError
 from varsearch.models.seams import Rows
+
+NEGATIVE = "negative."
+"""Before the names of tensors of negative prompts, in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,17 @@ def load_prompts(path: Path | str) -> Prompts:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read prompts from {path}: {error}") from None
-    features, lengths = found.get("features"), found.get("lengths")
+    prompts = Prompts.of(_split(path, found, ""))
+    if NEGATIVE + "features" not in found:
+        return prompts
+    negative = Prompts.of(_split(path, found, NEGATIVE))
+    if len(negative) != len(prompts):
+        raise ModelError(f"{path}: {len(negative)} negative prompts for {len(prompts)} prompts")
+    return replace(prompts, negative=negative)
+
+
+def _split(path: Path | str, found: dict[str, Tensor], prefix: str) -> tuple[Tensor, ...]:
+    features, lengths = found.get(prefix + "features"), found.get(prefix + "lengths")
     if features is None or lengths is None or features.ndim != 2 or lengths.ndim != 1 or not len(lengths):
         shapes = {name: tuple(t.shape) for name, t in found.items()}
         raise ModelError(f"{path}: expected features (sum of lengths, channels) and lengths (prompts,), got {shapes}")
@@ -102,10 +115,20 @@ def load_prompts(path: Path | str) -> Prompts:
         raise ModelError(
             f"{path}: lengths must be at least 1 and add up to {len(features)} features, got {lengths.tolist()}"
         )
-    return Prompts.of(features.split(lengths.tolist()))
+    return features.split(lengths.tolist())
 
 
-def save_prompts(path: Path | str, features: Sequence[Tensor]) -> None:
-    """Writes the features (T_i, C) of prompts, one behind the other, with their numbers."""
+def save_prompts(path: Path | str, features: Sequence[Tensor], negative: Sequence[Tensor] = ()) -> None:
+    """Writes the features (T_i, C) of prompts, one behind the other, with their numbers.
+
+    Args:
+        path: file to write.
+        features: of each prompt.
+        negative: of as many prompts that guidance leads away from, or none.
+    """
+    save_file(_joined("", features) | (_joined(NEGATIVE, negative) if negative else {}), path)
+
+
+def _joined(prefix: str, features: Sequence[Tensor]) -> dict[str, Tensor]:
     lengths = torch.tensor([len(f_TC) for f_TC in features])
-    save_file({"features": torch.cat(list(features)).contiguous(), "lengths": lengths}, path)
+    return {f"{prefix}features": torch.cat(list(features)).contiguous(), f"{prefix}lengths": lengths}
