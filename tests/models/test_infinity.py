@@ -200,7 +200,7 @@ def test_shapes_do_not_depend_on_data(model: Infinity, tokenizer: BitTokenizer, 
 
 
 def test_what_does_not_run_is_refused(draw: Draw, model: Infinity) -> None:
-    for guidance in (replace(GUIDED, layer=-3), replace(GUIDED, layer=1), replace(GUIDED, strengths=(3.0,))):
+    for guidance in (replace(GUIDED, layer=-4), replace(GUIDED, layer=1), replace(GUIDED, strengths=(3.0,))):
         with pytest.raises(ModelError, match="guidance"):
             draw(guidance=guidance)
     with pytest.raises(ModelError, match="made for 8"):

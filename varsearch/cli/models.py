@@ -68,12 +68,15 @@ def models(
             for row in rows
         ),
     )
-    console.print("memory: weights of transformer and tokenizer and the full KV cache, in 16 bits, without activations")
+    console.print(
+        "memory: weights of transformer and tokenizer and the full KV cache or state, in 16 bits, without activations"
+    )
+    console.print("all techniques apply to all models, but for these, and for linears that a model lacks (models NAME)")
     for untrained, reason in zoo.UNTRAINED.items():
         console.print(f"{untrained} has no weights yet: {reason}")
-    for row in rows:
-        if row.refused:
-            console.print(f"{row.name}: without {', '.join(row.refused)}; every other technique applies to every model")
+    for refused in dict.fromkeys(tuple(row.refused) for row in rows if row.refused):
+        named = ", ".join(row.name for row in rows if tuple(row.refused) == refused)
+        console.print(f"{named}: without {', '.join(refused)}")
     for source in dict.fromkeys(row.source for row in rows if not row.shipped):
         named = ", ".join(row.name for row in rows if row.source == source)
         console.print(f"not shipped: {named}: weights from {source}, or --weights random")
@@ -174,6 +177,7 @@ def _published(about: Overview, json: bool) -> None:
         f"sampled with guidance {sampling.guidance:g}, top-k {sampling.top_k}, top-p {sampling.top_p:g}, "
         f"temperature {sampling.temperature:g}"
     )
+    console.print(f"files: {about.files[0]} and {about.files[1]}, in any format of docs/models.md")
     told = ", ".join(f"batch {n}: {scaled(peak, BYTES)}" for n, peak in peaks.items())
     console.print(f"peak memory of dense sampling in 16 bits, traced: {told}")
     console.print("quantizable linears of a layer: " + ", ".join(spec.linears))

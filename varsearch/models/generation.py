@@ -59,8 +59,8 @@ class GuidanceSchedule:
 
     def check(self, depth: int, n_scales: int) -> None:
         """Raises `ModelError` unless a model of so many blocks and scales can be guided so."""
-        if not -depth < self.layer <= 0:
-            raise ModelError(f"guidance at layer {self.layer}: expected 0 or at least {1 - depth}")
+        if not -depth <= self.layer <= 0:
+            raise ModelError(f"guidance at layer {self.layer}: a model of {depth} blocks has 0 to {-depth}")
         if {len(self.strengths), len(self.temperatures)} != {n_scales}:
             raise ModelError(f"guidance needs {n_scales} strengths and temperatures, one per scale")
 
@@ -91,8 +91,10 @@ def generate(
     Raises:
         ModelError: guidance does not fit the model.
     """
-    guidance.check(model.config.depth, len(plan.scales))
-    loop = _Loop(plan, (model,) if refiner is None else (model, refiner), tokenizer, guidance)
+    models = (model,) if refiner is None else (model, refiner)
+    for part in models:
+        guidance.check(part.config.depth, len(plan.scales))
+    loop = _Loop(plan, models, tokenizer, guidance)
     guided = guidance.guides and plan.scales[0].guidance is not Guidance.OFF
     cond_BD, conditions = condition(model, asked, guided)
     states = [LayerState(new_cache(), len(asked)) for new_cache in plan.new_cache]

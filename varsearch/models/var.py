@@ -94,7 +94,9 @@ class SelfAttention(nn.Module):
             return q * self.scale, k, v
         # The exponent stays in fp32 where the rest is half; see `checkpoints.FP32`.
         factor = self.scale_mul_1H11.clamp_max(math.log(100)).exp().to(q.dtype)
-        return F.normalize(q, dim=-1) * factor, F.normalize(k, dim=-1), v
+        # Below the least number of fp16 the usual 1e-12 would be 0.
+        eps = max(1e-12, torch.finfo(q.dtype).tiny)
+        return F.normalize(q, dim=-1, eps=eps) * factor, F.normalize(k, dim=-1, eps=eps), v
 
 
 class FFN(nn.Module):

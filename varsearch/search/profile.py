@@ -78,7 +78,7 @@ def profiled(
     wanted = probes(loaded.spec, siblings, seed)
     quality = _sensitivity_protocol(loaded, extractor, wanted, images, seed)
     cost = CostProtocol(speed=speed, settings=_digest(loaded.spec, (wanted.parts, wanted.policies)))
-    fingerprint = loaded.spec.fingerprint
+    fingerprint = loaded.spec.identity
     with Store(storage) as store:
         measuring = _Measuring(
             loaded.spec,

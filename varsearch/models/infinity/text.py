@@ -36,9 +36,15 @@ class Prompts:
     present_NT: Tensor | None = None
     negative: Prompts | None = None
 
+    def __post_init__(self) -> None:
+        if self.negative is not None and len(self.negative) != len(self):
+            raise ModelError(f"{len(self.negative)} negative prompts for {len(self)} prompts")
+
     @classmethod
     def of(cls, features: Sequence[Tensor], negative: Prompts | None = None) -> Prompts:
-        """Prompts from their features (T_i, C), at least one feature each."""
+        """Prompts from their features (T_i, C); `ModelError` unless there are prompts with a feature each."""
+        if not features or not all(map(len, features)):
+            raise ModelError(f"prompts need at least one feature each, got {[len(f_TC) for f_TC in features]}")
         longest = max(map(len, features))
         if min(map(len, features)) == longest:
             return cls(torch.stack(list(features)), None, negative)
@@ -96,14 +102,12 @@ def load_prompts(path: Path | str) -> Prompts:
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read prompts from {path}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot read prompts from {path}: {reason}") from None
     prompts = Prompts.of(_split(path, found, ""))
     if NEGATIVE + "features" not in found:
         return prompts
-    negative = Prompts.of(_split(path, found, NEGATIVE))
-    if len(negative) != len(prompts):
-        raise ModelError(f"{path}: {len(negative)} negative prompts for {len(prompts)} prompts")
-    return replace(prompts, negative=negative)
+    return replace(prompts, negative=Prompts.of(_split(path, found, NEGATIVE)))
 
 
 def _split(path: Path | str, found: dict[str, Tensor], prefix: str) -> tuple[Tensor, ...]:
