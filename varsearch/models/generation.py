@@ -156,7 +156,12 @@ class _Loop:
         inputs = batch.inputs[-1:] if remember else batch.inputs
         x_BLD = _joined([model.embed(pooled_NLC, batch.cond_BD, j) for j, pooled_NLC in inputs])
         pos_1L = _joined([self.positions(j, x_BLD.device) for j, _ in inputs])
-        x_BLD = self.through_blocks(x_BLD, pos_1L, batch, k, scale)
+        guided_block = len(model.layers) + self.guidance.layer if batch.guided else len(model.layers)
+        # Not in a function of its own, whose caller would keep the first block's input alive.
+        for i, (block, layer) in enumerate(zip(model.layers, scale.layers, strict=True)):
+            x_BLD = block(x_BLD, batch.conditions[i], pos_1L, layer, batch.states[i])
+            if i == guided_block and self.guidance.strengths[k]:
+                x_BLD = self.guidance.apply(x_BLD, k).repeat(2, 1, 1)
         # Where a layer was guided, both kinds of rows are equal from there on, but only the conditional ones count.
         rows = n if self.guidance.layer else len(x_BLD)
         x_BLD = x_BLD[:rows, -math.prod(model.config.scales[k]) :]
@@ -171,16 +176,6 @@ class _Loop:
         batch.f_hat_NCHW = quantizer.accumulate(batch.f_hat_NCHW, codes_NLC, k)
         if not remember:
             batch.inputs.clear()
-
-    def through_blocks(self, x_BLD: Tensor, pos_1L: Tensor, batch: Batch, k: int, scale: ScalePlan) -> Tensor:
-        """What leaves the last block."""
-        blocks = self.models[batch.refined].layers
-        guided_block = len(blocks) + self.guidance.layer if batch.guided else len(blocks)
-        for i, (block, layer) in enumerate(zip(blocks, scale.layers, strict=True)):
-            x_BLD = block(x_BLD, batch.conditions[i], pos_1L, layer, batch.states[i])
-            if i == guided_block and self.guidance.strengths[k]:
-                x_BLD = self.guidance.apply(x_BLD, k).repeat(2, 1, 1)
-        return x_BLD
 
     def positions(self, k: int, device: torch.device) -> Tensor:
         """Places of the tokens of scale `k` in the full sequence, (1, L)."""
