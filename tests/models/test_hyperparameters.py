@@ -16,10 +16,11 @@ from varsearch.models.image_model import ImageModel
 from varsearch.models.infinity.rotary import Rotary, angles
 from varsearch.models.infinity.tokenizer import BitQuantizer, BitTokenizerConfig
 from varsearch.models.infinity.transformer import Infinity
+from varsearch.models.layers import SelfAttention
 from varsearch.models.mvar import MVAR
 from varsearch.models.quantizer import PhiBank
 from varsearch.models.sampling import GreedySampler
-from varsearch.models.var import VAR, SelfAttention
+from varsearch.models.var import VAR
 
 
 @pytest.mark.parametrize("build", [build_tiny, infinity, mvar])

@@ -18,8 +18,9 @@ from varsearch.models.infinity.text import Prompts
 from varsearch.models.infinity.tokenizer import BitTokenizer, BitTokenizerConfig
 from varsearch.models.infinity.transformer import Block as TextBlock
 from varsearch.models.infinity.transformer import BlockCondition, Infinity, InfinityConfig
+from varsearch.models.layers import Modulation
 from varsearch.models.mvar import MVAR, MVARConfig
-from varsearch.models.var import VAR, Modulation, VARConfig
+from varsearch.models.var import VAR, VARConfig
 from varsearch.models.var import Block as ClassBlock
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
 from varsearch.target import Family
