@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import torch
 from pydantic import Discriminator, Tag
 from torch import Tensor
 
@@ -76,8 +75,3 @@ def new_transformer(config: TransformerConfig) -> Transformer:
 def new_tokenizer(config: TokenizerConfig | BitTokenizerConfig) -> Tokenizer:
     """A network without meaningful weights."""
     return BitTokenizer(config) if isinstance(config, BitTokenizerConfig) else VQVAE(config)
-
-
-def device_of(transformer: Transformer) -> torch.device:
-    """Where the weights are."""
-    return transformer.pos_start.device
