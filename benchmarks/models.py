@@ -167,7 +167,7 @@ def main() -> None:
         return
     cases = [(name, size) for name, sizes in CASES.items() for size in sizes]
     if len(sys.argv) > 1:
-        cases = [(name, int(size)) for name, _, size in (argument.partition(":") for argument in sys.argv[1:])]
+        cases = [(name, int(size or 1)) for name, _, size in (argument.partition(":") for argument in sys.argv[1:])]
     for name in dict.fromkeys(name for name, _ in cases):
         with torch.device("cuda"):
             model = cast(random(name), "cuda", torch.bfloat16)

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varsearch.models.image_model import ImageModel
+from varsearch.models.layers import SelfAttention
 from varsearch.models.quantizer import MultiScaleQuantizer
-from varsearch.models.var import VAR, Block, SelfAttention
+from varsearch.models.var import VAR, Block
 
 
 class JoinedCache:

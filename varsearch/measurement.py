@@ -107,9 +107,9 @@ class QualityProtocol(Frozen):
     version: int = 1
 
 
-SPEED_VERSION = 2
+SPEED_VERSION = 3
 """Rises when the same policy would get other numbers. 2: caches have room for what is stored and no more, and attention
-FLOPs are the transformer's, scoring included."""
+FLOPs are the transformer's, scoring included. 3: logits are fp32 in every format, and factors of cosine attention."""
 
 
 class SpeedProtocol(Frozen):

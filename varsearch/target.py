@@ -73,6 +73,7 @@ class ModelSpec(Frozen):
         classes: how many things can be asked for; prompts count as classes.
         fingerprint: sha256 of the weights: policies, measurements and exported files belong to exactly these.
         ssm_expand: inner over residual width of the state-space branch.
+        prompts: sha256 of what can be asked for, where that comes from a file.
     """
 
     name: str
@@ -87,6 +88,14 @@ class ModelSpec(Frozen):
     fingerprint: str = ""
     family: Family = "var"
     ssm_expand: Count = 2
+    prompts: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What evidence belongs to: the weights, and the prompts that images and their cost depend on."""
+        if not self.prompts:
+            return self.fingerprint
+        return hashlib.sha256(f"{self.fingerprint} {self.prompts}".encode()).hexdigest()
 
     @property
     def linears(self) -> dict[str, int]:

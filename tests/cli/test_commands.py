@@ -193,7 +193,7 @@ def test_targets_and_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_models_and_the_card(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = [row for row in as_json(capsys, "models") if row["name"] == "mnist"]
-    assert row["spec"]["n_layers"] == 6 and "MNIST" in row["source"] and row["shipped"]
+    assert row["spec"]["n_layers"] == 6 and "MNIST" in row["data"] and row["shipped"]
     assert "cifar10 has no weights yet: it was never trained" in output(capsys, "models")
     card = output(capsys, "models", "mnist")
     for word in ("nll_held_out", "label_agreement_samples", "fid_real_held_out", "nearest_train", "guidance scan"):

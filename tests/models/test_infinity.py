@@ -200,7 +200,7 @@ def test_shapes_do_not_depend_on_data(model: Infinity, tokenizer: BitTokenizer, 
 
 
 def test_what_does_not_run_is_refused(draw: Draw, model: Infinity) -> None:
-    for guidance in (replace(GUIDED, layer=-3), replace(GUIDED, layer=1), replace(GUIDED, strengths=(3.0,))):
+    for guidance in (replace(GUIDED, layer=-4), replace(GUIDED, layer=1), replace(GUIDED, strengths=(3.0,))):
         with pytest.raises(ModelError, match="guidance"):
             draw(guidance=guidance)
     with pytest.raises(ModelError, match="made for 8"):
@@ -230,6 +230,12 @@ def test_prompts_from_a_file(tmp_path: Path, features: list[Tensor]) -> None:
         save_file(broken, path)
         with pytest.raises(ModelError, match=r"prompts\.safetensors"):
             load_prompts(path)
+    save_prompts(path, features, [features[1]] * 3)
+    away = load_prompts(path).negative
+    assert away is not None and torch.equal(away.features_NTC, features[1].expand(3, -1, -1))
+    save_prompts(path, features, features[:2])
+    with pytest.raises(ModelError, match="2 negative prompts for 3 prompts"):
+        load_prompts(path)
     path.write_bytes(b"no")
     with pytest.raises(ModelError, match="cannot read"):
         load_prompts(path)

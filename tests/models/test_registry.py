@@ -20,7 +20,7 @@ from varsearch.models.families import TransformerConfig
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.infinity.text import save_prompts
 from varsearch.models.infinity.tokenizer import BitTokenizerConfig
-from varsearch.models.overview import kv_numbers, overview
+from varsearch.models.overview import held_numbers, overview
 from varsearch.models.published import PUBLISHED, Published
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import DenseKV, Plan
@@ -171,7 +171,10 @@ def test_names() -> None:
     assert registry.join("infinity-2b", "random", "a#b.safetensors") == "infinity-2b@random#a#b.safetensors"
     assert registry.parse("infinity-2b@random#a#b.safetensors") == ("infinity-2b", "random", "a#b.safetensors")
     assert registry.join("var-d16@random", None, None) == "var-d16@random"
-    with pytest.raises(UsageError, match="belong to published models"):
+    assert registry.parse("infinity-2b:1.5:0.60M@random") == ("infinity-2b:1.5:0.60M", "random", "")
+    with pytest.raises(UsageError, match="cannot be told from one with prompts"):
+        registry.join("var-d16", "a#b", None)
+    with pytest.raises(UsageError, match="are for published models"):
         registry.join("mnist", "random", None)
     with pytest.raises(UsageError, match="reads classes, not prompts"):
         registry.join("var-d16", "random", "p.safetensors")
@@ -186,7 +189,7 @@ def test_siblings_share_tokenizer_and_place() -> None:
 
 
 def test_memory_of_the_overview_is_what_the_caches_hold() -> None:
-    for model in (build_tiny(), infinity()):
+    for name, model in (("var-tiny@random", build_tiny()), ("infinity-tiny@random", infinity())):
         caches: list[DenseKV] = []
 
         def new_cache(caches: list[DenseKV] = caches) -> DenseKV:
@@ -196,7 +199,7 @@ def test_memory_of_the_overview_is_what_the_caches_hold() -> None:
         plan = Plan.dense(model.spec.n_layers, model.spec.tokens)
         watched = Plan(plan.scales, (new_cache,) * model.spec.n_layers)
         model.generate(torch.tensor([0]), PairedSampler(0, [0]), watched)
-        assert sum(cache.nbytes for cache in caches) == 4 * kv_numbers(model.spec)
+        assert sum(cache.nbytes for cache in caches) == 4 * held_numbers(zoo.manifest(name))
     found = overview("var-d16")
     assert found.parameters == 310_283_520 and found.memory[8] > found.memory[1] and not found.shipped
 
@@ -208,3 +211,59 @@ def test_targets_suit_the_model() -> None:
     assert default_target(gpu, spec=overview("mnist").spec).batch_size == 256
     assert default_target(gpu, 2, "float32", spec).dtype == "float32"
     assert BITS.scales == SCALES == TOKENIZER.scales
+
+
+def test_other_aspect_ratios() -> None:
+    tall = zoo.manifest("infinity-2b:1.5:0.25M@random")
+    assert tall.image_size[0] > tall.image_size[1] and len(tall.spec().scales) == 10
+    assert zoo.manifest("infinity-2b:0.5@random").spec().scales[-1] == (45, 90)
+    for name, reason in (
+        ("infinity-2b:1.1", "no schedule for aspect ratio 1.1"),
+        ("infinity-2b:wide", "expected height over width"),
+        ("infinity-2b:1.5:9M", "no schedule"),
+        ("var-d16:1.5", "has one schedule"),
+    ):
+        with pytest.raises(ModelError, match=reason):
+            zoo.manifest(f"{name}@random")
+
+
+def test_published_sampling() -> None:
+    found = {name: PUBLISHED[name].sampling for name in ("var-d16", "mvar-d24", "infinity-2b", "infinity-8b")}
+    assert found["var-d16"] == found["mvar-d24"] == SamplingDefaults(1.5, 900, 0.96)
+    assert found["infinity-2b"] == SamplingDefaults(4.0, 900, 0.97, 0.5)
+    assert found["infinity-8b"] == SamplingDefaults(4.0, 900, 0.97, 1.0)
+
+
+def test_evidence_belongs_to_the_prompts_too(tmp_path: Path) -> None:
+    specs = []
+    for length in (2, 5):
+        path = tmp_path / f"{length}.safetensors"
+        save_prompts(path, [torch.randn(length, 128)])
+        specs.append(zoo.manifest(f"infinity-tiny@random#{path}").spec())
+    assert specs[0].fingerprint == specs[1].fingerprint, "policies belong to the weights"
+    assert len({spec.identity for spec in specs}) == 2
+    with pytest.raises(ModelError, match="reads classes, not prompts"):
+        zoo.manifest(f"var-tiny@random#{tmp_path / '2.safetensors'}")
+
+
+def test_a_tensor_with_two_names_may_be_there_once(tmp_path: Path) -> None:
+    model = infinity()
+    save_file(model.transformer.state_dict(), tmp_path / "transformer_tiny.safetensors")
+    state = model.tokenizer.state_dict()
+    del state["quantizer.lfq.mask"]
+    save_file(state, tmp_path / "tokenizer_tiny.safetensors")
+    assert zoo.load(f"infinity-tiny@{tmp_path}").tokenizer.state_dict().keys() == model.tokenizer.state_dict().keys()
+
+
+def test_weights_that_no_number_format_holds(weights: Path) -> None:
+    state = build_tiny().transformer.state_dict()
+    torch.save(state | {"head.bias": torch.full_like(state["head.bias"], 7e4)}, weights / "transformer_tiny.pth")
+    assert zoo.load(f"var-tiny@{weights}").spec.n_layers == 3
+    with pytest.raises(ModelError, match=r"tiny\.pth: 1 tensors are not finite in float16, first head\.bias"):
+        zoo.load(f"var-tiny@{weights}", dtype="float16")
+
+
+def test_files_of_old_pytorch(weights: Path) -> None:
+    state = build_tiny(seed=3).transformer.state_dict()
+    torch.save(state, weights / "transformer_tiny.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(draw(zoo.load(f"var-tiny@{weights}")), draw(build_tiny(seed=3)))

@@ -9,6 +9,7 @@ import typer
 
 from varsearch.cli import options as o
 from varsearch.cli.render import announce_calibration, console, print_json, table
+from varsearch.errors import ModelError
 
 if TYPE_CHECKING:
     from varsearch.calibration import Calibration
@@ -44,6 +45,8 @@ def calibrate(
     from varsearch.search.starts import calibrated
 
     model = registry.join(model, weights, prompts)
+    if refusal := zoo.calibration_refusal(model):
+        raise ModelError(f"{model} cannot be calibrated: {refusal}")
     skeleton, load = zoo_skeleton(model), partial(zoo.load, model)
     found = calibrated(skeleton, load, storage, images, seed, announce_calibration if not json else lambda: None)
     if json:

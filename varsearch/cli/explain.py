@@ -41,6 +41,8 @@ def explain(
         Path | None, typer.Option(help="Also draw it: SVG or PNG, or an HTML page with the table.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model name or folder; default: the one the policy names.")] = None,
+    weights: o.Weights = None,
+    prompts: o.Prompts = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
     library_folder: o.LibraryFolder = None,
     json: o.Json = False,
@@ -50,7 +52,7 @@ def explain(
         raise UsageError(f"--picture {picture}: expected a file that ends in one of {', '.join(KINDS)}")
     from varsearch.search.subject import find_subject
 
-    subject = find_subject(policy, storage, library_folder, model)
+    subject = find_subject(policy, storage, library_folder, model, weights, prompts)
     found = _explanation(subject, images if measure else 0)
     if picture:
         write_atomically(picture, _drawn(found, picture.suffix.lower()))

@@ -68,12 +68,15 @@ def models(
             for row in rows
         ),
     )
-    console.print("memory: weights of transformer and tokenizer and the full KV cache, in 16 bits, without activations")
+    console.print(
+        "memory: weights of transformer and tokenizer and the full KV cache or state, in 16 bits, without activations"
+    )
+    console.print("all techniques apply to all models, but for these, and for linears that a model lacks (models NAME)")
     for untrained, reason in zoo.UNTRAINED.items():
         console.print(f"{untrained} has no weights yet: {reason}")
-    for row in rows:
-        if row.refused:
-            console.print(f"{row.name}: without {', '.join(row.refused)}; every other technique applies to every model")
+    for refused in dict.fromkeys(tuple(row.refused) for row in rows if row.refused):
+        named = ", ".join(row.name for row in rows if tuple(row.refused) == refused)
+        console.print(f"{named}: without {', '.join(refused)}")
     for source in dict.fromkeys(row.source for row in rows if not row.shipped):
         named = ", ".join(row.name for row in rows if row.source == source)
         console.print(f"not shipped: {named}: weights from {source}, or --weights random")
@@ -82,21 +85,35 @@ def models(
 def prompts(
     texts: Annotated[Path, typer.Argument(help="Text file with one prompt per line.")],
     output: Annotated[Path, typer.Argument(help="Features to write, a safetensors file for --prompts.")],
+    negative: Annotated[
+        Path | None, typer.Option(help="Text file with what guidance leads away from: one line, or one per prompt.")
+    ] = None,
     encoder: Annotated[str, typer.Option(help="Folder or hub name of the T5 encoder.")] = "google/flan-t5-xl",
     device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
 ) -> None:
     """Encode prompts once, so that no search or deployment needs the text encoder in memory."""
-    try:
-        lines = [line.strip() for line in texts.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read prompts from {texts}: {error}") from None
-    if not lines:
-        raise UsageError(f"{texts} holds no prompts: expected one per line")
+    lines = _lines(texts)
+    away = _lines(negative) if negative else []
+    if len(away) == 1:
+        away *= len(lines)
+    if away and len(away) != len(lines):
+        raise UsageError(f"{negative} holds {len(away)} prompts, {texts} {len(lines)}: give one, or one for each")
     from varsearch.models.infinity.t5 import encode
     from varsearch.models.infinity.text import save_prompts
 
-    save_prompts(output, encode(lines, encoder, device=device))
-    console.print(f"{output}: features of {len(lines)} prompts")
+    features = encode([*lines, *away], encoder, device=device)
+    save_prompts(output, features[: len(lines)], features[len(lines) :])
+    console.print(f"{output}: features of {len(lines)} prompts" + (", each with a negative one" if away else ""))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        found = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read prompts from {path}: {error}") from None
+    if not found:
+        raise UsageError(f"{path} holds no prompts: expected one per line")
+    return found
 
 
 class Scan(BaseModel):
@@ -160,6 +177,7 @@ def _published(about: Overview, json: bool) -> None:
         f"sampled with guidance {sampling.guidance:g}, top-k {sampling.top_k}, top-p {sampling.top_p:g}, "
         f"temperature {sampling.temperature:g}"
     )
+    console.print(f"files: {about.files[0]} and {about.files[1]}, in any format of docs/models.md")
     told = ", ".join(f"batch {n}: {scaled(peak, BYTES)}" for n, peak in peaks.items())
     console.print(f"peak memory of dense sampling in 16 bits, traced: {told}")
     console.print("quantizable linears of a layer: " + ", ".join(spec.linears))

@@ -145,7 +145,7 @@ class _Watch:
         mean, layers, scales = self.mean, range(self.spec.n_layers), range(len(self.spec.scales))
         names = {key[2] for key in mean.sums if key[0] == "sqnr"}
         return Calibration(
-            fingerprint=self.spec.fingerprint,
+            fingerprint=self.spec.identity,
             protocol=protocol,
             column_variance=tuple(tuple(mean["variance", i]) for i in layers),
             scale_mass=tuple(tuple(tuple(map(tuple, mean["mass", k, i])) for i in layers) for k in scales),

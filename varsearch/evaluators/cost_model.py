@@ -107,7 +107,7 @@ class CostModel:
         return Evidence(
             kind="speed",
             policy=policy.digest,
-            model=self.model.spec.fingerprint,
+            model=self.model.spec.identity,
             protocol=self.protocol.digest,
             measurements=tuple(
                 Measurement(metric=metric, value=value, origin=Origin.PREDICTED) for metric, value in values.items()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from varsearch.accel import Accelerated, apply, labels_for
-from varsearch.errors import EvaluationError, UsageError
+from varsearch.errors import EvaluationError, ModelError, UsageError
 from varsearch.evaluators.extractors import Extractor, classifier_extractor
 from varsearch.evaluators.fid import Bootstrap, frechet_distance, kid
 from varsearch.evaluators.manifold import NEIGHBOURS, Manifold, precision_recall
@@ -114,7 +114,7 @@ class QualityEvaluator:
         return Evidence(
             kind="quality",
             policy=policy.digest,
-            model=self.model.spec.fingerprint,
+            model=self.model.spec.identity,
             protocol=self.protocol.digest,
             measurements=measurements,
             seconds=time.perf_counter() - start,
@@ -201,6 +201,8 @@ def for_zoo(
     Raises:
         ModelError: the model is unknown, or one of its files is missing or damaged.
     """
+    if refusal := zoo.quality_refusal(model):
+        raise ModelError(f"the quality of {model} cannot be evaluated: {refusal}")
     image_model, reference = zoo.load(model, device), zoo_reference(model)
     extractor = classifier_extractor(zoo.load_classifier(model, device))
     protocol = protocol_for(image_model, extractor, reference, n_images=n_images, nll_images=nll_images, seed=seed)

@@ -223,7 +223,7 @@ class SpeedEvaluator:
         return Evidence(
             kind="speed",
             policy=policy.digest,
-            model=self.model.spec.fingerprint,
+            model=self.model.spec.identity,
             protocol=self.protocol.digest,
             measurements=(*timed, *(Measurement(metric=metric, value=value) for metric, value in exact.items())),
             seconds=time.perf_counter() - started,

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from varsearch.models.families import Asked
 from varsearch.models.infinity.transformer import BlockCondition
+from varsearch.models.layers import Modulation
 from varsearch.models.seams import LayerState, Rows
-from varsearch.models.var import Modulation
 
 T = TypeVar("T")
 

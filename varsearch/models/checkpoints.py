@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +23,8 @@ from varsearch.errors import ModelError
 from varsearch.target import DType
 
 FP32 = {"scale_mul_1H11", "A_log", "dt_bias", "D"}
-"""Exponents and step sizes: rounded to bf16, a factor of 100 on attention logits would be off by more than one."""
+"""Few numbers that matter: exponents, step sizes and skip weights. Rounded to bf16, a factor of 100 on attention logits
+would be off by more than one."""
 
 PICKLES = {".pth", ".pt", ".ckpt", ".bin"}
 SHOWN = 3
@@ -54,11 +56,30 @@ def filled(
             module = make()
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{what}: no network has the manifest's sizes: {str(error).splitlines()[0]}") from None
+    state = _with_aliases(module, state)
     check_layout(module.state_dict(), state, what)
     for name, t in (*module.named_parameters(), *module.named_buffers()):
         t.data = t.data.to(stored_as(name, t, getattr(torch, dtype)))
     module.to_empty(device=device).load_state_dict(state)
+    broken = [name for name, t in module.named_parameters() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise ModelError(f"{what}: {len(broken)} tensors are not finite in {dtype}, first {', '.join(broken[:SHOWN])}")
     return module.eval().requires_grad_(False)
+
+
+def _with_aliases(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the tensors that the network has under several names under all of them: some formats keep one."""
+    names: dict[int, list[str]] = {}
+    for name, t in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(t), []).append(name)
+    aliases = {
+        name: state[known]
+        for group in names.values()
+        for name in group
+        for known in group
+        if known in state and name not in state
+    }
+    return state | aliases
 
 
 def stored_as(name: str, t: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -119,12 +140,12 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
         places = json.loads(index.read_bytes())["weight_map"]
         names = sorted({str(name) for name in places.values()})
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelError(f"{index} is no index of a checkpoint: expected a weight_map of names to files") from None
     state: dict[str, Tensor] = {}
     for name in names:
-        if Path(name).name != name or name.endswith(".json"):
-            raise ModelError(f"{index} names {name}, which is no checkpoint beside it")
+        if not _is_shard(index, name):
+            raise ModelError(f"{index} names {name!r}, which is no checkpoint beside it")
         shard = read(index.with_name(name))
         wanted = {key for key, place in places.items() if place == name}
         wrong = sorted(wanted ^ shard.keys())
@@ -136,6 +157,13 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return state
 
 
+def _is_shard(index: Path, name: str) -> bool:
+    try:
+        return Path(name).name == name and not name.endswith(".json") and index.with_name(name).is_file()
+    except ValueError:  # no name that a file can have
+        return False
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
@@ -145,7 +173,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files of before PyTorch 1.6 are no archives, and cannot be mapped into memory.
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        plain = isinstance(found, dict) and all(isinstance(name, str) and _plain(t) for name, t in found.items())
     except OSError:
         raise
     except pickle.UnpicklingError:
@@ -155,11 +185,11 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path} is not a file of tensors alone: {(str(error) or repr(error)).splitlines()[0]}"
         ) from None
-    if not isinstance(found, dict) or not all(isinstance(name, str) and _plain(t) for name, t in found.items()):
+    if not plain:
         held = ", ".join(map(str, list(found)[:SHOWN])) if isinstance(found, dict) else type(found).__name__
         raise ModelError(f"{path} does not map names to tensors, it holds {held}: save the network's state dict alone")
     return found
 
 
 def _plain(t: object) -> bool:
-    return isinstance(t, Tensor) and t.layout == torch.strided and t.device.type == "cpu"
+    return isinstance(t, Tensor) and not t.is_nested and t.layout == torch.strided and t.device.type == "cpu"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import torch
 from pydantic import Discriminator, Tag
 from torch import Tensor
 
@@ -18,8 +17,9 @@ from varsearch.models.infinity.text import Prompts
 from varsearch.models.infinity.tokenizer import BitTokenizer, BitTokenizerConfig
 from varsearch.models.infinity.transformer import Block as TextBlock
 from varsearch.models.infinity.transformer import BlockCondition, Infinity, InfinityConfig
+from varsearch.models.layers import Modulation
 from varsearch.models.mvar import MVAR, MVARConfig
-from varsearch.models.var import VAR, Modulation, VARConfig
+from varsearch.models.var import VAR, VARConfig
 from varsearch.models.var import Block as ClassBlock
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
 from varsearch.target import Family
@@ -75,8 +75,3 @@ def new_transformer(config: TransformerConfig) -> Transformer:
 def new_tokenizer(config: TokenizerConfig | BitTokenizerConfig) -> Tokenizer:
     """A network without meaningful weights."""
     return BitTokenizer(config) if isinstance(config, BitTokenizerConfig) else VQVAE(config)
-
-
-def device_of(transformer: Transformer) -> torch.device:
-    """Where the weights are."""
-    return transformer.pos_start.device

@@ -59,8 +59,8 @@ class GuidanceSchedule:
 
     def check(self, depth: int, n_scales: int) -> None:
         """Raises `ModelError` unless a model of so many blocks and scales can be guided so."""
-        if not -depth < self.layer <= 0:
-            raise ModelError(f"guidance at layer {self.layer}: expected 0 or at least {1 - depth}")
+        if not -depth <= self.layer <= 0:
+            raise ModelError(f"guidance at layer {self.layer}: a model of {depth} blocks has 0 to {-depth}")
         if {len(self.strengths), len(self.temperatures)} != {n_scales}:
             raise ModelError(f"guidance needs {n_scales} strengths and temperatures, one per scale")
 
@@ -91,8 +91,10 @@ def generate(
     Raises:
         ModelError: guidance does not fit the model.
     """
-    guidance.check(model.config.depth, len(plan.scales))
-    loop = _Loop(plan, (model,) if refiner is None else (model, refiner), tokenizer, guidance)
+    models = (model,) if refiner is None else (model, refiner)
+    for part in models:
+        guidance.check(part.config.depth, len(plan.scales))
+    loop = _Loop(plan, models, tokenizer, guidance)
     guided = guidance.guides and plan.scales[0].guidance is not Guidance.OFF
     cond_BD, conditions = condition(model, asked, guided)
     states = [LayerState(new_cache(), len(asked)) for new_cache in plan.new_cache]
@@ -154,7 +156,12 @@ class _Loop:
         inputs = batch.inputs[-1:] if remember else batch.inputs
         x_BLD = _joined([model.embed(pooled_NLC, batch.cond_BD, j) for j, pooled_NLC in inputs])
         pos_1L = _joined([self.positions(j, x_BLD.device) for j, _ in inputs])
-        x_BLD = self.through_blocks(x_BLD, pos_1L, batch, k, scale)
+        guided_block = len(model.layers) + self.guidance.layer if batch.guided else len(model.layers)
+        # Not in a function of its own, whose caller would keep the first block's input alive.
+        for i, (block, layer) in enumerate(zip(model.layers, scale.layers, strict=True)):
+            x_BLD = block(x_BLD, batch.conditions[i], pos_1L, layer, batch.states[i])
+            if i == guided_block and self.guidance.strengths[k]:
+                x_BLD = self.guidance.apply(x_BLD, k).repeat(2, 1, 1)
         # Where a layer was guided, both kinds of rows are equal from there on, but only the conditional ones count.
         rows = n if self.guidance.layer else len(x_BLD)
         x_BLD = x_BLD[:rows, -math.prod(model.config.scales[k]) :]
@@ -169,16 +176,6 @@ class _Loop:
         batch.f_hat_NCHW = quantizer.accumulate(batch.f_hat_NCHW, codes_NLC, k)
         if not remember:
             batch.inputs.clear()
-
-    def through_blocks(self, x_BLD: Tensor, pos_1L: Tensor, batch: Batch, k: int, scale: ScalePlan) -> Tensor:
-        """What leaves the last block."""
-        blocks = self.models[batch.refined].layers
-        guided_block = len(blocks) + self.guidance.layer if batch.guided else len(blocks)
-        for i, (block, layer) in enumerate(zip(blocks, scale.layers, strict=True)):
-            x_BLD = block(x_BLD, batch.conditions[i], pos_1L, layer, batch.states[i])
-            if i == guided_block and self.guidance.strengths[k]:
-                x_BLD = self.guidance.apply(x_BLD, k).repeat(2, 1, 1)
-        return x_BLD
 
     def positions(self, k: int, device: torch.device) -> Tensor:
         """Places of the tokens of scale `k` in the full sequence, (1, L)."""

@@ -77,4 +77,5 @@ class Manifest(Frozen):
             fingerprint=self.fingerprint(),
             family=family_of(t),
             ssm_expand=t.mamba.expand if isinstance(t, MVARConfig) else 2,
+            prompts=self.files.get("prompts", ("", ""))[1],
         )

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from varsearch.models.layers import Modulation, Place
 from varsearch.models.mamba import Mamba2, MambaConfig
 from varsearch.models.seams import AttentionMemory, KVView, LayerPlan, LayerState
-from varsearch.models.var import VAR, Block, Modulation, Place, VARConfig
+from varsearch.models.var import VAR, Block, VARConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from torch import nn
 from varsearch.models import registry, zoo
 from varsearch.models.families import new_tokenizer, new_transformer
 from varsearch.models.image_model import SamplingDefaults
+from varsearch.models.manifest import Manifest
+from varsearch.models.mvar import MVARConfig
 from varsearch.models.published import PUBLISHED
 from varsearch.policy import without
 from varsearch.target import Frozen, ModelSpec
@@ -24,8 +26,10 @@ class Overview(Frozen):
 
     Args:
         parameters: of the transformer.
-        memory: batch size -> bytes of all weights and of the full KV cache of guided sampling, in 16 bits.
+        memory: batch size -> bytes of all weights but the encoder's and of what guided sampling holds, in 16 bits.
         source: where the weights are from.
+        data: what it was trained on.
+        files: published names of transformer and tokenizer, without the ending of the format.
         shipped: whether they come with the package.
         refused: policy fields of techniques that do not apply to the model, and why.
     """
@@ -39,6 +43,8 @@ class Overview(Frozen):
     memory: dict[int, int]
     licence: str
     source: str
+    data: str
+    files: tuple[str, ...]
     shipped: bool
     refused: dict[str, str]
 
@@ -54,26 +60,37 @@ def overview(model: str) -> Overview:
     manifest = zoo.manifest(model if named is None else str(named._replace(weights=registry.RANDOM)))
     spec = manifest.spec()
     with torch.device("meta"):
-        sizes = [_count(new_transformer(manifest.transformer)), _count(new_tokenizer(manifest.tokenizer))]
+        transformer, tokenizer = new_transformer(manifest.transformer), new_tokenizer(manifest.tokenizer)
+    used = _count(transformer) + _count(tokenizer) - _count(tokenizer.encoder)
+    files = () if named is None else (named.published.transformer_file, named.published.tokenizer_file)
     return Overview(
         name=manifest.name,
         description=manifest.description,
         spec=spec,
         sampling=manifest.sampling,
-        parameters=sizes[0],
-        tokenizer_parameters=sizes[1],
-        memory={n: HALF * (sum(sizes) + n * kv_numbers(spec)) for n in BATCHES},
+        parameters=_count(transformer),
+        tokenizer_parameters=_count(tokenizer),
+        memory={n: HALF * (used + n * held_numbers(manifest)) for n in BATCHES},
         licence=manifest.licence,
-        source=manifest.data,
+        source="ships with varsearch" if named is None else named.published.source,
+        data=manifest.data,
+        files=files,
         shipped=named is None,
         refused=without(spec.family),
     )
 
 
-def kv_numbers(spec: ModelSpec) -> int:
-    """Numbers that the caches of one guided image hold in the end: those of the last scale are never stored."""
-    stored = 0 if spec.family == "mvar" else sum(spec.tokens[:-1])
-    return 2 * 2 * spec.n_layers * spec.width * stored
+def held_numbers(manifest: Manifest) -> int:
+    """Numbers of 16 bits that one guided image holds in the end.
+
+    Of caches those of the last scale are never stored. M-VAR holds the state of its recurrence instead, in fp32, and
+    the last inputs of its convolution.
+    """
+    spec, rows = manifest.spec(), 2
+    if not isinstance(manifest.transformer, MVARConfig):
+        return 2 * rows * spec.n_layers * spec.width * sum(spec.tokens[:-1])
+    c, inner = manifest.transformer.mamba, manifest.transformer.mamba.expand * spec.width
+    return rows * spec.n_layers * (2 * inner * c.state + (c.conv - 1) * (inner + 2 * c.state))
 
 
 def _count(module: nn.Module) -> int:

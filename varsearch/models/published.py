@@ -7,14 +7,17 @@ names here stand for squares: about a million pixels, or as many as the 125M mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
+from varsearch.errors import ModelError
 from varsearch.models.families import TransformerConfig
 from varsearch.models.image_model import SamplingDefaults
-from varsearch.models.infinity.schedule import Pixels
+from varsearch.models.infinity.schedule import Pixels, token_maps
 from varsearch.models.infinity.sizes import Name as SizeName
 from varsearch.models.infinity.sizes import configs
 from varsearch.models.infinity.tokenizer import BitTokenizerConfig
+from varsearch.models.infinity.transformer import InfinityConfig
 from varsearch.models.mvar import MVARConfig
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
@@ -62,6 +65,7 @@ def tokenizer(config: VARConfig) -> TokenizerConfig:
 
 
 def _of_classes(config: VARConfig, description: str, licence: str, source: str, file: str) -> Published:
+    # The setting of the published FID; demos are guided more strongly.
     return Published(
         config, tokenizer(config), SamplingDefaults(1.5, 900, 0.96), description, licence, source, file, VQ_FILE
     )
@@ -69,9 +73,35 @@ def _of_classes(config: VARConfig, description: str, licence: str, source: str, 
 
 def _of_texts(name: SizeName, pixels: Pixels, temperature: float, files: tuple[str, str]) -> Published:
     transformer, bits = configs(name, 1.0, pixels)
+    # As in the published inference scripts; there is none for the 125M model.
     sampling = SamplingDefaults(4.0, 900, 0.97, temperature)
     side = bits.image_size[0]
     return Published(transformer, bits, sampling, f"texts, {side} pixels", "MIT", INFINITY_SOURCE, *files)
+
+
+def of_schedule(size: str, ratio: str, pixels: str | None = None) -> Published:
+    """A size of Infinity for other images than squares of its usual class.
+
+    Args:
+        size: name of the size.
+        ratio: height over width, as in "1.5".
+        pixels: class of pixel counts, by default the size's own.
+
+    Raises:
+        ModelError: the size has one schedule only, or there is none of this ratio and class.
+    """
+    usual = PUBLISHED[size]
+    if not isinstance(usual.transformer, InfinityConfig):
+        raise ModelError(f"{size} has one schedule, not one for {ratio}")
+    classes = {len(token_maps(1.0, name)): name for name in get_args(Pixels)}
+    try:
+        number = float(ratio)
+    except ValueError:
+        raise ModelError(f"{size}:{ratio}: expected height over width as a number, as in {size}:1.5") from None
+    chosen = pixels or classes[len(usual.transformer.scales)]
+    transformer, bits = configs(size, number, chosen)  # type: ignore[arg-type]
+    height, width = bits.image_size
+    return replace(usual, transformer=transformer, tokenizer=bits, description=f"texts, {height}x{width} pixels")
 
 
 VQ_FILE, INFINITY_SOURCE = "vae_ch160v4096z32", "huggingface.co/FoundationVision/Infinity"

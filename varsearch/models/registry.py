@@ -1,5 +1,7 @@
 """A published model as the user names it: `NAME@WEIGHTS#PROMPTS`, where the last two may be absent.
 
+NAME may have an aspect ratio and a class of pixel counts where the model has several, as in `infinity-2b:1.5:0.60M`.
+
 WEIGHTS is `random` (seeded random numbers), a folder that holds the published files, or `hf:OWNER/REPOSITORY@REVISION`,
 which downloads them from the Hugging Face hub, or finds them in its cache. PROMPTS is a file that `save_prompts` wrote.
 """
@@ -13,17 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from varsearch.errors import ModelError, UsageError
-from varsearch.models.checkpoints import PICKLES
 from varsearch.models.infinity.text import load_prompts
 from varsearch.models.infinity.transformer import InfinityConfig
 from varsearch.models.manifest import Manifest, Part
-from varsearch.models.published import PUBLISHED, Published
+from varsearch.models.published import PUBLISHED, Published, of_schedule
 
 RANDOM = "random"
 RANDOM_PROMPTS, RANDOM_LENGTH = 8, 64
 """How many prompts a model with random weights comes with, and their features: a sentence or two."""
 
-ENDINGS = (".safetensors", *sorted(PICKLES), "")
+ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", "")
 """Formats of a checkpoint in the order of preference; the last is a folder of shards."""
 
 HUB = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
@@ -41,14 +42,15 @@ class Named(NamedTuple):
 
     @property
     def published(self) -> Published:
-        """What is known without the weights."""
-        return PUBLISHED[self.name]
+        """What is known without the weights; raises `ModelError` if there is no such schedule."""
+        size, *schedule = self.name.split(":")
+        return of_schedule(size, *schedule) if schedule else PUBLISHED[size]
 
 
 def parse(model: str) -> Named | None:
     """The parts of a published model's name; None if it is none."""
     name = re.split("[@#]", model, maxsplit=1)[0]
-    if name not in PUBLISHED:
+    if name.partition(":")[0] not in PUBLISHED:
         return None
     weights, _, prompts = model[len(name) :].partition("#")
     return Named(name, weights.removeprefix("@"), prompts)
@@ -58,8 +60,8 @@ def absolute(named: Named) -> Named:
     """The same model under a name that holds in every working folder."""
     weights, prompts = named.weights, named.prompts
     if weights not in ("", RANDOM) and not weights.startswith("hf:"):
-        weights = str(Path(weights).resolve())
-    return Named(named.name, weights, prompts and str(Path(prompts).resolve()))
+        weights = str(Path(weights).expanduser().resolve())
+    return Named(named.name, weights, prompts and str(Path(prompts).expanduser().resolve()))
 
 
 def join(model: str, weights: str | None, prompts: str | None) -> str:
@@ -67,12 +69,12 @@ def join(model: str, weights: str | None, prompts: str | None) -> str:
     named = parse(model)
     if named is None:
         if weights or prompts:
-            raise UsageError(
-                f"--weights and --prompts belong to published models ({', '.join(PUBLISHED)}), not {model}"
-            )
+            raise UsageError(f"--weights and --prompts are for published models (varsearch models), not for {model}")
         return model
     if prompts and not isinstance(named.published.transformer, InfinityConfig):
         raise UsageError(f"{named.name} reads classes, not prompts")
+    if weights and "#" in weights:
+        raise UsageError(f"--weights {weights}: a folder with # in its name cannot be told from one with prompts")
     return str(Named(named.name, weights or named.weights, prompts or named.prompts))
 
 
@@ -87,7 +89,7 @@ def folder(named: Named) -> Path:
         )
     if named.weights.startswith("hf:"):
         return _from_hub(named)
-    path = Path(named.weights)
+    path = Path(named.weights).expanduser()
     if not path.is_dir():
         raise ModelError(f"there is no folder {path} with the weights of {named.name}")
     return path
@@ -100,11 +102,16 @@ def manifest(named: Named) -> Manifest:
     if named.weights != RANDOM:
         stems: dict[Part, str] = {"transformer": p.transformer_file, "tokenizer": p.tokenizer_file}
         files = {part: _found(folder(named), stem) for part, stem in stems.items()}
+    if named.prompts and not text:
+        raise ModelError(f"{named.name} reads classes, not prompts")
+    if named.prompts:
+        prompts = Path(named.prompts)
+        files["prompts"] = prompts.name, sha256(prompts)
     return Manifest(
         name=named.name,
         description=p.description,
         licence=p.licence,
-        data=p.source,
+        data=f"see {p.source}",
         image_size=p.tokenizer.image_size,
         transformer=p.transformer,
         tokenizer=p.tokenizer,
@@ -128,15 +135,15 @@ def sha256(path: Path) -> str:
 
     A file that has not changed is read once per process.
     """
+    if path.is_dir():
+        parts = [f"{part.name} {sha256(part)}\n" for part in sorted(path.iterdir()) if part.is_file()]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
     state = path.stat()
     return _sha256(path, state.st_mtime_ns, state.st_size)
 
 
 @cache
 def _sha256(path: Path, changed: int, size: int) -> str:
-    if path.is_dir():
-        parts = [f"{part.name} {sha256(part)}\n" for part in sorted(path.iterdir()) if part.is_file()]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -53,13 +54,13 @@ def folder(model: str) -> Path:
     named = registry.parse(model)
     if named is not None:
         return registry.folder(named)
-    path = Path(model)
+    path = Path(model).expanduser()
     if path.suffix in checkpoints.PICKLES:
         raise ModelError(
             f"{model} is a checkpoint without its tokenizer: name a published model (varsearch models) and give "
             "--weights the folder that holds both"
         )
-    found = path if len(path.parts) > 1 or path.is_absolute() else WEIGHTS / model
+    found = path if any(separator in model for separator in ("/", os.sep)) else WEIGHTS / model
     try:
         known = (found / "manifest.json").is_file()
     except OSError as error:
@@ -128,6 +129,13 @@ def weights_refusal(model: str) -> str | None:
     names = [m.files[part][0] for part in ("transformer", "tokenizer")]
     absent = [name for name in names if not all(piece.exists() for piece in pieces(folder(model) / name))]
     return f"cannot read its weights: no {' and no '.join(absent)} in {folder(model)}" if absent else None
+
+
+def calibration_refusal(model: str) -> str | None:
+    """Why published systems cannot be calibrated for a model; None if they can."""
+    if manifest(model).spec().family == "mvar":
+        return "its attention stays within each scale, and a calibration is about attention across scales"
+    return weights_refusal(model)
 
 
 def quality_refusal(model: str, needed: Sequence[Part] = ("classifier", "reference")) -> str | None:
@@ -227,7 +235,8 @@ def _part(model: str, part: Literal["transformer", "tokenizer"], device: str, dt
             state = random_weights(make(), m.transformer.width)
     else:
         state = unpacked(tensors(model, part))
-    return checkpoints.filled(make, state, part, dtype, device)
+    what = f"{part} of {model}" if m.random else str(folder(model) / m.files[part][0])
+    return checkpoints.filled(make, state, what, dtype, device)
 
 
 def prompts(model: str) -> Prompts | None:

@@ -33,10 +33,10 @@ def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
     """
     manifest, quality = zoo.manifest(settings.model), settings.quality
     spec, sampling = manifest.spec(), quality or manifest.sampling
-    if spec.fingerprint != settings.fingerprint:
+    if spec.identity != settings.fingerprint:
         raise ModelError(
             f"run {run!r} was made with other weights: {settings.fingerprint[:12]}…, {settings.model} now has "
-            f"{spec.fingerprint[:12]}…"
+            f"{spec.identity[:12]}…"
         )
     return PolicyFile(
         model=spec,

@@ -82,10 +82,10 @@ def model_of(run: RunRecord, settings: RunSettings, quality: QualityProtocol) ->
         ModelError: it is gone, or has other weights, whose images would show what was never measured.
     """
     model = zoo.load(settings.model)
-    if model.spec.fingerprint != settings.fingerprint:
+    if model.spec.identity != settings.fingerprint:
         raise ModelError(
             f"run {run.name!r} measured weights {settings.fingerprint[:12]}…, {settings.model} now has "
-            f"{model.spec.fingerprint[:12]}…"
+            f"{model.spec.identity[:12]}…"
         )
     return replace(model, sampling=SamplingDefaults.of(quality))
 

@@ -131,7 +131,7 @@ class _Wanted:
     def known(self, store: Store) -> _Measuring:
         """With what the store has."""
         spec = self.loaded.spec
-        fingerprint = spec.fingerprint
+        fingerprint = spec.identity
         return _Measuring(
             spec,
             store,

@@ -52,7 +52,7 @@ class RunSettings(Frozen):
     """Model, target, protocols, objectives, bounds, space and the sampler's seed. Budget, time and workers are no part.
 
     Args:
-        model: name or folder of the model, `fingerprint` the sha256 of its weights.
+        model: name or folder of the model, `fingerprint` its `ModelSpec.identity`.
         quality: how quality is evaluated; None where it is not, because no objective and no bound asks for it.
         speed: how latency and memory are evaluated, and on what target.
         objectives: one to three metrics.

@@ -112,7 +112,7 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
     objectives = named_objectives(request.objectives, speed.origin)
     settings = RunSettings(
         model=request.model,
-        fingerprint=spec.fingerprint,
+        fingerprint=spec.identity,
         quality=_quality(request, objectives, goals, speed.origin is Origin.MEASURED),
         speed=speed,
         objectives=objectives,
@@ -171,7 +171,7 @@ def _starts(request: Request, storage: str | Path, on_calibrate: Callable[[], No
     """What the search starts from; without the systems that need a calibration where there can be none."""
     bones, siblings = zoo_skeleton(request.model), zoo.siblings(request.model)
     calibration = None
-    if zoo.weights_refusal(request.model) is None and bones.spec.family != "mvar":
+    if zoo.calibration_refusal(request.model) is None:
         calibration = calibrated(bones, partial(zoo.load, request.model), storage, on_start=on_calibrate)
     return starts_for(bones.spec, calibration, siblings)
 

@@ -63,7 +63,7 @@ def calibrated(
     """
     protocol, spec = protocol_of(skeleton, images, seed), skeleton.spec
     with Store(storage) as store:
-        known = store.calibration(spec.fingerprint, protocol)
+        known = store.calibration(spec.identity, protocol)
         if known is not None and not known.fits(spec):
             raise StoreError(
                 f"the stored calibration of {spec.name} is damaged: it is of another shape; "

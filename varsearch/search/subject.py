@@ -8,7 +8,7 @@ from pathlib import Path
 from varsearch.db import Store
 from varsearch.errors import PolicyError, StoreError
 from varsearch.library import load_policy
-from varsearch.models import zoo
+from varsearch.models import registry, zoo
 from varsearch.policy_file import PolicyFile
 from varsearch.search.export import export
 from varsearch.search.front import read_front
@@ -30,7 +30,14 @@ class Subject:
     model: str
 
 
-def find_subject(reference: str, storage: str, library: Path | None, model: str | None) -> Subject:
+def find_subject(
+    reference: str,
+    storage: str,
+    library: Path | None,
+    model: str | None,
+    weights: str | None = None,
+    prompts: str | None = None,
+) -> Subject:
     """The policy called `reference`: a file, model/target/name in the library, or RUN:TRIAL.
 
     TRIAL is a number or a selection of the front such as "knee"; only then the database is opened.
@@ -40,6 +47,8 @@ def find_subject(reference: str, storage: str, library: Path | None, model: str 
         storage: database of runs.
         library: folder of the policy library; None is the user's.
         model: name or folder of the model; None is the one that the policy names.
+        weights: of a published model, where its weights are.
+        prompts: of a model that reads texts, what it is asked for.
 
     Raises:
         UsageError: no such run or trial.
@@ -54,7 +63,7 @@ def find_subject(reference: str, storage: str, library: Path | None, model: str 
         file = load_policy(reference, library)
     except PolicyError as error:
         raise error if Path(reference).is_file() else PolicyError(f"{error}; a trial of a run is RUN:NUMBER") from None
-    named = model or file.model.name
+    named = registry.join(model or file.model.name, weights, prompts)
     file.check_model(zoo.manifest(named).spec())
     return Subject(reference, file, named)
 

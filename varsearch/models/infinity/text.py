@@ -6,7 +6,7 @@ Shape suffixes: N prompts, T features of the longest prompt, C text channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from varsearch.errors import ModelError
 from varsearch.models.seams import Rows
+
+NEGATIVE = "negative."
+"""Before the names of tensors of negative prompts, in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,15 @@ class Prompts:
     present_NT: Tensor | None = None
     negative: Prompts | None = None
 
+    def __post_init__(self) -> None:
+        if self.negative is not None and len(self.negative) != len(self):
+            raise ModelError(f"{len(self.negative)} negative prompts for {len(self)} prompts")
+
     @classmethod
     def of(cls, features: Sequence[Tensor], negative: Prompts | None = None) -> Prompts:
-        """Prompts from their features (T_i, C), at least one feature each."""
+        """Prompts from their features (T_i, C); `ModelError` unless there are prompts with a feature each."""
+        if not features or not all(map(len, features)):
+            raise ModelError(f"prompts need at least one feature each, got {[len(f_TC) for f_TC in features]}")
         longest = max(map(len, features))
         if min(map(len, features)) == longest:
             return cls(torch.stack(list(features)), None, negative)
@@ -93,8 +102,16 @@ def load_prompts(path: Path | str) -> Prompts:
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read prompts from {path}: {error}") from None
-    features, lengths = found.get("features"), found.get("lengths")
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot read prompts from {path}: {reason}") from None
+    prompts = Prompts.of(_split(path, found, ""))
+    if NEGATIVE + "features" not in found:
+        return prompts
+    return replace(prompts, negative=Prompts.of(_split(path, found, NEGATIVE)))
+
+
+def _split(path: Path | str, found: dict[str, Tensor], prefix: str) -> tuple[Tensor, ...]:
+    features, lengths = found.get(prefix + "features"), found.get(prefix + "lengths")
     if features is None or lengths is None or features.ndim != 2 or lengths.ndim != 1 or not len(lengths):
         shapes = {name: tuple(t.shape) for name, t in found.items()}
         raise ModelError(f"{path}: expected features (sum of lengths, channels) and lengths (prompts,), got {shapes}")
@@ -102,10 +119,20 @@ def load_prompts(path: Path | str) -> Prompts:
         raise ModelError(
             f"{path}: lengths must be at least 1 and add up to {len(features)} features, got {lengths.tolist()}"
         )
-    return Prompts.of(features.split(lengths.tolist()))
+    return features.split(lengths.tolist())
 
 
-def save_prompts(path: Path | str, features: Sequence[Tensor]) -> None:
-    """Writes the features (T_i, C) of prompts, one behind the other, with their numbers."""
+def save_prompts(path: Path | str, features: Sequence[Tensor], negative: Sequence[Tensor] = ()) -> None:
+    """Writes the features (T_i, C) of prompts, one behind the other, with their numbers.
+
+    Args:
+        path: file to write.
+        features: of each prompt.
+        negative: of as many prompts that guidance leads away from, or none.
+    """
+    save_file(_joined("", features) | (_joined(NEGATIVE, negative) if negative else {}), path)
+
+
+def _joined(prefix: str, features: Sequence[Tensor]) -> dict[str, Tensor]:
     lengths = torch.tensor([len(f_TC) for f_TC in features])
-    save_file({"features": torch.cat(list(features)).contiguous(), "lengths": lengths}, path)
+    return {f"{prefix}features": torch.cat(list(features)).contiguous(), f"{prefix}lengths": lengths}

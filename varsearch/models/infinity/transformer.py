@@ -20,8 +20,8 @@ from varsearch.errors import ModelError
 from varsearch.models.infinity.attention import AttentivePool, CrossAttention, TextKV
 from varsearch.models.infinity.rotary import Rotary
 from varsearch.models.infinity.text import Prompts
+from varsearch.models.layers import FFN, HeadNorm, Modulation, PassThroughKV, Place, SelfAttention
 from varsearch.models.seams import AttentionMemory, KVView, LayerPlan, LayerState, Rows
-from varsearch.models.var import FFN, HeadNorm, Modulation, PassThroughKV, Place, SelfAttention
 from varsearch.target import Count, Ratio, Scales, Side, Size
 
 

@@ -33,9 +33,7 @@ def _learnt(make: Callable[[ModelSpec, Calibration], Policy]) -> Make:
 
     def checked(spec: ModelSpec, calibration: Calibration | None, _: Siblings) -> Policy:
         if calibration is None:
-            raise UsageError(
-                "its constants come from a calibration, which takes trained weights and attention across scales"
-            )
+            raise UsageError("constants from a calibration, which takes trained weights and attention across scales")
         return make(spec, calibration)
 
     return checked
