@@ -129,10 +129,11 @@ class Recorded:
         if quality is None or speed is None:
             if not self.record:
                 raise UsageError(f"{self.storage} has no evaluation of {policy.digest[:12]}…: run again with --record")
-            outcome = self._worker.evaluate(Job(number=0, policy=policy, quality=quality, speed=speed))
+            wanted = None if quality else self.settings.quality, None if speed else self.settings.speed
+            outcome = self._worker.evaluate(Job(number=0, policy=policy, quality=wanted[0], speed=wanted[1]))
             if outcome.error:
                 raise EvaluationError(outcome.error)
-            for evidence in (outcome.quality, outcome.speed):
+            for evidence in filter(None, (outcome.quality, outcome.speed)):
                 self._store.save(evidence)
             quality, speed = self._known(policy)
             self.counts["evaluated"] += 1

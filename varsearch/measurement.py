@@ -146,16 +146,16 @@ class Evidence(Frozen):
 
 
 class Job(Frozen):
-    """One policy to evaluate; what is already known comes along and is not measured again."""
+    """One policy to evaluate, and how; None asks for nothing of that kind."""
 
     number: int
     policy: Policy
-    quality: Evidence | None = None
-    speed: Evidence | None = None
+    quality: QualityProtocol | None = None
+    speed: SpeedProtocol | None = None
 
 
 class Outcome(Frozen):
-    """Answer to a `Job`. `error` is one line; without it all evidence that the run asks for is there."""
+    """Answer to a `Job`. `error` is one line; without it all evidence that the job asks for is there."""
 
     number: int
     quality: Evidence | None = None

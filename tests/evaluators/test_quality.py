@@ -15,9 +15,10 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from tests.accel.techniques import DENSE, TECHNIQUES
 from varsearch.accel import labels_for
 from varsearch.errors import EvaluationError, ModelError, PolicyError, UsageError
+from varsearch.evaluators.draws import BATCH
 from varsearch.evaluators.extractors import Extractor, classifier_extractor, weights_digest
 from varsearch.evaluators.fid import Precomputed
-from varsearch.evaluators.quality import BATCH, SAMPLE, THREADS, QualityEvaluator, for_zoo, protocol_for
+from varsearch.evaluators.quality import SAMPLE, THREADS, QualityEvaluator, for_zoo, protocol_for
 from varsearch.evaluators.reference import Reference, build_reference
 from varsearch.measurement import METRICS, Evidence, Measurement
 from varsearch.models import zoo

@@ -99,8 +99,11 @@ def evidence(kind: str, policy: Policy, **changes: object) -> Evidence:
 
 
 def outcome(job: Job) -> Outcome:
-    quality, speed = (evidence(kind, job.policy) for kind in ("quality", "speed"))
-    return Outcome(number=job.number, quality=job.quality or quality, speed=job.speed or speed)
+    quality, speed = (
+        protocol and evidence(kind, job.policy, protocol=protocol.digest)
+        for kind, protocol in (("quality", job.quality), ("speed", job.speed))
+    )
+    return Outcome(number=job.number, quality=quality, speed=speed)
 
 
 @dataclass

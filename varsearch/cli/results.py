@@ -255,12 +255,10 @@ def _verify(file: PolicyFile, found: Front, reference: str | None, inception: st
         model=found.settings.model,
         device=file.sample.device_type if file.sample else "cpu",
         threads=file.sample.threads if file.sample else os.cpu_count() or 1,
-        quality=found.settings.quality,
-        speed=found.settings.speed,
         reference=reference,
         inception=inception,
     )
-    checks = verify(file, config)
+    checks = verify(file, config, (found.settings.quality, found.settings.speed))
     rows = ((c.metric, shown(c.metric, c.filed), shown(c.metric, c.found), "yes" if c.agrees else "NO") for c in checks)
     table("verified in a fresh process", ("<metric", "filed", "found", "agrees"), rows)
     wrong = [check.metric for check in checks if not check.agrees]

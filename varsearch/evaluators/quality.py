@@ -6,7 +6,6 @@ Shape suffixes: N images, C channels, H W pixels, D features, R resamples.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from varsearch.accel import Accelerated, apply, labels_for
 from varsearch.errors import EvaluationError, ModelError, UsageError
+from varsearch.evaluators.draws import BATCH, Draws
 from varsearch.evaluators.extractors import Extractor, classifier_extractor
 from varsearch.evaluators.fid import Bootstrap, frechet_distance, kid
 from varsearch.evaluators.manifold import NEIGHBOURS, Manifold, precision_recall
@@ -28,11 +28,7 @@ from varsearch.evaluators.workload import device_of
 from varsearch.measurement import Evidence, Measurement, QualityProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel, SamplingDefaults
-from varsearch.models.pictures import to_bytes
 from varsearch.policy import Policy
-
-BATCH = 64
-"""Images generated at a time. Part of the protocol: sums in another order may flip a token."""
 
 SAMPLE, THREADS, DEVICE_TYPE = "sample_sha256", "threads", "device_type"
 """In the environment of evidence: hash of the first batch as 8-bit images, and CPU threads that it depends on."""
@@ -63,6 +59,7 @@ class QualityEvaluator:
         extractor: on the model's device.
         reference: statistics of real images.
         held_out: tokens per scale, each (N, tokens) int64, and labels (N,) int64, of at least `nll_images` images.
+        draws: of the same model and extractor; evaluators that share it draw no image twice.
 
     Raises:
         UsageError: the protocol is not of this extractor and reference, or names more images than there are.
@@ -75,12 +72,13 @@ class QualityEvaluator:
         extractor: Extractor,
         reference: Reference,
         held_out: tuple[list[Tensor], Tensor] | None = None,
+        draws: Draws | None = None,
     ) -> None:
         reference.require(extractor)
         _check(protocol, extractor, reference, len(held_out[1]) if held_out else 0)
         self.model = dataclasses.replace(model, sampling=SamplingDefaults.of(protocol))
         self.protocol, self.extractor, self.reference = protocol, extractor, reference
-        self.device = device_of(model)
+        self.device, self.draws = device_of(model), draws or Draws(extractor)
         self.held_out = _first(held_out, protocol.nll_images, self.device) if held_out else None
         self.bootstrap = Bootstrap(reference, protocol.n_images)
         self.real = Manifold(reference.features_MD)
@@ -90,12 +88,15 @@ class QualityEvaluator:
     def dense(self) -> Sample:
         """The unmodified model's sample, drawn once."""
         with self._applied(self.dense_policy) as accelerated:
-            return self._sample(accelerated)
+            return self._sample(accelerated, self.dense_policy)
 
     def sample(self, policy: Policy, n: int) -> Tensor:
         """The first `n` images of the protocol, (n, C, H, W) in [0, 1], on the CPU."""
         with self._applied(policy) as accelerated:
-            return torch.cat([images.cpu() for images in self._images(accelerated, n)])
+            labels_N = labels_for(n, self.model.spec.classes, self.device)
+            starts = range(0, n, BATCH)
+            batches = (accelerated.images(labels_N[i : i + BATCH], self.protocol.seed, i).cpu() for i in starts)
+            return torch.cat(list(batches))
 
     def evaluate(self, policy: Policy) -> Evidence:
         """All quality metrics of `policy`. Likelihood is left out where a scale is skipped: it is not defined there.
@@ -109,7 +110,7 @@ class QualityEvaluator:
         dense = self.dense
         start = time.perf_counter()
         with self._applied(policy) as accelerated:
-            sample = dense if policy == self.dense_policy else self._sample(accelerated)
+            sample = dense if policy == self.dense_policy else self._sample(accelerated, policy)
             measurements = (*self._compare(sample), *self._labels(sample), *self._likelihood(accelerated, policy))
         return Evidence(
             kind="quality",
@@ -137,19 +138,12 @@ class QualityEvaluator:
         except EvaluationError as error:
             raise EvaluationError(f"policy {policy.digest[:12]}: {error}") from None
 
-    def _images(self, accelerated: Accelerated, n: int) -> Iterator[Tensor]:
-        labels_N = labels_for(n, self.model.spec.classes, self.device)
-        for first in range(0, n, BATCH):
-            yield accelerated.images(labels_N[first : first + BATCH], self.protocol.seed, first)
-
-    def _sample(self, accelerated: Accelerated) -> Sample:
-        features, hashes = [], []
-        for images in self._images(accelerated, self.protocol.n_images):
-            features.append(self.extractor.features(images).cpu())
-            hashes.append(hashlib.sha256(to_bytes(images).numpy().tobytes()).hexdigest())
-        features_ND = torch.cat(features)
+    def _sample(self, accelerated: Accelerated, policy: Policy) -> Sample:
+        protocol, sampling = self.protocol, self.model.sampling
+        key = policy.digest, protocol.seed, dataclasses.astuple(sampling)
+        features_ND, sha256 = self.draws.features(accelerated, protocol.n_images, protocol.seed, key)
         distance, resampled_R = frechet_distance(features_ND, self.reference), self.bootstrap.distances(features_ND)
-        return Sample(features_ND, distance, resampled_R, hashes[0])
+        return Sample(features_ND, distance, resampled_R, sha256)
 
     def _compare(self, sample: Sample) -> Iterator[Measurement]:
         n, dense = self.protocol.n_images, self.dense

@@ -1,4 +1,4 @@
-"""What runs in each worker: a resident model and the evaluators of one run."""
+"""What runs in each worker: a resident model, and an evaluator for each protocol that it is asked for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from varsearch.evaluators.cost_model import CostModel
+from varsearch.evaluators.draws import Draws
 from varsearch.evaluators.extractors import Extractor, classifier_extractor, inception_extractor
 from varsearch.evaluators.quality import QualityEvaluator
 from varsearch.evaluators.reference import Reference, load_reference, zoo_reference
@@ -15,6 +17,7 @@ from varsearch.evaluators.speed import SpeedEvaluator
 from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import Job, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.models import zoo
+from varsearch.models.image_model import ImageModel
 from varsearch.target import Frozen
 
 
@@ -24,7 +27,6 @@ class WorkerConfig(Frozen):
     Args:
         model: name or folder of the model.
         device: where quality is evaluated, "cpu" or "cuda".
-        quality: how quality is evaluated; None evaluates none.
         threads: CPU threads; results may differ in the last bits between numbers of threads, so they are part of it.
         reference: file of reference statistics; None takes the one that ships with the model.
         inception: file of the Inception weights; None takes the classifier that ships with the model.
@@ -33,8 +35,6 @@ class WorkerConfig(Frozen):
     model: str
     device: str
     threads: int
-    quality: QualityProtocol | None
-    speed: SpeedProtocol
     reference: str | None = None
     inception: str | None = None
 
@@ -49,32 +49,56 @@ class PolicyWorker:
 
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
+        self._judges: dict[str, QualityEvaluator] = {}
+        self._clocks: dict[str, SpeedEvaluator | CostModel] = {}
 
     def evaluate(self, job: Job) -> Outcome:
-        """The evidence that the job lacks; no quality where the run evaluates none.
+        """The evidence that the job asks for.
 
         Raises:
             VarsearchError: the policy does not fit, or gave no usable number.
         """
-        speed = job.speed or self.speed.evaluate(job.policy)
-        quality = job.quality or (self.quality and self.quality.evaluate(job.policy))
+        speed = job.speed and self.speed(job.speed).evaluate(job.policy)
+        quality = job.quality and self.quality(job.quality).evaluate(job.policy)
         return Outcome(number=job.number, quality=quality, speed=speed)
 
-    @cached_property
-    def quality(self) -> QualityEvaluator | None:
-        """Made on first use: a run that only asks for another target needs no images."""
-        c = self.config
-        if c.quality is None:
-            return None
-        extractor, reference = features(c.model, c.reference, c.inception, c.device)
-        return QualityEvaluator(zoo.load(c.model, c.device), c.quality, extractor, reference, zoo.held_out(c.model))
+    def quality(self, protocol: QualityProtocol) -> QualityEvaluator:
+        """Made on first use. Protocols that differ in the number of images alone share what was drawn."""
+        if protocol.digest not in self._judges:
+            extractor, reference = self._features
+            self._judges[protocol.digest] = QualityEvaluator(
+                self._model, protocol, extractor, reference, self._held_out, self._draws
+            )
+        return self._judges[protocol.digest]
+
+    def speed(self, protocol: SpeedProtocol) -> SpeedEvaluator | CostModel:
+        """Made on first use. Measures where the protocol says so, predicts otherwise."""
+        if protocol.digest not in self._clocks:
+            measured = protocol.origin is Origin.MEASURED
+            self._clocks[protocol.digest] = (
+                SpeedEvaluator(zoo.load(self.config.model), protocol)
+                if measured
+                else CostModel(zoo_skeleton(self.config.model), protocol)
+            )
+        return self._clocks[protocol.digest]
 
     @cached_property
-    def speed(self) -> SpeedEvaluator | CostModel:
-        """Measures where the protocol says so, predicts otherwise."""
-        if self.config.speed.origin is Origin.MEASURED:
-            return SpeedEvaluator(zoo.load(self.config.model), self.config.speed)
-        return CostModel(zoo_skeleton(self.config.model), self.config.speed)
+    def _model(self) -> ImageModel:
+        """Where quality is evaluated. A run that only asks for another target needs none."""
+        return zoo.load(self.config.model, self.config.device)
+
+    @cached_property
+    def _features(self) -> tuple[Extractor, Reference]:
+        c = self.config
+        return features(c.model, c.reference, c.inception, c.device)
+
+    @cached_property
+    def _held_out(self) -> tuple[list[Tensor], Tensor] | None:
+        return zoo.held_out(self.config.model)
+
+    @cached_property
+    def _draws(self) -> Draws:
+        return Draws(self._features[0])
 
 
 def features(model: str, reference: str | None, inception: str | None, device: str) -> tuple[Extractor, Reference]:

@@ -238,7 +238,8 @@ class Broker:
             return None
         self._record(replace(trial, state=State.RUNNING, attempts=trial.attempts + 1, worker=worker))
         self._leases[worker] = trial.number, time.monotonic()
-        return Job(number=trial.number, policy=trial.policy, quality=quality, speed=speed)
+        wanted = None if quality else self._settings.quality, None if speed else self._settings.speed
+        return Job(number=trial.number, policy=trial.policy, quality=wanted[0], speed=wanted[1])
 
     def _objection(self, evidence: Evidence, trial: TrialRecord) -> str:
         """Why evidence cannot be stored for `trial`; empty if it can."""

@@ -11,7 +11,7 @@ from varsearch.errors import EvaluationError, PolicyError
 from varsearch.evaluators.cost_model import CostModel
 from varsearch.evaluators.worker import PolicyWorker
 from varsearch.library import index, load_policy
-from varsearch.measurement import Job, Measurement
+from varsearch.measurement import Evidence, Job, Measurement
 from varsearch.policy import Policy
 from varsearch.search.settings import RunSettings
 from varsearch.search.starts import Starts
@@ -86,14 +86,32 @@ def compare(
         EvaluationError: a policy gave no usable number; the message names it.
     """
     rows: dict[str, Row] = {}
-    for number, (name, policy) in enumerate(policies.items()):
-        quality = store.find("quality", policy.digest, settings.fingerprint, settings.quality_digest)
-        speed = store.find("speed", policy.digest, settings.fingerprint, settings.speed.digest)
-        outcome = worker.evaluate(Job(number=number, policy=policy, quality=quality, speed=speed))
-        if outcome.error:
-            raise EvaluationError(f"{name}: {outcome.error}")
-        evidence = [store.save(found) for found in (outcome.quality, outcome.speed) if found]
+    for name, policy in policies.items():
+        try:
+            evidence, reused = _evaluated(policy, settings, worker, store)
+        except EvaluationError as error:
+            raise EvaluationError(f"{name}: {error}") from None
         predicted = cost_model.evaluate(policy).measurements if cost_model else ()
         rows[name] = Row({m.metric: m for e in evidence for m in e.measurements}, {m.metric: m for m in predicted})
-        on_row(name, speed is not None and (quality is not None or settings.quality is None))
+        on_row(name, reused)
     return rows
+
+
+def _evaluated(
+    policy: Policy, settings: RunSettings, worker: PolicyWorker, store: Store
+) -> tuple[list[Evidence], bool]:
+    """All evidence of a policy under a run's protocols, and whether the store knew it."""
+    quality = store.find("quality", policy.digest, settings.fingerprint, settings.quality_digest)
+    speed = store.find("speed", policy.digest, settings.fingerprint, settings.speed.digest)
+    job = Job(
+        number=0,
+        policy=policy,
+        quality=None if quality else settings.quality,
+        speed=None if speed else settings.speed,
+    )
+    outcome = worker.evaluate(job)
+    if outcome.error:
+        raise EvaluationError(outcome.error)
+    known = [found for found in (quality, speed) if found]
+    new = [store.save(found) for found in (outcome.quality, outcome.speed) if found]
+    return [*known, *new], not new

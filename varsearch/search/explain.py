@@ -12,8 +12,9 @@ from torch import Tensor
 
 from varsearch.accel import apply
 from varsearch.evaluators.cost_model import CostModel
+from varsearch.evaluators.draws import BATCH
 from varsearch.evaluators.per_image import mean
-from varsearch.evaluators.quality import BATCH, QualityEvaluator
+from varsearch.evaluators.quality import QualityEvaluator
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
 from varsearch.search.changes import Change, changes

@@ -9,17 +9,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from pydantic import TypeAdapter
+
 import varsearch
 from varsearch.accel import labels_for
 from varsearch.errors import EvaluationError, ModelError
-from varsearch.evaluators.quality import BATCH, DEVICE_TYPE, SAMPLE, THREADS
+from varsearch.evaluators.draws import BATCH
+from varsearch.evaluators.quality import DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.evaluators.worker import WorkerConfig
-from varsearch.measurement import METRICS, Job, Origin, QualityProtocol
+from varsearch.measurement import METRICS, Job, Origin, QualityProtocol, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import SamplingDefaults
 from varsearch.policy_file import Envelope, PolicyFile, Provenance, Sample
 from varsearch.search.front import FrontEntry
 from varsearch.search.settings import RunSettings
+
+Protocols = tuple[QualityProtocol | None, SpeedProtocol]
+"""How the numbers of a policy file came about."""
 
 LATENCY_TOLERANCE = 0.25
 """Share by which a re-measured speed-up may differ: another hour on the same machine is not the same machine."""
@@ -81,7 +87,7 @@ class Check:
     agrees: bool
 
 
-def verify(file: PolicyFile, worker: WorkerConfig) -> list[Check]:
+def verify(file: PolicyFile, worker: WorkerConfig, protocols: Protocols) -> list[Check]:
     """Evaluates the file's policy again in a fresh process and compares every number, and the sample bit by bit.
 
     Quality, memory, FLOPs and predictions are deterministic and must come out equal; a measured speed-up may differ by
@@ -90,7 +96,13 @@ def verify(file: PolicyFile, worker: WorkerConfig) -> list[Check]:
     Raises:
         EvaluationError: the process failed.
     """
-    request = json.dumps({"worker": json.loads(worker.model_dump_json()), "file": json.loads(file.model_dump_json())})
+    request = json.dumps(
+        {
+            "worker": worker.model_dump(mode="json"),
+            "file": file.model_dump(mode="json"),
+            "protocols": TypeAdapter(Protocols).dump_python(protocols, mode="json"),
+        }
+    )
     command = [sys.executable, "-m", "varsearch.search.export"]
     answer = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     if answer.returncode:
@@ -127,7 +139,8 @@ def _answer() -> None:
     worker = WorkerConfig.model_validate(request["worker"]).make()
     file = PolicyFile.parse(json.dumps(request["file"]), "the exported policy")
     file.check_model(zoo.manifest(worker.config.model).spec())
-    outcome = worker.evaluate(Job(number=0, policy=file.policy))
+    protocols = TypeAdapter(Protocols).validate_python(request["protocols"])
+    outcome = worker.evaluate(Job(number=0, policy=file.policy, quality=protocols[0], speed=protocols[1]))
     sample = outcome.quality and outcome.quality.environment[SAMPLE]
     print(json.dumps({"values": outcome.values, "sample": sample}))
 

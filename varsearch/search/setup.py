@@ -126,8 +126,6 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
         model=zoo.absolute(request.model),
         device="cuda" if request.gpus_per_worker else "cpu",
         threads=threads,
-        quality=settings.quality,
-        speed=speed,
         reference=request.reference and str(Path(request.reference).resolve()),
         inception=request.inception and str(Path(request.inception).resolve()),
     )
