@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -15,27 +14,15 @@ from sqlalchemy.orm import Session
 from varsearch.calibration import Calibration, CalibrationProtocol
 from varsearch.db.engine import label, locate, one_line_errors, open_engine, reason
 from varsearch.db.records import RunRecord, State, TrialRecord
-from varsearch.db.tables import (
-    CalibrationRow,
-    EvidenceRow,
-    MeasurementRow,
-    PolicyRow,
-    ProfileRow,
-    RunRow,
-    TrialRow,
-    now,
-)
-from varsearch.errors import PolicyError, StoreError
-from varsearch.measurement import Evidence, Kind, Measurement
-from varsearch.policy import Policy, describe
+from varsearch.db.rows import evidence_row, to_evidence, to_learnt, to_policy, to_run, to_trial
+from varsearch.db.tables import CalibrationRow, EvidenceRow, PolicyRow, ProfileRow, RunRow, TrialRow, now
+from varsearch.errors import StoreError
+from varsearch.measurement import Evidence, Kind
+from varsearch.policy import Policy
 from varsearch.profile import CostProtocol, Costs, Sensitivity, SensitivityProtocol
 
 T = TypeVar("T")
 P = TypeVar("P", Sensitivity, Costs)
-L = TypeVar("L", Calibration, Sensitivity, Costs)
-EVIDENCE, RUN, TRIAL = TypeAdapter(Evidence), TypeAdapter(RunRecord), TypeAdapter(TrialRecord)
-
-WAY_OUT = "delete its row from the table '{}', and it is made again"
 
 
 class Store:
@@ -90,7 +77,7 @@ class Store:
         def work(session: Session) -> Evidence:
             known = _find(session, evidence.kind, evidence.policy, evidence.model, evidence.protocol)
             if known is None:
-                session.add(_evidence_row(evidence))
+                session.add(evidence_row(evidence))
             return known or evidence
 
         return self._transaction(work)
@@ -98,7 +85,7 @@ class Store:
     def calibration(self, model: str, protocol: CalibrationProtocol) -> Calibration | None:
         """What was learnt of these weights under this protocol."""
         return self._transaction(
-            lambda session: _learnt(Calibration, session.get(CalibrationRow, (model, protocol.digest)))
+            lambda session: to_learnt(Calibration, session.get(CalibrationRow, (model, protocol.digest)))
         )
 
     def save_calibration(self, calibration: Calibration) -> Calibration:
@@ -106,7 +93,7 @@ class Store:
         key = calibration.fingerprint, calibration.protocol.digest
 
         def work(session: Session) -> Calibration:
-            known = _learnt(Calibration, session.get(CalibrationRow, key))
+            known = to_learnt(Calibration, session.get(CalibrationRow, key))
             if known is None:
                 session.add(CalibrationRow(model=key[0], protocol=key[1], body=calibration.model_dump_json()))
             return known or calibration
@@ -116,7 +103,7 @@ class Store:
     def profile(self, part: type[P], model: str, protocol: SensitivityProtocol | CostProtocol) -> P | None:
         """One part of the profile of these weights under this protocol, as far as it was made."""
         key = model, part.part, protocol.digest
-        return self._transaction(lambda session: _learnt(part, session.get(ProfileRow, key)))
+        return self._transaction(lambda session: to_learnt(part, session.get(ProfileRow, key)))
 
     def save_profile(self, found: P) -> P:
         """Adds to a profile and returns what the store holds now: the first number under a name stays."""
@@ -124,7 +111,7 @@ class Store:
 
         def work(session: Session) -> P:
             row = session.get(ProfileRow, key)
-            known = _learnt(type(found), row)
+            known = to_learnt(type(found), row)
             whole = known.merged(found) if known is not None else found
             if row is None:
                 row = ProfileRow(model=key[0], part=key[1], protocol=key[2])
@@ -141,14 +128,14 @@ class Store:
             row = session.get(PolicyRow, digest)
             if row is None:
                 raise StoreError(f"{label(self.url)} has no policy {digest}")
-            return _policy(row)
+            return to_policy(row)
 
         return self._transaction(work)
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
         query = select(RunRow).order_by(RunRow.created, RunRow.name)
-        return self._transaction(lambda session: [_run(row) for row in session.scalars(query)])
+        return self._transaction(lambda session: [to_run(row) for row in session.scalars(query)])
 
     def run(self, name: str) -> RunRecord:
         """The run called `name`; the error lists the names there are."""
@@ -179,7 +166,7 @@ class Store:
                 session.add(row)
             row.driver, row.status = token, "running"
             session.flush()
-            return _run(row)
+            return to_run(row)
 
         return self._transaction(work)
 
@@ -221,13 +208,13 @@ class Store:
 
         def evidence(session: Session, kind: Kind, protocol: str) -> dict[str, Evidence]:
             query = select(EvidenceRow).where(*_key(kind, run.fingerprint, protocol), EvidenceRow.policy.in_(policies))
-            return {row.policy: _evidence(row) for row in session.scalars(query)}
+            return {row.policy: to_evidence(row) for row in session.scalars(query)}
 
         def work(session: Session) -> list[TrialRecord]:
             quality = evidence(session, "quality", run.quality_protocol)
             speed = evidence(session, "speed", run.speed_protocol)
             return [
-                _trial(row, _policy(policy), quality.get(row.policy), speed.get(row.policy))
+                to_trial(row, to_policy(policy), quality.get(row.policy), speed.get(row.policy))
                 for row, policy in session.execute(trials)
             ]
 
@@ -248,62 +235,4 @@ def _key(kind: Kind, model: str, protocol: str) -> Iterable[ColumnElement[bool]]
 def _find(session: Session, kind: Kind, policy: str, model: str, protocol: str) -> Evidence | None:
     query = select(EvidenceRow).where(*_key(kind, model, protocol), EvidenceRow.policy == policy)
     row = session.scalar(query)
-    return None if row is None else _evidence(row)
-
-
-def _evidence_row(evidence: Evidence) -> EvidenceRow:
-    return EvidenceRow(
-        **evidence.model_dump(exclude={"measurements"}),
-        measurements=[
-            MeasurementRow(position=position, **measurement.model_dump())
-            for position, measurement in enumerate(evidence.measurements)
-        ],
-    )
-
-
-def _evidence(row: EvidenceRow) -> Evidence:
-    fields = {name: getattr(row, name) for name in Evidence.model_fields if name != "measurements"}
-    measurements = [{name: getattr(m, name) for name in Measurement.model_fields} for m in row.measurements]
-    return _checked(EVIDENCE, {**fields, "measurements": measurements}, f"evidence {row.id}")
-
-
-def _learnt(kind: type[L], row: CalibrationRow | ProfileRow | None) -> L | None:
-    if row is None:
-        return None
-    try:
-        return kind.model_validate_json(row.body)
-    except ValidationError as error:
-        name = row.__tablename__
-        raise StoreError(
-            f"the stored {name} of {row.model[:12]}… is damaged: {describe(error)}; {WAY_OUT.format(name)}"
-        ) from None
-
-
-def _policy(row: PolicyRow) -> Policy:
-    try:
-        policy = Policy.parse(row.body)
-    except PolicyError as error:
-        raise StoreError(f"the stored policy {row.digest[:12]}… is damaged: {error}") from None
-    if policy.digest != row.digest:
-        raise StoreError(
-            f"the stored policy {row.digest[:12]}… is damaged: its content has digest {policy.digest[:12]}…"
-        )
-    return policy
-
-
-def _run(row: RunRow) -> RunRecord:
-    return _checked(RUN, {name: getattr(row, name) for name in RunRecord.__dataclass_fields__}, f"run {row.name!r}")
-
-
-def _trial(row: TrialRow, policy: Policy, quality: Evidence | None, speed: Evidence | None) -> TrialRecord:
-    fields = {name: getattr(row, name) for name in ("number", "origin", "state", "error", "attempts", "worker")}
-    found = {**fields, "policy": policy, "quality": quality, "speed": speed}
-    return _checked(TRIAL, found, f"trial {row.number} of run {row.run!r}")
-
-
-def _checked(kind: TypeAdapter[T], fields: dict[str, object], what: str) -> T:
-    """The object with these fields. SQLite keeps any value in any column, so that their types say nothing."""
-    try:
-        return kind.validate_python(fields)
-    except ValidationError as error:
-        raise StoreError(f"{what} is damaged: {describe(error)}") from None
+    return None if row is None else to_evidence(row)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from varsearch.calibration import Calibration
 from varsearch.db import Store
-from varsearch.db.store import WAY_OUT
+from varsearch.db.rows import WAY_OUT
 from varsearch.errors import StoreError
 from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.models.image_model import ImageModel
