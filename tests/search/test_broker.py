@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import DENSE, STARTS, FakeSpace, evidence, outcome, settings
+from tests.search.fakes import DENSE, SPEED, STARTS, FakeSpace, evidence, outcome, settings
 from tests.search.harness import Open, check_consistent, drain, shown, stored, taken
 from varsearch.db import State
 from varsearch.errors import PolicyError, UsageError
