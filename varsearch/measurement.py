@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -143,6 +145,13 @@ class Evidence(Frozen):
     def values(self) -> dict[str, float]:
         """Metric name to value."""
         return {m.metric: m.value for m in self.measurements}
+
+    def objection(self, policy: str, model: str, protocols: Container[str]) -> str:
+        """Why it is no evidence of this policy, model and one of these protocols, by digests; empty if it is."""
+        if (self.policy, self.model) != (policy, model) or self.protocol not in protocols:
+            return f"the worker's {self.kind} evidence is for another policy, model or protocol"
+        odd = (f"{name} = {value}" for name, value in self.values.items() if not math.isfinite(value))
+        return next((f"the evaluation gave {text}" for text in odd), "")
 
 
 class Job(Frozen):

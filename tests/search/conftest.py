@@ -39,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Open]:
 
     yield start
     for broker in opened:
-        broker._connections.close()
+        broker._ledger.close()
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def crashing(start: Open, storage: str, commit: int, budget: int, evaluated: lis
     event.remove(Engine, "commit", listener)
     # The locks of a killed process end with it.
     if broker is not None:
-        broker._connections.close()
+        broker._ledger.close()
     elif crashed:
         gc.collect()
     return crashed

@@ -126,6 +126,7 @@ def _search(
         starts,
         plan.worker.make,
         guide=guide,
+        rungs=plan.rungs,
         storage=storage,
         name=name,
         workers=request.workers,
@@ -178,9 +179,13 @@ def _counted(starts: Mapping[str, Policy]) -> str:
 
 
 def _print_progress(event: Progress) -> None:
+    from varsearch.db import State
+
     trial, now = event.trial, event.status
     mark = "*" if trial.number in now.front else " "
-    if trial.error:
+    if trial.state is State.STOPPED:
+        told = trial.error
+    elif trial.error:
         told = f"failed: {trial.error}"
     else:
         v = trial.values
@@ -189,9 +194,11 @@ def _print_progress(event: Progress) -> None:
     reused = " (known already)" if event.reused else ""
     volume = "" if now.hypervolume is None else f", hypervolume {now.hypervolume:.3f}"
     console.print(
-        f"{mark} {now.evaluated:>3}/{now.budget} trial {trial.number:<3} {trial.origin:<22} {told}{reused}"
+        f"{mark} {now.spent:>5.1f}/{now.budget} trial {trial.number:<3} {trial.origin:<22} {told}{reused}"
         f"  | front {len(now.front)}{volume}, ETA {duration(now.seconds_left)}"
     )
+    if event.news:
+        console.print(event.news)
 
 
 def conclude(final: Status, patience: int | None) -> None:
@@ -203,6 +210,9 @@ def conclude(final: Status, patience: int | None) -> None:
         f"{why}: {final.evaluated} evaluated, {final.reused} known already, {final.failed} failed; "
         f"{len(final.front)} on the front"
     )
+    for rung in final.rungs:
+        told = "switched off" if rung.is_off else f"stopped {rung.stopped}"
+        console.print(f"rung of {rung.name}: {told}; rank correlation with the final numbers {rung.rank:.2f}")
 
 
 def status(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: o.Json = False) -> None:

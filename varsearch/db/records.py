@@ -16,12 +16,13 @@ class State(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     COMPLETE = "complete"
+    STOPPED = "stopped"
     FAIL = "fail"
 
     @property
     def is_final(self) -> bool:
         """Whether the trial's one outcome was accepted."""
-        return self in (State.COMPLETE, State.FAIL)
+        return self in (State.COMPLETE, State.STOPPED, State.FAIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class TrialRecord:
     Attributes:
         number: counts from 0 without gaps; Optuna's trial has the same.
         origin: who proposed it, such as "seed:dense" or "sampler".
-        error: one line why it failed.
+        error: one line why it failed or was stopped.
         attempts: how often an evaluation was started; 0 where stored evidence answered.
         worker: who evaluates it or did so last.
         quality: what is known under the run's quality protocol; `speed` likewise.

@@ -1,53 +1,48 @@
-"""The one owner of a run: hands out jobs, takes outcomes, and keeps store and study in step."""
+"""The one owner of a run: hands out jobs, takes outcomes, and decides how far a policy is evaluated."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections import Counter, deque
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Literal
 
-from varsearch.db import RunRecord, State, Store, TrialRecord
-from varsearch.errors import UsageError
-from varsearch.measurement import Evidence, Job, Outcome
+from varsearch.db import State, TrialRecord
+from varsearch.measurement import Evidence, Job, Kind, Outcome
 from varsearch.policy import Policy
+from varsearch.search.fidelity import Ladder
 from varsearch.search.front import dense_trial, front_trials, front_volume
 from varsearch.search.guide import Guide
-from varsearch.search.limits import Limits
+from varsearch.search.ledger import Ledger
+from varsearch.search.limits import Limits, Pace
 from varsearch.search.progress import Progress, Status
 from varsearch.search.proposals import Proposer
+from varsearch.search.rungs import Rung
 from varsearch.search.settings import RunSettings
-from varsearch.search.study import Space, StudyView, open_storage, study_errors
+from varsearch.search.study import Space
 
 ATTEMPTS = 3
 """A trial that loses its worker this often has failed. Deaths of the whole run do not count: they say little about a
 policy."""
 
-RECENT = 20
-"""Evaluations that the remaining time is estimated from."""
-
 
 class Broker:
     """Owns a run: its trials, its proposals and its budget.
 
-    A trial is written to the store when it is proposed, leased, lost and finished, each time before Optuna's study
-    shows it, and its evidence before that. Whatever a killed process left is therefore completed when the run is
-    opened again: finished trials that the study has not seen are told, all others wait for a worker
-    under their old number.
+    A policy climbs the rungs of `Ladder`, a job each, before it is evaluated as the run asks. What a trial costs is
+    the part of its images that was drawn. Interrupted trials wait for a worker under their old number, and go on from
+    the rung that they reached.
 
     Args:
-        starts: origin and policy of what is tried before the sampler; "seed:dense" is the one to compare with.
+        starts: origin and policy of what is tried first, and whole; "seed:dense" is the one to compare with.
         storage: SQLAlchemy URL, or path of an SQLite file.
         name: the run's name, by default `settings.default_name`. A run of that name is continued.
         budget: evaluations in total, those of earlier invocations included.
         minutes: time after which no job is handed out, counted from now.
         patience: evaluations without growth of the hypervolume after which no job is handed out, see `Limits`.
         guide: what proposals may know besides the trials.
+        rungs: early looks at which policies may be given up.
 
     Raises:
         UsageError: budget, time or patience is not positive, or the name belongs to a run with other settings.
@@ -67,83 +62,65 @@ class Broker:
         minutes: float | None = None,
         patience: int | None = None,
         guide: Guide | None = None,
+        rungs: Sequence[Rung] = (),
     ) -> None:
         self._limits, self._settings = Limits(budget, minutes, patience), settings
         self._starts = dict(starts)
         for policy in starts.values():
             space.nearest(policy)
-        self._proposer = Proposer(settings, space, guide)
-        self._trials: list[TrialRecord] = []
-        self._tried: set[str] = set()
+        self._proposer, self._ladder = Proposer(settings, space, guide), Ladder(settings, rungs)
         self._workers: set[str] = set()
-        self._leases: dict[str, tuple[int, float]] = {}
+        self._leases: dict[str, int] = {}
+        self._early: set[int] = set()
         self._losses: Counter[int] = Counter()
         self._waiting: deque[int] = deque()
-        self._durations: deque[float] = deque(maxlen=RECENT)
+        self._pace = Pace()
         self._events: list[Progress] = []
         self._exhausted = False
-        with ExitStack() as connections:
-            self._store = connections.enter_context(Store(storage))
-            self._run = self._store.claim(self._same_run(name or settings.default_name))
-            optuna = connections.enter_context(open_storage(self._store.url))
-            with study_errors(self._store.url):
-                self._study = StudyView(self._run.name, optuna, settings, space)
+        self._ledger = Ledger(settings, space, storage, name or settings.default_name, self._proposer.show)
+        try:
             self._resume()
-            self._connections = connections.pop_all()
-
-    def _same_run(self, name: str) -> RunRecord:
-        """The record to claim; refuses a known name whose settings differ."""
-        known = {run.name: run for run in self._store.runs()}.get(name)
-        difference = RunSettings.parse(known.settings).difference(self._settings) if known else ""
-        if difference:
-            raise UsageError(f"run {name!r} has other settings ({difference}): give the new run another --name")
-        return RunRecord(
-            name=name,
-            model=self._settings.model,
-            fingerprint=self._settings.fingerprint,
-            quality_protocol=self._settings.quality_digest,
-            speed_protocol=self._settings.speed.digest,
-            settings=self._settings.model_dump_json(),
-        )
+        except BaseException:
+            self._ledger.close()
+            raise
 
     def _resume(self) -> None:
-        trials = self._store.trials(self._run)
-        if self._study.size > len(trials):
-            raise UsageError(
-                f"Optuna's study {self._run.name!r} has {self._study.size} trials, the run only {len(trials)}: "
-                "something else wrote to it; give the new run another --name"
-            )
-        for trial in trials:
-            self._append(trial)
-            self._show(trial)
-            if not trial.state.is_final:
-                self._wait(trial)
+        if self._ladder.rungs:
+            for trial in self._ledger.trials:
+                self._looked_up(trial)
+        for number, trial in enumerate(list(self._ledger.trials)):
+            if trial.state.is_final:
+                self._note(trial, self._ledger.trials[: number + 1])
             else:
-                self._note(trial)
-        self._events.clear()
+                self._wait(trial)
 
     def lease(self, worker: str) -> Job | None:
-        """The next job of `worker`, or None if there is nothing left to do.
+        """The next job of `worker`, or None if there is nothing to do now; see `is_over`.
 
         A worker asks when it is free: what it still held was lost with its predecessor of the same name.
         """
         self.lost(worker)
         self._workers.add(worker)
-        while self._limits.allow(self._evaluated() + len(self._leases)):
+        while self._limits.allow(self._spent() + len(self._leases)):
             number = self._waiting.popleft() if self._waiting else self._propose()
             if number is None:
                 break
-            job = self._start(self._trials[number], worker)
+            job = self._start(self._ledger.trials[number], worker)
             if job is not None:
                 return job
         return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a worker that got no job need not ask again: what others evaluate now can leave budget over."""
+        return not self._leases
 
     def report(self, outcome: Outcome) -> bool:
         """Takes the outcome of a job; False if its trial has one already.
 
         The trial fails if the outcome is an error, or lacks a finite number for an objective or a bound.
         """
-        trial = self._trials[outcome.number]
+        trial = self._ledger.trials[outcome.number]
         if trial.state.is_final:
             return False
         self._release(trial.number)
@@ -154,27 +131,34 @@ class Broker:
             objection = self._objection(evidence, trial)
             error = error or objection
             if not objection:
-                trial = trial.with_evidence(self._store.save(evidence))
-        self._finish(trial, error)
+                trial = self._told(trial, self._ledger.store.save(evidence))
+        if trial.number in self._early and not error:
+            self._ledger.trials[trial.number] = trial
+            self._waiting.appendleft(trial.number)
+        else:
+            self._finish(trial, error)
         return True
 
     def lost(self, worker: str) -> None:
         """`worker` died: what it held is evaluated again under the same number, or fails after `ATTEMPTS`."""
         if worker in self._leases:
-            number, _ = self._leases.pop(worker)
+            number = self._leases.pop(worker)
             self._losses[number] += 1
+            trial = self._ledger.trials[number]
             if self._losses[number] < ATTEMPTS:
-                self._wait(self._trials[number])
+                self._wait(trial)
             else:
-                self._finish(self._trials[number], f"the worker was lost {ATTEMPTS} times during the evaluation")
+                self._finish(trial, f"the worker was lost {ATTEMPTS} times during the evaluation")
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
-        """Puts back what is still leased, without counting it as an attempt, and gives the run up."""
-        with self._connections:
-            for number, _ in self._leases.values():
-                trial = self._trials[number]
-                self._record(replace(trial, state=State.WAITING, attempts=trial.attempts - 1))
-            self._store.leave(self._run, status)
+        """Puts back what is not finished, without counting it as an attempt, and gives the run up."""
+        try:
+            for trial in list(self._ledger.trials):
+                if trial.state is State.RUNNING:
+                    self._ledger.record(replace(trial, state=State.WAITING, attempts=trial.attempts - 1))
+            self._ledger.leave(status)
+        finally:
+            self._ledger.close()
 
     def events(self) -> list[Progress]:
         """What happened since the last call."""
@@ -183,104 +167,135 @@ class Broker:
 
     def status(self) -> Status:
         """Where the run stands."""
-        front = front_trials(self._settings, self._trials)
-        dense = dense_trial(self._trials)
-        volume = front_volume(self._settings, [t.values for t in front], dense.values) if dense else None
+        trials = self._ledger.trials
+        front = front_trials(self._settings, trials)
+        seconds = self._pace.seconds(max(self._limits.budget - self._spent(), 0.0), len(self._workers))
         return Status(
-            run=self._run.name,
+            run=self._ledger.run.name,
             budget=self._limits.budget,
-            evaluated=self._evaluated(),
-            failed=sum(t.state is State.FAIL for t in self._trials),
-            last_error=next((t.error for t in reversed(self._trials) if t.error), ""),
-            reused=sum(t.state.is_final and t.attempts == 0 for t in self._trials),
+            evaluated=sum(t.state in (State.COMPLETE, State.FAIL) and t.attempts > 0 for t in trials),
+            stopped=self._ledger.count(State.STOPPED),
+            spent=self._spent(),
+            failed=self._ledger.count(State.FAIL),
+            last_error=next((t.error for t in reversed(trials) if t.state is State.FAIL), ""),
+            reused=sum(t.state.is_final and t.attempts == 0 for t in trials),
             running=len(self._leases),
             waiting=len(self._waiting),
             exhausted=self._exhausted,
             plateau=self._limits.plateau,
-            seconds_left=self._seconds_left(),
+            seconds_left=None if seconds is None else min(seconds, self._limits.seconds_left),
+            rungs=self._ladder.standing(trials),
             front=tuple(t.number for t in front),
-            hypervolume=volume,
+            hypervolume=self._volume(trials),
         )
 
-    def _evaluated(self) -> int:
-        return sum(t.state.is_final and t.attempts > 0 for t in self._trials)
+    def _cost(self, trial: TrialRecord) -> float:
+        """The part of a trial's images that were drawn, once it has its outcome; nothing where evidence was known."""
+        if not trial.state.is_final or not trial.attempts:
+            return 0.0
+        return self._ladder.share(trial.number) if trial.state is State.STOPPED else 1.0
 
-    def _seconds_left(self) -> float | None:
-        if not self._durations:
-            return None
-        rounds = max(self._limits.budget - self._evaluated(), 0) / len(self._workers)
-        return min(rounds * fmean(self._durations), self._limits.seconds_left)
+    def _spent(self) -> float:
+        return sum(map(self._cost, self._ledger.trials))
 
     def _propose(self) -> int | None:
         """Appends a trial with an untried policy; None when the space is exhausted."""
-        number = len(self._trials)
-        starts = ((origin, policy) for origin, policy in self._starts.items() if policy.digest not in self._tried)
-        proposal = next(starts, None) or self._proposer.propose(number, self._tried)
+        number, tried = len(self._ledger.trials), self._ledger.tried
+        starts = ((origin, policy) for origin, policy in self._starts.items() if policy.digest not in tried)
+        proposal = next(starts, None)
+        if proposal is None:
+            for estimate in self._ladder.estimates(self._ledger.trials):
+                self._proposer.show(estimate)
+            proposal = self._proposer.propose(number, tried)
         if proposal is None:
             self._exhausted = True
             return None
         origin, policy = proposal
-        self._append(TrialRecord(number, policy, origin))
+        self._ledger.append(TrialRecord(number, policy, origin))
         return number
 
-    def _append(self, trial: TrialRecord) -> None:
-        self._trials.append(trial)
-        self._tried.add(trial.policy.digest)
-
     def _start(self, trial: TrialRecord, worker: str) -> Job | None:
-        """Leases `trial`; None if stored evidence answers it."""
-        run, digest = self._run, trial.policy.digest
-        quality = self._store.find("quality", digest, run.fingerprint, run.quality_protocol)
-        speed = self._store.find("speed", digest, run.fingerprint, run.speed_protocol)
-        trial = replace(trial, quality=quality, speed=speed)
-        if speed and (quality or not run.quality_protocol):
+        """Leases the next rung of `trial`, or all of it; None if stored evidence answers it, or it is given up."""
+        again, settings = trial.state is State.RUNNING, self._settings
+        trial = trial if again else self._looked_up(trial)
+        if trial.speed and (trial.quality or settings.quality is None):
             self._finish(trial)
             return None
-        self._record(replace(trial, state=State.RUNNING, attempts=trial.attempts + 1, worker=worker))
-        self._leases[worker] = trial.number, time.monotonic()
-        wanted = None if quality else self._settings.quality, None if speed else self._settings.speed
-        return Job(number=trial.number, policy=trial.policy, quality=wanted[0], speed=wanted[1])
+        quality, speed = None if trial.quality else settings.quality, None if trial.speed else settings.speed
+        self._early.discard(trial.number)
+        rung = self._climb(trial) if quality else None
+        if isinstance(rung, str):
+            self._finish(trial, stopped=rung)
+            return None
+        if rung is not None:
+            self._early.add(trial.number)
+            quality, speed = rung.asks
+        if not again or trial.worker != worker:
+            attempts = trial.attempts + (not again)
+            self._ledger.record(replace(trial, state=State.RUNNING, attempts=attempts, worker=worker))
+        self._leases[worker] = trial.number
+        self._pace.begin(trial.number)
+        return Job(number=trial.number, policy=trial.policy, quality=quality, speed=speed)
+
+    def _climb(self, trial: TrialRecord) -> Rung | str | None:
+        """The rung that `trial` is to climb next, why it is given up, or None if it has climbed all."""
+        trials = self._ledger.trials
+        if trial.origin not in self._starts and (reason := self._ladder.verdict(trial.number, trials)):
+            return reason
+        return self._ladder.next(trial.number, trials)
+
+    def _looked_up(self, trial: TrialRecord) -> TrialRecord:
+        """With all that is stored of it, whoever evaluated it; the ladder is told too."""
+        run, policy = self._ledger.run, trial.policy.digest
+        keys: list[tuple[Kind, str]] = [("quality", run.quality_protocol), ("speed", run.speed_protocol)]
+        keys += [(rung.kind, rung.protocol.digest) for rung in self._ladder.rungs]
+        for kind, protocol in dict.fromkeys(keys):
+            evidence = self._ledger.store.find(kind, policy, run.fingerprint, protocol)
+            trial = self._told(trial, evidence) if evidence else trial
+        return trial
+
+    def _told(self, trial: TrialRecord, evidence: Evidence) -> TrialRecord:
+        """With evidence of the run's own protocols; the ladder is told that of its rungs."""
+        for i, rung in enumerate(self._ladder.rungs):
+            if evidence.protocol == rung.protocol.digest:
+                self._ladder.note(trial.number, i, evidence)
+        own = evidence.protocol in (self._ledger.run.quality_protocol, self._ledger.run.speed_protocol)
+        return trial.with_evidence(evidence) if own else trial
 
     def _objection(self, evidence: Evidence, trial: TrialRecord) -> str:
         """Why evidence cannot be stored for `trial`; empty if it can."""
-        protocol = self._run.quality_protocol if evidence.kind == "quality" else self._run.speed_protocol
-        expected = trial.policy.digest, self._run.fingerprint, protocol
-        if (evidence.policy, evidence.model, evidence.protocol) != expected:
-            return f"the worker's {evidence.kind} evidence is for another policy, model or protocol"
-        odd = (f"{name} = {value}" for name, value in evidence.values.items() if not math.isfinite(value))
-        return next((f"the evaluation gave {text}" for text in odd), "")
+        run = self._ledger.run
+        own = run.quality_protocol if evidence.kind == "quality" else run.speed_protocol
+        protocols = {own} | {rung.protocol.digest for rung in self._ladder.rungs if rung.kind == evidence.kind}
+        return evidence.objection(trial.policy.digest, run.fingerprint, protocols)
 
-    def _finish(self, trial: TrialRecord, error: str = "") -> None:
-        error = error or self._settings.missing(trial.values)
-        self._record(replace(trial, state=State.FAIL if error else State.COMPLETE, error=error))
-        self._note(trial)
-        self._events.append(Progress(self._trials[trial.number], self.status()))
+    def _finish(self, trial: TrialRecord, error: str = "", stopped: str = "") -> None:
+        if not stopped:
+            error = error or self._settings.missing(trial.values)
+        state = State.STOPPED if stopped else State.FAIL if error else State.COMPLETE
+        self._early.discard(trial.number)
+        self._ledger.record(replace(trial, state=state, error=stopped or error))
+        self._pace.finish(trial.number, self._cost(self._ledger.trials[trial.number]))
+        self._note(self._ledger.trials[trial.number], self._ledger.trials)
+        status = self.status()
+        self._events.append(Progress(self._ledger.trials[trial.number], status, self._ladder.news(status.rungs)))
 
-    def _note(self, trial: TrialRecord) -> None:
+    def _note(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """Tells the limits what an evaluation did to the hypervolume; known evidence cost none."""
-        if trial.attempts and self._limits.patience is not None:
-            self._limits.note(self.status().hypervolume, start=trial.origin in self._starts)
+        if trial.attempts and self._limits.patience is not None and trial.state is not State.STOPPED:
+            self._limits.note(self._volume(trials), start=trial.origin in self._starts)
+
+    def _volume(self, trials: Sequence[TrialRecord]) -> float | None:
+        front, dense = front_trials(self._settings, trials), dense_trial(trials)
+        return front_volume(self._settings, [t.values for t in front], dense.values) if dense else None
 
     def _wait(self, trial: TrialRecord) -> None:
-        self._record(replace(trial, state=State.WAITING))
+        self._ledger.record(replace(trial, state=State.WAITING))
         self._waiting.append(trial.number)
 
     def _release(self, number: int) -> None:
         """Ends the lease of a trial, or its wait for a new one if an outcome was late."""
-        for worker, (leased, since) in list(self._leases.items()):
-            if leased == number:
-                self._durations.append(time.monotonic() - since)
-                del self._leases[worker]
+        self._leases = {worker: leased for worker, leased in self._leases.items() if leased != number}
+        self._pace.end(number)
         if number in self._waiting:
             self._waiting.remove(number)
-
-    def _record(self, trial: TrialRecord) -> None:
-        """The store first, then both studies: a crash in between is completed by `_resume`."""
-        self._store.write(self._run, trial)
-        self._trials[trial.number] = trial
-        self._show(trial)
-
-    def _show(self, trial: TrialRecord) -> None:
-        with study_errors(self._store.url):
-            self._study.show(trial)
-        self._proposer.show(trial)

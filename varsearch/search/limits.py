@@ -1,12 +1,15 @@
-"""When a search ends: budget, time, and a hypervolume that no longer grows."""
+"""When a search ends: budget, time, and a hypervolume that no longer grows; and how long that will take."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 
 from varsearch.errors import UsageError
+
+RECENT = 20
+"""Trials that the remaining time is estimated from."""
 
 GROWTH = 1e-3
 """Relative growth of the hypervolume that patience asks for."""
@@ -47,9 +50,9 @@ class Limits:
         """Of the time; infinite without a limit."""
         return max(self._deadline - time.monotonic(), 0.0)
 
-    def allow(self, begun: int) -> bool:
-        """Whether another evaluation may begin after so many."""
-        return self.seconds_left > 0 and begun < self.budget and not self.plateau
+    def allow(self, begun: float) -> bool:
+        """Whether another evaluation may begin after so many, which are no whole number if some were stopped early."""
+        return self.seconds_left > 0 and begun + 1 <= self.budget + 1e-9 and not self.plateau
 
     def note(self, volume: float | None, *, start: bool) -> None:
         """An evaluation ended with this hypervolume of the front; `start` if the search was to begin with it."""
@@ -64,3 +67,31 @@ class Limits:
             return False
         first, last = self._volumes[0], self._volumes[-1]
         return first is not None and last is not None and last <= first * (1 + GROWTH)
+
+
+class Pace:
+    """How long evaluations take, from the last `RECENT` of them, jobs of their rungs together."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, float] = {}
+        self._taken: defaultdict[int, float] = defaultdict(float)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
+
+    def begin(self, number: int) -> None:
+        """A job of this trial begins."""
+        self._begun[number] = time.monotonic()
+
+    def end(self, number: int) -> None:
+        """It ends."""
+        if number in self._begun:
+            self._taken[number] += time.monotonic() - self._begun.pop(number)
+
+    def finish(self, number: int, cost: float) -> None:
+        """The trial has its outcome, which counts as so many evaluations."""
+        if number in self._taken:
+            self._recent.append((self._taken.pop(number), cost))
+
+    def seconds(self, left: float, workers: int) -> float | None:
+        """Until so many evaluations are spent; None before the first one."""
+        seconds, costs = (sum(column) for column in zip(*self._recent, strict=True)) if self._recent else (0.0, 0.0)
+        return left / workers * seconds / costs if costs else None

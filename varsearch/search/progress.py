@@ -22,19 +22,39 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What a rung did so far.
+
+    Attributes:
+        name: for people.
+        stopped: trials that it stopped.
+        rank: rank correlation of its numbers with the final ones.
+        is_off: whether that is too small for the rung to be of use.
+    """
+
+    name: str
+    stopped: int
+    rank: float
+    is_off: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Counts and results of a run, over all its invocations.
 
     Attributes:
         run: the run's name.
         budget: evaluations that the run may spend.
-        evaluated: evaluations spent, failed ones included.
+        evaluated: trials that were evaluated whole, failed ones included.
+        stopped: trials that were given up early.
+        spent: evaluations spent: a stopped trial counts as the part of its images that was drawn.
         failed: trials without usable numbers, the latest of them because of `last_error`.
         reused: trials that stored evidence answered; they cost nothing and are not part of `evaluated`.
         running: trials that a worker has now.
         waiting: trials that a worker lost or an interruption put back.
         exhausted: whether no untried policy is left.
         plateau: whether patience is spent: the last evaluations did not make the hypervolume grow.
+        rungs: of early looks, cheap ones first.
         seconds_left: estimate until the budget or the time is spent; None before the first evaluation.
         front: numbers of the trials on the front.
         hypervolume: see `front_volume`; None while the dense policy has no numbers.
@@ -43,6 +63,8 @@ class Status:
     run: str
     budget: int
     evaluated: int
+    stopped: int
+    spent: float
     failed: int
     last_error: str
     reused: int
@@ -50,6 +72,7 @@ class Status:
     waiting: int
     exhausted: bool
     plateau: bool
+    rungs: tuple[Standing, ...]
     seconds_left: float | None
     front: tuple[int, ...]
     hypervolume: float | None
@@ -57,10 +80,11 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A trial has its outcome, and where the run stands now. `reused` if nothing had to be evaluated for it."""
+    """A trial has its outcome, and where the run stands now; `news` says which rungs it switched on or off."""
 
     trial: TrialRecord
     status: Status
+    news: str = ""
 
     @property
     def reused(self) -> bool:

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
@@ -25,6 +26,9 @@ from varsearch.search.progress import INTERRUPTED, OnEvent, Progress, Resources,
 from varsearch.search.worker import MakeWorker, evaluate, one_line, startup_error
 
 T = TypeVar("T")
+
+PAUSE = 0.2
+"""Seconds after which a worker without a job asks again, while others may still free budget."""
 
 SILENCE = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -57,16 +61,16 @@ class BrokerActor:
         """Ends the run with `error`."""
         self._error = self._error or error
 
-    def lease(self, worker: str) -> Job | None:
-        """See `Broker.lease`."""
+    def lease(self, worker: str) -> tuple[Job | None, bool]:
+        """See `Broker.lease`; and whether a worker that got no job is done."""
         self._starts.pop(worker, None)
         if self._error or self._closed:
-            return None
+            return None, True
         try:
-            return self._broker.lease(worker)
+            return self._broker.lease(worker), self._broker.is_over
         except Exception as error:
             self.abort(error)
-            return None
+            return None, True
 
     def report(self, outcome: Outcome) -> None:
         """See `Broker.report`."""
@@ -238,9 +242,15 @@ def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
     except Exception as error:
         ray.get(broker.abort.remote(startup_error(error)))
     else:
-        while (job := ray.get(broker.lease.remote(name))) is not None:
-            ray.get(broker.report.remote(evaluate(worker, job)))
-            jobs += 1
+        while True:
+            job, is_over = ray.get(broker.lease.remote(name))
+            if job is not None:
+                ray.get(broker.report.remote(evaluate(worker, job)))
+                jobs += 1
+            elif is_over:
+                break
+            else:
+                time.sleep(PAUSE)
     # Tune prints a line for trials that end without any result.
     tune.report({"jobs": jobs})
 

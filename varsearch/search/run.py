@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from varsearch.search.broker import Broker
 from varsearch.search.guide import Guide
 from varsearch.search.inline import run_inline
 from varsearch.search.progress import OnEvent, Resources, Status, ignore
+from varsearch.search.rungs import Rung
 from varsearch.search.settings import RunSettings
 from varsearch.search.study import Space
 from varsearch.search.worker import MakeWorker
@@ -29,6 +30,7 @@ def run(
     minutes: float | None = None,
     patience: int | None = None,
     guide: Guide | None = None,
+    rungs: Sequence[Rung] = (),
     workers: int = 0,
     resources: Resources | None = None,
     ray_address: str | None = None,
@@ -47,6 +49,7 @@ def run(
         minutes: after this time no evaluation begins; those that run are finished.
         patience: evaluations without growth of the hypervolume, earlier invocations included, that end the search.
         guide: what proposals may know besides the trials. It travels too.
+        rungs: early looks at which policies may be given up.
         workers: processes on Ray, or 0 to evaluate in this process without Ray.
         resources: what each worker takes, by default one core.
         ray_address: a running Ray cluster, by default Ray is started on this machine.
@@ -71,6 +74,7 @@ def run(
         minutes=minutes,
         patience=patience,
         guide=guide,
+        rungs=rungs,
     )
     if workers == 0:
         status = run_inline(make_broker, make_worker, on_event)

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from varsearch.errors import ModelError, TargetError, UsageError
+from varsearch.evaluators.cost_model import predicted_protocol
+from varsearch.evaluators.draws import BATCH
 from varsearch.evaluators.quality import protocol_for as quality_protocol
 from varsearch.evaluators.speed import protocol_for as speed_protocol
 from varsearch.evaluators.worker import WorkerConfig, features
@@ -20,6 +22,7 @@ from varsearch.models import zoo
 from varsearch.models.manifest import Part
 from varsearch.search.goals import Goal, parse_goals, resolve
 from varsearch.search.progress import Resources
+from varsearch.search.rungs import Rung, rungs_of
 from varsearch.search.settings import RunSettings, named_objectives
 from varsearch.search.starts import Starts, calibrated, starts_for
 from varsearch.space import SearchSpace
@@ -81,6 +84,11 @@ class Plan:
     space: SearchSpace
     starts: Starts
     resources: Resources
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Early looks at which policies may be given up."""
+        return rungs_of(self.settings, predicted_protocol(self.settings.target), BATCH)
 
 
 def check_name(name: str) -> None:

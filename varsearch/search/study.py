@@ -31,6 +31,7 @@ STATES = {
     State.WAITING: TrialState.WAITING,
     State.RUNNING: TrialState.RUNNING,
     State.COMPLETE: TrialState.COMPLETE,
+    State.STOPPED: TrialState.PRUNED,
     State.FAIL: TrialState.FAIL,
 }
 
@@ -154,7 +155,7 @@ class StudyView:
             "speed": self._settings.origin.value,
         }
         if trial.error:
-            attrs["error"] = trial.error
+            attrs["stopped" if trial.state is State.STOPPED else "error"] = trial.error
         return attrs | trial.values
 
     def _edited(self, policy: Policy, levels: Mapping[str, int]) -> dict[str, Any]:

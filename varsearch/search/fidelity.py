@@ -1,0 +1,171 @@
+"""When a policy is given up: after an early look at it that leaves little hope.
+
+Optuna cannot stop trials of several objectives, so this is ours. The first rung costs nothing: what the policy saves,
+predicted. The next ones draw a part of the images. What a rung says of a final number is learnt from the trials that
+have both, by a line; a trial goes on if it is likely enough to be feasible and not dominated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from varsearch.db import State, TrialRecord
+from varsearch.measurement import METRICS, Evidence, Measurement
+from varsearch.search.chances import chances
+from varsearch.search.front import dense_trial
+from varsearch.search.progress import Standing
+from varsearch.search.rungs import EXACT, PAIRS, RANK, Link, Rung, fit_link
+from varsearch.search.settings import RunSettings
+
+ENOUGH = 0.1
+"""Least probability to be on the front with which a trial goes on."""
+
+SOFT = 0.02
+"""Relative ΔFID up to which differences count, and beyond ratios."""
+
+
+class Ladder:
+    """The rungs of a run, what they found, and what that says.
+
+    What it says depends on the numbers of trials alone, not on when they came: a run that is continued decides as it
+    would have decided.
+    """
+
+    def __init__(self, settings: RunSettings, rungs: Sequence[Rung]) -> None:
+        self.settings, self.rungs = settings, rungs
+        self._found: dict[tuple[int, int], Evidence] = {}
+        self._off: set[str] = set()
+
+    def note(self, number: int, i: int, evidence: Evidence) -> None:
+        """Rung `i` of trial `number` has this evidence."""
+        self._found[number, i] = evidence
+
+    def share(self, number: int) -> float:
+        """What the rungs that a trial climbed count as, in evaluations."""
+        return max((self.rungs[i].share for i in self._climbed(number)), default=0.0)
+
+    def next(self, number: int, trials: Sequence[TrialRecord]) -> Rung | None:
+        """The rung that trial `number` climbs next; None if it has climbed all that are in use."""
+        links, last = self._links(trials), max(self._climbed(number), default=-1)
+        left = (rung for i, rung in enumerate(self.rungs) if i > last and not _is_off(links[i]))
+        return next(left, None)
+
+    def verdict(self, number: int, trials: Sequence[TrialRecord]) -> str:
+        """Why trial `number` is given up at the rung that it reached; empty if it goes on."""
+        climbed, estimate = self._climbed(number), self._estimated(trials[number], trials, self._links(trials))
+        if not climbed or estimate is None:
+            return ""
+        complete = [t for t in trials if t.state is State.COMPLETE]
+        chance = chances(self.settings, [*complete, estimate])[-1]
+        if chance >= ENOUGH:
+            return ""
+        return f"stopped after {self.rungs[climbed[-1]].name}: {chance:.0%} chance to be on the front"
+
+    def estimates(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """The trials that were stopped after images were drawn, with what their rungs say of their final numbers."""
+        links = self._links(trials)
+        stopped = (t for t in trials if t.state is State.STOPPED and self._climbed(t.number)[-1] > 0)
+        return [found for t in stopped if (found := self._estimated(t, trials, links))]
+
+    def standing(self, trials: Sequence[TrialRecord]) -> tuple[Standing, ...]:
+        """What each rung did, and how well it tells the final numbers."""
+        stopped = [self._climbed(t.number)[-1] for t in trials if t.state is State.STOPPED]
+        found = []
+        for i, (rung, links) in enumerate(zip(self.rungs, self._links(trials), strict=True)):
+            rank = min((link.rank for link in links.values()), default=0.0)
+            found.append(Standing(rung.name, stopped.count(i), rank, _is_off(links)))
+        return tuple(found)
+
+    def news(self, standing: Sequence[Standing]) -> str:
+        """Which rungs were switched off or on since the last call."""
+        old, self._off = self._off, {rung.name for rung in standing if rung.is_off}
+        return "; ".join(
+            f"rung of {rung.name} switched {'off' if rung.is_off else 'on'}: its numbers have rank correlation "
+            f"{rung.rank:.2f} with the final ones, {RANK} is needed"
+            for rung in standing
+            if rung.is_off != (rung.name in old)
+        )
+
+    def _climbed(self, number: int) -> list[int]:
+        return [i for i in range(len(self.rungs)) if (number, i) in self._found]
+
+    def _links(self, trials: Sequence[TrialRecord]) -> list[dict[str, Link]]:
+        """For each rung, final metric to what tells it; learnt from the complete trials, dense left out."""
+        dense = dense_trial(trials)
+        if dense is None:
+            return [{} for _ in self.rungs]
+        complete = [t for t in trials if t.state is State.COMPLETE and t is not dense]
+        return [self._links_of(i, complete, dense) for i in range(len(self.rungs))]
+
+    def _links_of(self, i: int, complete: Sequence[TrialRecord], dense: TrialRecord) -> dict[str, Link]:
+        rung, links = self.rungs[i], {}
+        if rung.protocol == self.settings.speed:
+            return dict.fromkeys(rung.sources, EXACT)
+        both = [t for t in complete if (t.number, i) in self._found]
+        for metric, source in rung.sources.items():
+            early = [_bent(source, self._found[t.number, i].values[source], dense) for t in both]
+            links[metric] = fit_link(np.array(early), np.array([_bent(metric, t.values[metric], dense) for t in both]))
+        return links
+
+    def _estimated(
+        self, trial: TrialRecord, trials: Sequence[TrialRecord], links: Sequence[Mapping[str, Link]]
+    ) -> TrialRecord | None:
+        """A trial with what its rungs say of its final numbers: no loss, where they say nothing of quality yet.
+
+        None where the last rung says nothing.
+        """
+        climbed, dense = self._climbed(trial.number), dense_trial(trials)
+        usable = [i for i in climbed if links[i] and all(link.is_usable for link in links[i].values())]
+        if dense is None or 0 not in usable or climbed[-1] not in usable:
+            return None
+        found = {"delta_fid": Measurement(metric="delta_fid", value=0.0)}
+        for i in usable:
+            for metric, link in links[i].items():
+                source = self.rungs[i].sources[metric]
+                found[metric] = _told(
+                    metric, link, _bent(source, self._found[trial.number, i].values[source], dense), dense
+                )
+        delta, offset = found["delta_fid"], dense.values["fid"]
+        shifted = {name: None if x is None else x + offset for name, x in (("low", delta.low), ("high", delta.high))}
+        found["fid"] = Measurement(metric="fid", value=delta.value + offset, **shifted)
+        quality = tuple(m for m in found.values() if METRICS[m.metric].kind == "quality")
+        speed = tuple(m for m in found.values() if METRICS[m.metric].kind == "speed")
+        evidence = self._found[trial.number, climbed[-1]]
+        return replace(
+            trial,
+            quality=evidence.model_copy(update={"kind": "quality", "measurements": quality}),
+            speed=evidence.model_copy(update={"kind": "speed", "measurements": speed}),
+        )
+
+
+def _is_off(links: Mapping[str, Link]) -> bool:
+    """Whether enough trials say that a rung tells too little."""
+    return any(link.pairs >= PAIRS and link.rank < RANK for link in links.values())
+
+
+def _bent(metric: str, value: float, dense: TrialRecord) -> float:
+    """On a scale where errors are alike: ΔFID by its inverse hyperbolic sine, what is positive by its logarithm."""
+    if metric == "delta_fid":
+        return math.asinh(value / (SOFT * dense.values["fid"]))
+    return math.log(max(value, 1e-12))
+
+
+def _told(metric: str, link: Link, early: float, dense: TrialRecord) -> Measurement:
+    """The final number with the interval that holds it in 95 of 100 cases."""
+    bent = link.offset + link.slope * early
+    value, low, high = (_unbent(metric, bent + z * link.error, dense) for z in (0, -1.96, 1.96))
+    return (
+        Measurement(metric=metric, value=value, low=low, high=high)
+        if link.error
+        else Measurement(metric=metric, value=value)
+    )
+
+
+def _unbent(metric: str, bent: float, dense: TrialRecord) -> float:
+    if metric == "delta_fid":
+        return SOFT * dense.values["fid"] * math.sinh(max(min(bent, 20.0), -20.0))
+    return math.exp(bent)
