@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cli.commands import fails
 from varsearch.cli.main import main
 from varsearch.models import zoo
 from varsearch.policy import Policy
@@ -33,15 +34,6 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("VARSEARCH_LIBRARY", str(tmp_path / "library"))
     return folder
-
-
-def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, *words: str) -> None:
-    assert main(arguments) == code
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    assert len(error.strip().splitlines()) == 1, error
-    for word in words:
-        assert word in error, error
 
 
 CASES = {
