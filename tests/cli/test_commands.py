@@ -181,15 +181,6 @@ def test_targets_and_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert "http" in output(capsys, "targets", "--sources")
 
 
-def test_models_and_the_card(capsys: pytest.CaptureFixture[str]) -> None:
-    (row,) = [row for row in as_json(capsys, "models") if row["name"] == "mnist"]
-    assert row["spec"]["n_layers"] == 6 and "MNIST" in row["data"] and row["shipped"]
-    assert "cifar10 has no weights yet: it was never trained" in output(capsys, "models")
-    card = output(capsys, "models", "mnist")
-    for word in ("nll_held_out", "label_agreement_samples", "fid_real_held_out", "nearest_train", "guidance scan"):
-        assert word in card
-
-
 def test_apply_needs_only_the_deployment_install(capsys: pytest.CaptureFixture[str]) -> None:
     """With the search packages made unimportable, as on a machine that never installed them."""
     output(capsys, "export", "--run", "first", "--select", "trial=1", "--output", "p.json")
