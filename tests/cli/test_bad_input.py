@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
+from tests.cli.commands import fails
+from varsearch.cli.app import app
 from varsearch.cli.main import main
 from varsearch.models import zoo
 from varsearch.policy import Policy
@@ -35,17 +38,11 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, *words: str) -> None:
-    assert main(arguments) == code
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    assert len(error.strip().splitlines()) == 1, error
-    for word in words:
-        assert word in error, error
-
-
 CASES = {
     "budget 0": (["run", "--budget", "0"], 2, ["budget must be at least 1"]),
+    "batch of 0": (["run", "--batch-size", "0"], 2, ["'--batch-size'", "equal to 1 (see 'varsearch run --help')"]),
+    "no policy named": (["explain"], 2, ["Missing argument", "(see 'varsearch explain --help')"]),
+    "no such command": (["search"], 2, ["No such command 'search'", "(see 'varsearch --help')"]),
     "negative time": (["run", "--time", "-1"], 2, ["time must be a positive"]),
     "patience 0": (["run", "--patience", "0"], 2, ["patience must be at least 1 evaluation, got 0"]),
     "bound on nothing": (["run", *FAST, "--objectives", "latency,memory", "--max-fid", "+1"], 2, ["add fid"]),
@@ -85,6 +82,11 @@ def test_bad_arguments(name: str, capsys: pytest.CaptureFixture[str], in_empty_f
 def test_a_password_is_never_printed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", *FAST, "--storage", "postgresql+psycopg://user:secret@127.0.0.1:9/x"])
     assert "secret" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", typer.main.get_command(app).commands)
+def test_errors_of_usage_name_the_help_of_their_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, [command, "--colour"], 2, "No such option: --colour", f"(see 'varsearch {command} --help')")
 
 
 @pytest.mark.parametrize("option", ["--colour", "--budget=many", "--images=3"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.cli.commands import as_json, output
 from varsearch.cli.main import main
 from varsearch.library import load_policy
 from varsearch.search import starts
@@ -31,16 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("VARSEARCH_LIBRARY", str(folder / "library"))
-
-
-def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    assert main(list(arguments)) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
-
-
-def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> object:
-    return json.loads(output(capsys, *arguments, "--json"))
 
 
 def test_run_prints_progress_and_the_front(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +154,7 @@ def test_published_systems_that_do_not_fit_are_named(
     assert "hack cannot be compared: it needs more scales" in capsys.readouterr().err
     assert "not shown: hack: it needs more scales" in output(capsys, "compare", *FAST)
     told = output(capsys, "run", *FAST, "--budget", "1", "--name", "few")
-    assert "0 published systems" in told and "not among them: hack: it needs more scales" in told
+    assert "; starts from 15 hand-made policies; " in told and "not among them: hack: it needs more scales" in told
 
 
 def test_run_starts_from_published_systems_and_says_what_beats_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,15 +179,6 @@ def test_targets_and_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
     rows = as_json(capsys, "targets")
     assert {"4090", "3090", "l40s", "a100", "h100", "h200", "cpu"} <= {row["name"] for row in rows}
     assert "http" in output(capsys, "targets", "--sources")
-
-
-def test_models_and_the_card(capsys: pytest.CaptureFixture[str]) -> None:
-    (row,) = [row for row in as_json(capsys, "models") if row["name"] == "mnist"]
-    assert row["spec"]["n_layers"] == 6 and "MNIST" in row["data"] and row["shipped"]
-    assert "cifar10 has no weights yet: it was never trained" in output(capsys, "models")
-    card = output(capsys, "models", "mnist")
-    for word in ("nll_held_out", "label_agreement_samples", "fid_real_held_out", "nearest_train", "guidance scan"):
-        assert word in card
 
 
 def test_apply_needs_only_the_deployment_install(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_bad_input import FAST, LIKE_A_USER, clean_environment, exported, fails, in_empty_folder, model_copy
+from tests.cli.commands import fails
+from tests.cli.test_bad_input import FAST, LIKE_A_USER, clean_environment, exported, in_empty_folder, model_copy
 from varsearch.cli.main import main
 from varsearch.models import zoo
 

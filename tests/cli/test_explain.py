@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from tests.cli.commands import as_json, output
 from tests.report.runs import POLICIES, make_run, settings
 from varsearch.cli.main import main
 from varsearch.search.subject import find_subject
@@ -24,12 +24,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("VARSEARCH_LIBRARY", str(folder / "library"))
-
-
-def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    assert main(list(arguments)) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
 
 
 def test_a_trial_by_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,15 +51,15 @@ def test_a_selection_a_file_and_the_library_are_the_same_policy(capsys: pytest.C
 
 def test_json_of_a_policy_in_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     output(capsys, "export", "--select", "fastest", "--library")
-    found = json.loads(output(capsys, "explain", "mnist/4090/fastest", "--json"))
+    found = as_json(capsys, "explain", "mnist/4090/fastest")
     assert [unit["unit"] for unit in found["units"]] == ["scale 4", "scale 5"]
     assert all(unit["saved"]["flops"] > 0 and not unit["lost"] for unit in found["units"])
     assert found["whole"]["saved"]["latency_ms"] > 0 == found["measured_images"]
 
 
 def test_measured_losses_as_a_page(capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["explain", "made up:1", "--measure", "--images", "16", "--picture", "one.html", "--json"]
-    found = json.loads(output(capsys, *given))
+    given = ["explain", "made up:1", "--measure", "--images", "16", "--picture", "one.html"]
+    found = as_json(capsys, *given)
     (unit,) = found["units"]
     assert unit["lost"] == found["whole"]["lost"] and unit["saved"] == found["whole"]["saved"], "the only change"
     assert unit["lost"]["nll"]["low"] <= unit["lost"]["nll"]["value"] <= unit["lost"]["nll"]["high"]

@@ -8,13 +8,25 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 
 from tests.conftest import SHARED
+from varsearch.models import checkpoints
+from varsearch.models.batch import Sampler
+from varsearch.models.generation import GuidanceSchedule, generate
+from varsearch.models.mamba import MambaConfig
+from varsearch.models.mvar import MVAR, MVARConfig
+from varsearch.models.seams import Plan
+from varsearch.models.var import VAR, VARConfig
+from varsearch.models.vqvae import VQVAE, TokenizerConfig
 
 PARITY = Path(os.environ.get("VARSEARCH_PARITY", SHARED / "parity"))
 ABSENT = "no folder"
@@ -62,6 +74,59 @@ def cases(weights: str) -> list[tuple[str, Case]]:
     return found or [(ABSENT, Case("none", False, 0, 0.0, 0, 0.0))]
 
 
-def tokenizer_file(folder: Path, config: dict[str, Any]) -> Path:
-    """The weights of the tokenizer, which folders may share."""
-    return folder / config.get("vae", "../vae.safetensors")
+class ClassConditional:
+    """A folder of a class-conditional model: what was recorded, and the networks of its configuration and weights."""
+
+    def __init__(self, name: str) -> None:
+        folder, c = open_folder(name)
+        self.io = load_file(folder / "io.safetensors")
+        scales = tuple((side, side) for side in c["patch_nums"])
+        self.vae = VQVAE(
+            TokenizerConfig(scales, c["vocab_size"], c["z_channels"], c["ch"], shared_phi=c["share_quant_resi"])
+        ).eval()
+        # Folders may share a tokenizer, which then has no statistics of their scales.
+        absent = self.vae.load_state_dict(load_file(folder / c.get("vae", "../vae.safetensors")), strict=False)
+        assert absent.unexpected_keys == [] and {*absent.missing_keys} <= {"quantize.ema_vocab_hit_SV"}
+        self.transformer = _transformer(folder, c, scales)
+
+    def images(self, guidance: float, sampler: Sampler) -> Tensor:
+        """Images of the recorded labels, (N, 3, height, width) in [0, 1]."""
+        config = self.transformer.config
+        plan = Plan.dense(config.depth, [h * w for h, w in config.scales])
+        f_hat = generate(
+            self.transformer,
+            self.vae,
+            self.io["gen.labels"],
+            plan=plan,
+            guidance=GuidanceSchedule.ramp(len(plan.scales), guidance),
+            sampler=sampler,
+        )
+        with torch.inference_mode():
+            return (self.vae.decode(f_hat) + 1) / 2
+
+
+def _transformer(folder: Path, c: dict[str, Any], scales: tuple[tuple[int, int], ...]) -> VAR:
+    sizes = {
+        "depth": c["depth"],
+        "width": c["embed_dim"],
+        "heads": c["num_heads"],
+        "classes": c["num_classes"],
+        "vocab": c["vocab_size"],
+        "z_channels": c["z_channels"],
+        "cosine_attention": c["attn_l2_norm"],
+        "mlp_ratio": c.get("mlp_ratio", 4.0),
+        "norm_eps": c["norm_eps"],
+    }
+    if "mamba2" not in c:
+        var = VARConfig(scales, **sizes, shared_adaln=c["shared_aln"])
+        return checkpoints.load(lambda: VAR(var), folder / "var.safetensors")
+    m = c["mamba2"]
+    mamba = MambaConfig(m["d_state"], m["d_conv"], m["expand"], m["headdim"], m["norm_eps"])
+    mvar = MVARConfig(scales, **sizes, mamba=mamba)
+    return checkpoints.load(lambda: MVAR(mvar), folder / "mvar.safetensors")
+
+
+@cache
+def class_conditional(name: str) -> ClassConditional:
+    """A folder by name, read once."""
+    return ClassConditional(name)

@@ -98,6 +98,13 @@ def test_half_precision_checkpoints_are_as_good(tmp_path: Path) -> None:
     assert all(torch.equal(state[name], t.to(state[name].dtype)) for name, t in half.items())
 
 
+def test_a_network_beside_what_its_training_left(tmp_path: Path) -> None:
+    """As the tokenizers of Infinity are published."""
+    torch.save({"vae": weights(), "epoch": 3, "discriminator": {"x": torch.zeros(1)}}, tmp_path / "model.pth")
+    state = load(make, tmp_path / "model.pth").state_dict()
+    assert all(torch.equal(state[name], t) for name, t in weights().items())
+
+
 def renamed(state: State) -> State:
     return {name.removeprefix("head."): t for name, t in state.items()}
 
@@ -165,6 +172,7 @@ def test_a_pickle_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("content", "held"),
     [
         ({"trainer": {"var": {}}, "epoch": 3}, "trainer, epoch"),
+        ({"vae": {"decoder": {}}, "epoch": 3}, "decoder"),
         ([torch.zeros(1)], "list"),
         ({0: torch.zeros(1)}, "0"),
         ({"head.bias": torch.zeros(16, device="meta")}, "head.bias"),

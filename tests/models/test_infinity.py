@@ -199,6 +199,23 @@ def test_shapes_do_not_depend_on_data(model: Infinity, tokenizer: BitTokenizer, 
         assert z.shape == (2, 3, 16, 8) and z.fake_mode is mode
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_names_of_blocks_with_and_without_chunks(chunks: int, model: Infinity, features: list[Tensor]) -> None:
+    """The published constructor knows no chunk where there is one only."""
+    again = Infinity(replace(CONFIG, chunks=chunks)).eval()
+    names = {f"blocks.{i}.": f"block_chunks.{i}.module.0." if chunks > 1 else f"blocks.{i}." for i in range(3)}
+    state = {
+        next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name): t
+        for name, t in model.state_dict().items()
+    }
+    assert "blocks.2.ffn.fc2.bias" in model.state_dict()
+    assert len(state) == len(model.state_dict()) and again.state_dict().keys() == state.keys()
+    again.load_state_dict(state)
+    inputs = torch.ones(3, sum(TOKENS) - 1, CONFIG.bits)
+    assert torch.equal(again(Prompts.of(features), inputs), model(Prompts.of(features), inputs))
+
+
 def test_what_does_not_run_is_refused(draw: Draw, model: Infinity) -> None:
     for guidance in (replace(GUIDED, layer=-4), replace(GUIDED, layer=1), replace(GUIDED, strengths=(3.0,))):
         with pytest.raises(ModelError, match="guidance"):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.models.fixtures import Case, cases, folders, open_folder, tokenizer_file
+from tests.models.fixtures import Case, ClassConditional, cases, class_conditional, folders
 from tests.models.rerun import rerunning
-from varsearch.models import checkpoints
-from varsearch.models.batch import Sampler
 from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.mamba import MambaConfig
 from varsearch.models.mvar import MVAR, MVARConfig
@@ -35,78 +30,34 @@ class Watched(PublishedSampler):
         return super().__call__(logits_NLV, scale, codebook_VC)
 
 
-class Fixture:
-    def __init__(self, name: str) -> None:
-        folder, c = open_folder(name)
-        m = c["mamba2"]
-        self.io = load_file(folder / "io.safetensors")
-        scales = tuple((side, side) for side in c["patch_nums"])
-        self.vae = VQVAE(
-            TokenizerConfig(scales, c["vocab_size"], c["z_channels"], c["ch"], shared_phi=c["share_quant_resi"])
-        ).eval()
-        self.vae.load_state_dict(load_file(tokenizer_file(folder, c)), strict=False)
-        config = MVARConfig(
-            scales,
-            depth=c["depth"],
-            width=c["embed_dim"],
-            heads=c["num_heads"],
-            classes=c["num_classes"],
-            vocab=c["vocab_size"],
-            z_channels=c["z_channels"],
-            mlp_ratio=c["mlp_ratio"],
-            cosine_attention=c["attn_l2_norm"],
-            norm_eps=c["norm_eps"],
-            mamba=MambaConfig(m["d_state"], m["d_conv"], m["expand"], m["headdim"], m["norm_eps"]),
-        )
-        self.mvar = checkpoints.load(lambda: MVAR(config), folder / "mvar.safetensors")
-
-    def images(self, guidance: float, sampler: Sampler) -> Tensor:
-        plan = Plan.dense(self.mvar.config.depth, [h * w for h, w in self.mvar.config.scales])
-        f_hat = generate(
-            self.mvar,
-            self.vae,
-            self.io["gen.labels"],
-            plan=plan,
-            guidance=GuidanceSchedule.ramp(len(plan.scales), guidance),
-            sampler=sampler,
-        )
-        with torch.inference_mode():
-            return (self.vae.decode(f_hat) + 1) / 2
-
-
-@cache
-def opened(name: str) -> Fixture:
-    return Fixture(name)
-
-
 @pytest.fixture(params=folders("mvar.safetensors"))
-def fixture(request: pytest.FixtureRequest) -> Fixture:
-    return opened(request.param)
+def fixture(request: pytest.FixtureRequest) -> ClassConditional:
+    return class_conditional(request.param)
 
 
 @pytest.mark.parity
 @torch.no_grad()
-def test_the_mixer_alone(fixture: Fixture) -> None:
-    out, _ = fixture.mvar.layers[0].mamba(fixture.io["unit.mamba_in"])
+def test_the_mixer_alone(fixture: ClassConditional) -> None:
+    out, _ = fixture.transformer.layers[0].mamba(fixture.io["unit.mamba_in"])
     torch.testing.assert_close(out, fixture.io["unit.mamba_out"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parity
 @torch.no_grad()
-def test_tokens_exactly_and_teacher_forced_logits(fixture: Fixture) -> None:
+def test_tokens_exactly_and_teacher_forced_logits(fixture: ClassConditional) -> None:
     tokens = fixture.vae.encode(fixture.io["tf.image"])
     for k, found in enumerate(tokens):
         assert torch.equal(found, fixture.io[f"tf.idx.{k}"])
     torch.testing.assert_close(fixture.vae.quantize.teacher_input(tokens), fixture.io["tf.input"])
-    logits = fixture.mvar(fixture.io["tf.labels"], fixture.io["tf.input"])
+    logits = fixture.transformer(fixture.io["tf.labels"], fixture.io["tf.input"])
     torch.testing.assert_close(logits, fixture.io["tf.logits"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize(("folder", "case"), cases("mvar.safetensors"))
 def test_generation(folder: str, case: Case) -> None:
-    fixture = opened(folder)
-    smooth = len(fixture.mvar.config.scales) if case.smooth else 0
+    fixture = class_conditional(folder)
+    smooth = len(fixture.transformer.config.scales) if case.smooth else 0
     sampler = Watched(torch.Generator().manual_seed(case.seed), case.top_k, case.top_p, smooth)
     images = fixture.images(case.guidance, sampler)
     for k, drawn in enumerate(sampler.drawn):

@@ -5,79 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from tests.models.fixtures import Case, cases, folders, open_folder, tokenizer_file
-from varsearch.models import checkpoints, published
-from varsearch.models.batch import Sampler
-from varsearch.models.generation import GuidanceSchedule, generate
+from tests.models.fixtures import Case, ClassConditional, cases, class_conditional, folders
+from varsearch.models import published
 from varsearch.models.mvar import MVAR
 from varsearch.models.sampling import PublishedSampler
-from varsearch.models.seams import Plan
-from varsearch.models.var import VAR, VARConfig
-from varsearch.models.vqvae import VQVAE, TokenizerConfig
+from varsearch.models.var import VAR
+from varsearch.models.vqvae import VQVAE
 
 pytestmark = pytest.mark.parity
 
 
-class Fixture:
-    def __init__(self, name: str) -> None:
-        folder, c = open_folder(name)
-        self.io = load_file(folder / "io.safetensors")
-        scales = tuple((side, side) for side in c["patch_nums"])
-        self.n_scales = len(scales)
-        self.vae = VQVAE(
-            TokenizerConfig(scales, c["vocab_size"], c["z_channels"], c["ch"], shared_phi=c["share_quant_resi"])
-        ).eval()
-        absent = self.vae.load_state_dict(load_file(tokenizer_file(folder, c)), strict=False)
-        assert absent.unexpected_keys == [] and absent.missing_keys == ["quantize.ema_vocab_hit_SV"]
-        config = VARConfig(
-            scales,
-            depth=c["depth"],
-            width=c["embed_dim"],
-            heads=c["num_heads"],
-            classes=c["num_classes"],
-            vocab=c["vocab_size"],
-            z_channels=c["z_channels"],
-            shared_adaln=c["shared_aln"],
-            cosine_attention=c["attn_l2_norm"],
-            mlp_ratio=c.get("mlp_ratio", 4.0),
-            norm_eps=c["norm_eps"],
-        )
-        self.var = checkpoints.load(lambda: VAR(config), folder / "var.safetensors")
-
-    def images(self, guidance: float, sampler: Sampler) -> Tensor:
-        plan = Plan.dense(self.var.config.depth, [h * w for h, w in self.var.config.scales])
-        f_hat = generate(
-            self.var,
-            self.vae,
-            self.io["gen.labels"],
-            plan=plan,
-            guidance=GuidanceSchedule.ramp(len(plan.scales), guidance),
-            sampler=sampler,
-        )
-        with torch.inference_mode():
-            return (self.vae.decode(f_hat) + 1) / 2
-
-
-@cache
-def opened(name: str) -> Fixture:
-    return Fixture(name)
-
-
 @pytest.fixture(params=folders("var.safetensors"))
-def fixture(request: pytest.FixtureRequest) -> Fixture:
-    return opened(request.param)
+def fixture(request: pytest.FixtureRequest) -> ClassConditional:
+    return class_conditional(request.param)
 
 
 @torch.no_grad()
-def test_tokens_exactly_and_their_decoding(fixture: Fixture) -> None:
+def test_tokens_exactly_and_their_decoding(fixture: ClassConditional) -> None:
     tokens = fixture.vae.encode(fixture.io["vae.image"])
     for k, found in enumerate(tokens):
         assert torch.equal(found, fixture.io[f"vae.idx.{k}"])
@@ -87,15 +37,15 @@ def test_tokens_exactly_and_their_decoding(fixture: Fixture) -> None:
 
 
 @torch.no_grad()
-def test_teacher_forced_logits(fixture: Fixture) -> None:
-    logits = fixture.var(fixture.io["var.labels"], fixture.io["var.input"])
+def test_teacher_forced_logits(fixture: ClassConditional) -> None:
+    logits = fixture.transformer(fixture.io["var.labels"], fixture.io["var.input"])
     torch.testing.assert_close(logits, fixture.io["var.logits"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("folder", "case"), cases("var.safetensors"))
 def test_generated_images(folder: str, case: Case) -> None:
-    fixture = opened(folder)
-    smooth = fixture.n_scales if case.smooth else 0
+    fixture = class_conditional(folder)
+    smooth = len(fixture.transformer.config.scales) if case.smooth else 0
     sampler = PublishedSampler(torch.Generator().manual_seed(case.seed), case.top_k, case.top_p, smooth)
     # The last temperature of smooth sampling is 0.0135, which amplifies rounding of the logits some seventy times.
     atol = 5e-4 if case.smooth else 1e-4

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.cli.commands import as_json, fails, output
 from tests.conftest import build_tiny
 from varsearch.cli.main import main
 from varsearch.models import zoo
@@ -46,21 +47,6 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    assert main(list(arguments)) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
-
-
-def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, *words: str) -> None:
-    capsys.readouterr()
-    assert main(arguments) == code
-    error = capsys.readouterr().err
-    assert len(error.strip().splitlines()) == 1, error
-    for word in words:
-        assert word in error, error
-
-
 def test_the_output_says_what_it_is_not_about_and_has_no_columns_of_quality(capsys: pytest.CaptureFixture[str]) -> None:
     out = output(capsys, "run", *MODEL, *COSTS, "--budget", "6", "--name", "costs")
     header, _, end = out.partition("6 evaluated")
@@ -86,7 +72,7 @@ def test_the_order_of_the_names_makes_no_difference(capsys: pytest.CaptureFixtur
 
 
 def test_front_status_and_picture(capsys: pytest.CaptureFixture[str]) -> None:
-    front = json.loads(output(capsys, "front", "--run", "costs", "--picture", "costs.png", "--json"))
+    front = as_json(capsys, "front", "--run", "costs", "--picture", "costs.png")
     assert (front["images"], front["objectives"]) == (0, ["latency_ms", "peak_bytes"])
     assert 0 < front["hypervolume"] < 1
     points = [[e["metrics"][m]["value"] for m in front["objectives"]] for e in front["entries"]]
@@ -126,7 +112,7 @@ def test_compare_shows_costs_alone(capsys: pytest.CaptureFixture[str]) -> None:
     out = output(capsys, "compare", *MODEL, *COSTS, "fastvar", "sparvar")
     assert BLIND in out and "fastvar" in out and "ΔFID" not in out and "distance" not in out
     assert "fastvar: known already" in out, "the run evaluated it under the same protocol"
-    rows = json.loads(output(capsys, "compare", *MODEL, *COSTS, "fastvar", "--json"))
+    rows = as_json(capsys, "compare", *MODEL, *COSTS, "fastvar")
     assert rows["images"] == 0 and "delta_fid" not in rows["policies"]["fastvar"]
 
 

@@ -52,7 +52,9 @@ def call(arguments: list[str] | None) -> int:
     except typer.TyperException as error:
         if not error.format_message():  # without arguments the help was printed, and that says enough
             return error.exit_code
-        raise UsageError(f"{error.format_message()} (see 'varsearch --help')") from None
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "varsearch"
+        raise UsageError(f"{error.format_message()} (see '{command} --help')") from None
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     except OSError as error:

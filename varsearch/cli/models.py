@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,7 @@ from varsearch.policy import describe
 if TYPE_CHECKING:
     from varsearch.models.overview import Overview
 
+K = TypeVar("K", bound=Hashable)
 BYTES = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -29,7 +31,6 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Show what is known of this model.")] = None, json: o.Json = False
 ) -> None:
     """List the shipped and the published models, or print one model's card with its evidence."""
-    from varsearch.models import zoo
     from varsearch.models.overview import overview, overviews
 
     if name is not None:
@@ -39,47 +40,50 @@ def models(
     if json:
         print_json([row.model_dump(mode="json") for row in rows])
         return
-    columns = (
-        "<name",
-        "<what",
-        "parameters",
-        "layers",
-        "heads",
-        "tokens",
-        "memory, batch 1",
-        "batch 8",
-        "<without",
-        "<licence",
+    columns = ("<name", "pixels", "params", "layers", "heads", "tokens", "memory\nbatch 1", "memory\nbatch 8")
+    table("", columns, map(_row, rows))
+    _notes(rows)
+
+
+def _row(about: Overview) -> tuple[str, ...]:
+    """What fits beside each other on 80 columns."""
+    spec, (height, width) = about.spec, about.spec.image_size
+    return (
+        about.name,
+        str(height) if height == width else f"{height}x{width}",
+        scaled(about.parameters, ("", "k", "M", "G")),
+        str(spec.n_layers),
+        str(spec.n_heads),
+        str(sum(spec.tokens)),
+        *(scaled(about.memory[n], BYTES) for n in (1, 8)),
     )
-    table(
-        "",
-        columns,
-        (
-            (
-                row.name,
-                row.description,
-                scaled(row.parameters, ("", "k", "M", "G")),
-                str(row.spec.n_layers),
-                str(row.spec.n_heads),
-                str(sum(row.spec.tokens)),
-                *(scaled(row.memory[n], BYTES) for n in (1, 8)),
-                row.licence,
-            )
-            for row in rows
-        ),
-    )
+
+
+def _notes(rows: list[Overview]) -> None:
+    """The rest in words, models of which the same is to be said together."""
+    from varsearch.models import zoo
+
+    for about, names in _together(rows, lambda row: f"{row.description}; {_weights(row)}; licence: {row.licence}"):
+        console.print(f"{names}: {about}")
+    for untrained, reason in zoo.UNTRAINED.items():
+        console.print(f"{untrained} has no weights yet: {reason}")
     console.print(
         "memory: weights of transformer and tokenizer and the full KV cache or state, in 16 bits, without activations"
     )
-    console.print("all techniques apply to all models, but for these, and for linears that a model lacks (models NAME)")
-    for untrained, reason in zoo.UNTRAINED.items():
-        console.print(f"{untrained} has no weights yet: {reason}")
-    for refused in dict.fromkeys(tuple(row.refused) for row in rows if row.refused):
-        named = ", ".join(row.name for row in rows if tuple(row.refused) == refused)
-        console.print(f"{named}: without {', '.join(refused)}")
-    for source in dict.fromkeys(row.source for row in rows if not row.shipped):
-        named = ", ".join(row.name for row in rows if row.source == source)
-        console.print(f"not shipped: {named}: weights from {source}, or --weights random")
+    console.print(
+        "all techniques apply to all models, but for linears that a model lacks (varsearch models NAME), and:"
+    )
+    for refused, names in _together([row for row in rows if row.refused], lambda row: tuple(row.refused)):
+        console.print(f"{names}: without {', '.join(refused)}")
+
+
+def _weights(about: Overview) -> str:
+    return "shipped" if about.shipped else f"weights not shipped: from {about.source}, or --weights random"
+
+
+def _together(rows: list[Overview], key: Callable[[Overview], K]) -> Iterator[tuple[K, str]]:
+    for value in dict.fromkeys(map(key, rows)):
+        yield value, ", ".join(row.name for row in rows if key(row) == value)
 
 
 def prompts(
@@ -169,7 +173,7 @@ def _published(about: Overview, json: bool) -> None:
         return
     spec, sampling = about.spec, about.sampling
     console.print(f"{about.name}: {about.description}", style="bold")
-    console.print(f"weights: not shipped, from {about.source}; or --weights random\nlicence: {about.licence}")
+    console.print(f"{_weights(about)}\nlicence: {about.licence}")
     console.print(f"parameters: {about.parameters / 1e6:.1f} M, tokenizer {about.tokenizer_parameters / 1e6:.1f} M")
     console.print(f"{spec.n_layers} layers of {spec.n_heads} heads of {spec.head_dim} channels; maps of tokens: ")
     console.print("  " + " ".join(f"{height}x{width}" for height, width in spec.scales))

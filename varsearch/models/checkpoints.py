@@ -27,6 +27,9 @@ FP32 = {"scale_mul_1H11", "A_log", "dt_bias", "D"}
 would be off by more than one."""
 
 PICKLES = {".pth", ".pt", ".ckpt", ".bin"}
+NESTED = "vae"
+"""Name of the network's tensors in a file that holds more: Infinity's tokenizers are published beside what their
+training left."""
 SHOWN = 3
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -175,6 +178,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         # Files of before PyTorch 1.6 are no archives, and cannot be mapped into memory.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if isinstance(found, dict) and isinstance(found.get(NESTED), dict):
+            found = found[NESTED]
         plain = isinstance(found, dict) and all(isinstance(name, str) and _plain(t) for name, t in found.items())
     except OSError:
         raise

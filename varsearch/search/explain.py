@@ -17,7 +17,7 @@ from varsearch.evaluators.per_image import mean
 from varsearch.evaluators.quality import QualityEvaluator
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
-from varsearch.search.changes import Change, changes
+from varsearch.search.ablation import Ablation, ablations
 
 SAVINGS = ("latency_ms", "peak_bytes", "kv_bytes", "weight_bytes", "flops")
 """Metrics of cost, of which a change may save some."""
@@ -42,7 +42,7 @@ class UnitCost:
 class UnitCosts(Protocol):
     """Knows what changes save or cost, from whatever was measured: one by one from dense, or taken back one by one."""
 
-    def of(self, change: Change) -> UnitCost | None:
+    def of(self, change: Ablation) -> UnitCost | None:
         """What is known of a change; None if nothing is."""
         ...
 
@@ -51,7 +51,7 @@ class UnitCosts(Protocol):
 class Row:
     """A change with all that is known of it."""
 
-    change: Change
+    change: Ablation
     cost: UnitCost
 
 
@@ -68,7 +68,7 @@ def explain(
     Raises:
         EvaluationError: a source gave no usable number.
     """
-    found = changes(policy)
+    found = ablations(policy)
     rows = []
     for done, change in enumerate(found, start=1):
         known = [cost for source in sources if (cost := source.of(change))]
@@ -90,7 +90,7 @@ class PredictedSavings:
         """Costs of the whole policy."""
         return self.model.evaluate(self.policy).values
 
-    def of(self, change: Change) -> UnitCost | None:
+    def of(self, change: Ablation) -> UnitCost | None:
         """What the change saves, where it can be taken back alone."""
         return None if change.without is None else UnitCost(saved=self.against(change.without))
 
@@ -124,7 +124,7 @@ class MeasuredLosses:
         """Of the whole policy."""
         return self._measure(self.policy)
 
-    def of(self, change: Change) -> UnitCost | None:
+    def of(self, change: Ablation) -> UnitCost | None:
         """What the change costs, where it can be taken back alone.
 
         Raises:

@@ -35,7 +35,7 @@ class InfinityConfig:
         depth: number of blocks.
         width: of the residual stream.
         heads: of self-attention and of cross-attention.
-        chunks: how many groups the blocks are saved in.
+        chunks: how many groups the blocks are saved in; in a single one they are saved without a group around them.
         bits: of one token.
         text_channels: of a text feature.
         text_length: most features of a prompt.
@@ -199,15 +199,18 @@ class Infinity(nn.Module):
         self.lvl_embed = nn.Embedding(c.levels, c.width)
         self.word_embed = nn.Linear(c.bits, c.width)
         self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(c.width, 6 * c.width))
-        per_chunk = c.depth // c.chunks
-        self.block_chunks = nn.ModuleList(Chunk([Block(c) for _ in range(per_chunk)]) for _ in range(c.chunks))
+        blocks, per_chunk = [Block(c) for _ in range(c.depth)], c.depth // c.chunks
+        if c.chunks == 1:
+            self.blocks = nn.ModuleList(blocks)
+        else:
+            self.block_chunks = nn.ModuleList(Chunk(blocks[i : i + per_chunk]) for i in range(0, c.depth, per_chunk))
         self.head_nm = HeadNorm(c.width, c.norm_eps)
         self.head = nn.Linear(c.width, 2 * c.bits)
 
     @property
     def layers(self) -> list[Block]:
         """The blocks in order, with their type."""
-        return [block for block in self.block_chunks.modules() if isinstance(block, Block)]
+        return [block for block in self.modules() if isinstance(block, Block)]
 
     def prompts(self, prompts: Prompts, guided: bool) -> Prompts:
         """The rows' texts: with guidance the negative prompts, or learnt ones of the same lengths, follow."""

@@ -13,8 +13,8 @@ F = TypeVar("F", bound=Frozen)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One unit that a policy treats otherwise than dense.
+class Ablation:
+    """A change of a policy: one unit that it treats otherwise than dense, and the policy without that.
 
     Attributes:
         unit: where, such as "layer 2 qkv", "layer 0 head 3", "scale 4 layer 1"; unique within a policy together with
@@ -30,13 +30,13 @@ class Change:
     without: Policy | None
 
 
-def changes(policy: Policy) -> list[Change]:
-    """Every unit in which `policy` differs from dense, layers first; none for dense."""
+def ablations(policy: Policy) -> list[Ablation]:
+    """Every unit in which `policy` differs from dense, taken back by itself, layers first; none for dense."""
     parts = (_weights, _kv_bits, _heads, _reaches, _keys, _tokens, _sharing, _guidance, _skips, _decisions, _refiner)
     return [change for part in parts for change in part(policy)]
 
 
-def _weights(policy: Policy) -> Iterator[Change]:
+def _weights(policy: Policy) -> Iterator[Ablation]:
     for i, layer in enumerate(policy.layers):
         for name in LINEARS:
             q = getattr(layer.weights, name)
@@ -44,20 +44,20 @@ def _weights(policy: Policy) -> Iterator[Change]:
                 inputs = f", {q.activation_bits}-bit inputs" if q.activation_bits else ""
                 grouped = f" in groups of {q.group}" if q.group else ""
                 less: Weights = _with(layer.weights, **{name: None})
-                yield Change(
+                yield Ablation(
                     f"layer {i} {name}", "weights", f"{q.bits}-bit{grouped}{inputs}", _layer(policy, i, weights=less)
                 )
 
 
-def _kv_bits(policy: Policy) -> Iterator[Change]:
+def _kv_bits(policy: Policy) -> Iterator[Ablation]:
     for i, layer in enumerate(policy.layers):
         if layer.kv.bits:
-            yield Change(
+            yield Ablation(
                 f"layer {i}", "KV bits", f"{layer.kv.bits}-bit", _layer(policy, i, kv=_with(layer.kv, bits=None))
             )
 
 
-def _heads(policy: Policy) -> Iterator[Change]:
+def _heads(policy: Policy) -> Iterator[Ablation]:
     """Budgets of one head: what stays of its keys and values, and what it attends to."""
     for i, layer in enumerate(policy.layers):
         kv, scales = layer.kv, range(len(policy.scales))
@@ -69,7 +69,7 @@ def _heads(policy: Policy) -> Iterator[Change]:
             told = [_shares("kept", kept), _shares("attended", seen)]
             if any(told) or any(kv.cached(k, n)[h] < 1 for k in scales):
                 setting = "; ".join(filter(None, told)) or "kept in part after the last scale, without effect"
-                yield Change(f"layer {i} head {h}", "KV budget", setting, _layer(policy, i, kv=_full_head(kv, h)))
+                yield Ablation(f"layer {i} head {h}", "KV budget", setting, _layer(policy, i, kv=_full_head(kv, h)))
 
 
 def _full_head(kv: KVCompression, head: int) -> KVCompression | None:
@@ -93,7 +93,7 @@ def _shares(verb: str, by_scale: Mapping[int, float]) -> str:
     return f"{verb} " + ", ".join(f"{share:.0%} at {_list(ks)}" for share, ks in places.items()) if places else ""
 
 
-def _reaches(policy: Policy) -> Iterator[Change]:
+def _reaches(policy: Policy) -> Iterator[Ablation]:
     """Windows and bands, by layer and scale."""
     for i, layer in enumerate(policy.layers):
         for name in ("window", "band"):
@@ -103,7 +103,7 @@ def _reaches(policy: Policy) -> Iterator[Change]:
                     less = tuple((None,) * len(row) if j == k else row for j, row in enumerate(rows))
                     attention: SparseAttention = _with(layer.attention, **{name: less})
                     without = _layer(policy, i, attention=attention)
-                    yield Change(f"layer {i} scale {k}", f"attention {name}", _by_head(heads), without)
+                    yield Ablation(f"layer {i} scale {k}", f"attention {name}", _by_head(heads), without)
 
 
 def _by_head(reaches: Sequence[object]) -> str:
@@ -117,21 +117,23 @@ def _by_head(reaches: Sequence[object]) -> str:
     return ", ".join(f"{reach} for heads {_list(hs)}" for reach, hs in heads.items() if reach != "all")
 
 
-def _keys(policy: Policy) -> Iterator[Change]:
+def _keys(policy: Policy) -> Iterator[Ablation]:
     for i, layer in enumerate(policy.layers):
         chosen = layer.attention.cross_scale
         if chosen:
             without = _layer(policy, i, attention=_with(layer.attention, cross_scale=None))
-            yield Change(f"layer {i}", "chosen keys", f"{chosen.keys:.1%} from scale {chosen.decision_scale}", without)
+            yield Ablation(
+                f"layer {i}", "chosen keys", f"{chosen.keys:.1%} from scale {chosen.decision_scale}", without
+            )
 
 
-def _tokens(policy: Policy) -> Iterator[Change]:
+def _tokens(policy: Policy) -> Iterator[Ablation]:
     for k, scale in enumerate(policy.scales):
         tokens = scale.tokens
         for i in tokens.layers(len(policy.layers)) if tokens else ():
             if tokens and tokens.keep_in(i) < 1:
                 without = _scale(policy, k, tokens=_all_tokens(tokens, i, len(policy.layers)))
-                yield Change(f"scale {k} layer {i}", "tokens", f"{tokens.keep_in(i):.0%} of them", without)
+                yield Ablation(f"scale {k} layer {i}", "tokens", f"{tokens.keep_in(i):.0%} of them", without)
 
 
 def _all_tokens(tokens: TokenPruning, layer: int, n_layers: int) -> TokenPruning | None:
@@ -140,7 +142,7 @@ def _all_tokens(tokens: TokenPruning, layer: int, n_layers: int) -> TokenPruning
     return _with(tokens, keep=min(shares), layer_keep=shares) if min(shares) < 1 else None
 
 
-def _sharing(policy: Policy) -> Iterator[Change]:
+def _sharing(policy: Policy) -> Iterator[Ablation]:
     for k, scale in enumerate(policy.scales):
         branches = {"attention": scale.shared_attention, "FFN": scale.shared_ffn}
         for i in sorted({*scale.shared_attention, *scale.shared_ffn}):
@@ -148,37 +150,37 @@ def _sharing(policy: Policy) -> Iterator[Change]:
             attention, ffn = (tuple(x for x in layers if x != i) for layers in branches.values())
             guidance = "shared" if attention or ffn else "full"
             without = _scale(policy, k, shared_attention=attention, shared_ffn=ffn, guidance=guidance)
-            yield Change(f"scale {k} layer {i}", "guidance", f"{shared} shared", without)
+            yield Ablation(f"scale {k} layer {i}", "guidance", f"{shared} shared", without)
 
 
-def _guidance(policy: Policy) -> Iterator[Change]:
+def _guidance(policy: Policy) -> Iterator[Ablation]:
     """One unit for all scales without guidance: it cannot resume, so none of them but the first can be taken back."""
     off = [k for k, scale in enumerate(policy.scales) if scale.guidance == "off"]
     if off:
         full = tuple(_with(s, guidance="full") if s.guidance == "off" else s for s in policy.scales)
-        yield Change(f"scale {off[0]} on", "guidance", "off", _policy(policy, scales=full))
+        yield Ablation(f"scale {off[0]} on", "guidance", "off", _policy(policy, scales=full))
 
 
-def _skips(policy: Policy) -> Iterator[Change]:
+def _skips(policy: Policy) -> Iterator[Ablation]:
     for k, scale in enumerate(policy.scales):
         if not scale.run:
             off = any(s.run and s.guidance == "off" for s in policy.scales[:k])
-            yield Change(
+            yield Ablation(
                 f"scale {k}", "scale", "skipped", _scale(policy, k, run=True, guidance="off" if off else "full")
             )
 
 
-def _decisions(policy: Policy) -> Iterator[Change]:
+def _decisions(policy: Policy) -> Iterator[Ablation]:
     for decision in policy.decisions:
         less = tuple(d for d in policy.decisions if d != decision)
         other = f"after it {1 - decision.actions[0].share:.0%} of images go another way, by {decision.feature}"
-        yield Change(f"scale {decision.after}", "decision", other, _policy(policy, decisions=less))
+        yield Ablation(f"scale {decision.after}", "decision", other, _policy(policy, decisions=less))
 
 
-def _refiner(policy: Policy) -> Iterator[Change]:
+def _refiner(policy: Policy) -> Iterator[Ablation]:
     if policy.refiner:
         without = _policy(policy, refiner=None)
-        yield Change(f"scale {policy.refiner.first_scale} on", "refiner", policy.refiner.model, without)
+        yield Ablation(f"scale {policy.refiner.first_scale} on", "refiner", policy.refiner.model, without)
 
 
 def _policy(policy: Policy, **fields: Any) -> Policy | None:
