@@ -1,0 +1,95 @@
+"""How likely each trial is on the front, given the errors of its numbers.
+
+Shape suffixes: T trials, R rivals of one, S draws, K objectives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varsearch.db import TrialRecord
+from varsearch.measurement import METRICS, Measurement
+from varsearch.search.settings import RunSettings
+
+DRAWS = 256
+
+WIDTH_95 = 2 * 1.96
+"""Of the interval that holds 95 % of a normal distribution, in standard deviations."""
+
+WIDTH_QUARTILES = 1.349
+"""Of the one between its quartiles."""
+
+MEDIAN = math.sqrt(math.pi / 2)
+"""How much further a median of normal values scatters than their mean, for many of them."""
+
+Array = NDArray[np.float64]
+
+
+def standard_error(m: Measurement) -> float:
+    """Of a number, from its interval; 0 without one. Latency is a median between quartiles, see `Measurement`."""
+    if m.low is None or m.high is None:
+        return 0.0
+    if m.metric == "latency_ms":
+        return MEDIAN * (m.high - m.low) / WIDTH_QUARTILES / math.sqrt(m.n)
+    return (m.high - m.low) / WIDTH_95
+
+
+def chances(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[float]:
+    """The probability of each trial that it meets all bounds and no other one that does dominates it.
+
+    True values are drawn from normal distributions around the measured ones, `DRAWS` times and independently from trial
+    to trial. A draw that is lucky in one metric is as lucky in all others of the same kind, as they come from the same
+    images or rounds. What has no interval is taken as exact. Later trials do not change the draws of earlier ones.
+
+    Trials of any state count that have a finite number for every objective and bound; others get 0.
+    """
+    known = [i for i, t in enumerate(trials) if not settings.missing(t.values)]
+    found = [0.0] * len(trials)
+    if known:
+        losses_STK, feasible_ST = _drawn(settings, [trials[i] for i in known])
+        for i, share in zip(known, _non_dominated(losses_STK, feasible_ST), strict=True):
+            found[i] = float(share)
+    return found
+
+
+def _drawn(settings: RunSettings, trials: Sequence[TrialRecord]) -> tuple[Array, NDArray[np.bool_]]:
+    """What the objectives (S, T, K), to be minimized, might truly be, and which trials are feasible then (S, T)."""
+    luck_T2S = np.random.default_rng(0).standard_normal((len(trials), 2, DRAWS))
+
+    def draws(name: str) -> Array:
+        """(S, T), to be minimized."""
+        metric = METRICS[name]
+        sign = 1.0 if metric.direction == "minimize" else -1.0
+        m = [_measurement(trial, name) for trial in trials]
+        luck_ST = luck_T2S[:, 0 if metric.kind == "quality" else 1].T
+        return sign * np.array([x.value for x in m]) + luck_ST * np.array([standard_error(x) for x in m])
+
+    losses = [np.maximum(draws(n), 0.0) if n == "delta_fid" else draws(n) for n in settings.objectives]
+    feasible_ST = np.ones((DRAWS, len(trials)), dtype=bool)
+    for name, limit in settings.bounds.items():
+        feasible_ST &= draws(name) <= (limit if METRICS[name].direction == "minimize" else -limit)
+    return np.stack(losses, axis=-1), feasible_ST
+
+
+def _measurement(trial: TrialRecord, metric: str) -> Measurement:
+    found = (m for evidence in (trial.quality, trial.speed) if evidence for m in evidence.measurements)
+    return next(m for m in found if m.metric == metric)
+
+
+def _non_dominated(losses_STK: Array, feasible_ST: NDArray[np.bool_]) -> Array:
+    """In which share of the draws each trial is feasible and no feasible one dominates it; (T,)."""
+    losses_KTS = np.ascontiguousarray(np.where(feasible_ST[..., None], losses_STK, np.inf).transpose(2, 1, 0))
+    worst_KT, best_KT = losses_KTS.max(axis=-1), losses_KTS.min(axis=-1)
+    # A trial that another one beats in each draw is never on the front, and never the only one to dominate a third.
+    hopeless_T = (worst_KT[:, :, None] < best_KT[:, None, :]).all(axis=0).any(axis=0)
+    shares_T, kept = np.zeros(losses_KTS.shape[1]), np.flatnonzero(~hopeless_T)
+    for i in kept:
+        rivals = kept[(best_KT[:, kept] <= worst_KT[:, i, None]).all(axis=0)]
+        own_K1S, other_KRS = losses_KTS[:, i, None], losses_KTS[:, rivals]
+        dominate_RS = (other_KRS <= own_K1S).all(axis=0) & (other_KRS < own_K1S).any(axis=0)
+        shares_T[i] = np.mean(feasible_ST[:, i] & ~dominate_RS.any(axis=0))
+    return shares_T
