@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 
 from tests.search.fakes import SPACE, outcome, settings
-from varsearch.db import State, Store, TrialRecord
+from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.db.engine import locate
-from varsearch.measurement import Job
+from varsearch.measurement import Job, Outcome
 from varsearch.search.broker import Broker
+from varsearch.search.confirm import Confirmation
+from varsearch.search.front import Front, read_front
+from varsearch.search.settings import RunSettings
 from varsearch.search.study import open_storage
 
 Open = Callable[..., Broker]
@@ -54,3 +58,26 @@ def check_consistent(storage: str | Path, n: int) -> None:
         values = [mine.values[name] for name in settings().objectives] if mine.state is State.COMPLETE else None
         assert other.values == values
         assert {k: other.user_attrs[k] for k in mine.values} == mine.values
+
+
+def front_of(trials: Sequence[TrialRecord], chosen: RunSettings | None = None) -> Front:
+    """The front of a run with these trials, of which no finalist was confirmed."""
+
+    class Kept:
+        def trials(self, run: RunRecord) -> list[TrialRecord]:
+            # The record names no protocol; that of confirmed quality is asked for by its own.
+            return [replace(t, quality=None, speed=None) if run.quality_protocol else t for t in trials]
+
+    return read_front(Kept(), RunRecord("r", "m", "f", "", "", (chosen or settings()).model_dump_json()))  # type: ignore[arg-type]
+
+
+def confirm(storage: str | Path, evaluate: Callable[[Job], Outcome] = outcome, jobs: int = 10**9) -> Confirmation:
+    """Confirms the finalists of the only run, at most so many of them."""
+    with Store(storage) as store:
+        (run,) = store.runs()
+        found = Confirmation(RunSettings.parse(run.settings), store, run)
+        found.start(store.trials(run))
+        while jobs and (job := found.next()) is not None:
+            found.take(evaluate(job))
+            jobs -= 1
+    return found

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, settings
+from tests.search.harness import front_of
 from tests.search.test_front import with_values
-from varsearch.db import RunRecord, Store, TrialRecord
+from varsearch.db import Store
 from varsearch.policy import LayerPolicy, Policy, Quantization, Weights
 from varsearch.search.front import Front, front_trials, front_volume, read_front
 from varsearch.search.pareto import dominates
@@ -54,15 +55,6 @@ def test_the_search_adds_to_what_published_systems_reach(front: Front) -> None:
     assert 0 < alone < front.hypervolume
 
 
-def of_trials(*trials: TrialRecord) -> Front:
-    class Kept:
-        def trials(self, run: RunRecord) -> list[TrialRecord]:
-            return list(trials)
-
-    record = RunRecord("r", "m", "f", "q", "s", settings().model_dump_json())
-    return read_front(Kept(), record)  # type: ignore[arg-type]
-
-
 def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:
     base = {"fid": 4.0, "speedup": 1.0}
     dense = replace(with_values(0, delta_fid=0.0, latency_ms=100.0, peak_bytes=1e6, **base), origin="seed:dense")
@@ -70,7 +62,7 @@ def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:
     little = with_values(2, delta_fid=0.9, latency_ms=90.0, peak_bytes=8e5, **base)
     much = with_values(3, delta_fid=0.95, latency_ms=20.0, peak_bytes=2e5, **base)
     other = replace(with_values(4, delta_fid=0.0, latency_ms=99.0, peak_bytes=9.9e5, **base), origin="preset:b")
-    found = of_trials(dense, preset, little, much, other)
+    found = front_of([dense, preset, little, much, other])
     first, second = rivals(found)
     assert first.beaten_by is not None and first.beaten_by.number == 3
     assert second.beaten_by is None and second.feasible
@@ -79,5 +71,5 @@ def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:
 
 
 def test_without_presets_there_are_no_rivals(tmp_path: Path) -> None:
-    assert rivals(of_trials(with_values(0, delta_fid=0.0, latency_ms=1.0, peak_bytes=1.0))) == []
-    assert presets_volume(of_trials()) is None
+    assert rivals(front_of([with_values(0, delta_fid=0.0, latency_ms=1.0, peak_bytes=1.0)])) == []
+    assert presets_volume(front_of([])) is None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from varsearch.db import RunRecord, Store
     from varsearch.policy_file import PolicyFile
     from varsearch.search.front import Front, FrontEntry
+    from varsearch.search.protocols import Protocols
     from varsearch.search.rivals import Rival
 
 
@@ -224,7 +225,7 @@ def export(
     except (KeyError, ValueError) as error:  # of the notes that an evaluation leaves in the database
         raise StoreError(f"the stored evidence of trial {entry.number} is damaged: {error}") from None
     if verify:
-        _verify(file, found, reference, inception)
+        _verify(file, found.settings.model, entry.protocols, reference, inception)
     label = select.replace("=", "-")
     if to_library:
         reference = f"{file.model.name}/{file.target.device}/{label if name is None else name}"
@@ -246,19 +247,19 @@ def _told(entry: FrontEntry, judged: bool) -> str:
     )
 
 
-def _verify(file: PolicyFile, found: Front, reference: str | None, inception: str | None) -> None:
+def _verify(file: PolicyFile, model: str, protocols: Protocols, reference: str | None, inception: str | None) -> None:
     """Prints every number beside its repetition; `EvaluationError` if one disagrees."""
     from varsearch.evaluators.worker import WorkerConfig
     from varsearch.search.export import shown, verify
 
     config = WorkerConfig(
-        model=found.settings.model,
+        model=model,
         device=file.sample.device_type if file.sample else "cpu",
         threads=file.sample.threads if file.sample else os.cpu_count() or 1,
         reference=reference,
         inception=inception,
     )
-    checks = verify(file, config, (found.settings.quality, found.settings.speed))
+    checks = verify(file, config, protocols)
     rows = ((c.metric, shown(c.metric, c.filed), shown(c.metric, c.found), "yes" if c.agrees else "NO") for c in checks)
     table("verified in a fresh process", ("<metric", "filed", "found", "agrees"), rows)
     wrong = [check.metric for check in checks if not check.agrees]

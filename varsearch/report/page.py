@@ -27,6 +27,7 @@ from varsearch.report.volume_chart import history, volume_chart
 from varsearch.report.work import WorkLeft
 from varsearch.search.front import WORST, Front, FrontEntry, entry_of, read_front, select
 from varsearch.search.gallery import model_of
+from varsearch.search.protocols import Protocols
 from varsearch.search.rivals import presets_volume, rivals
 from varsearch.search.summary import summarize
 from varsearch.search.wording import interval, quantity, ratio
@@ -63,7 +64,8 @@ def report(store: Store, run: RunRecord) -> str:
     quality = front.settings.quality
     if quality is None:
         raise UsageError("a report shows what policies cost in quality, which this run does not evaluate: see 'front'")
-    entries = [_whole(entry_of(trial)) for trial in trials if trial.state is State.COMPLETE]
+    searched = Protocols.of(front.settings)
+    entries = [_whole(entry_of(trial, searched)) for trial in trials if trial.state is State.COMPLETE]
     chosen = chosen_entries(front)
     names = {entry.number: name for name, entry in chosen}
     stages = history(front.settings, trials)

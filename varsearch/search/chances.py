@@ -41,10 +41,9 @@ def standard_error(m: Measurement) -> float:
 def chances(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[float]:
     """The probability of each trial that it meets all bounds and no other one that does dominates it.
 
-    True values are drawn from normal distributions around the measured ones, independently from trial to trial, as
-    often as `DRAWS`. A draw that is lucky in one metric is as lucky in all others of the same kind, as those come from the
-    same images or the same rounds. What has no interval is taken as exact. The same trials get the same draws, whatever
-    comes after them.
+    True values are drawn from normal distributions around the measured ones, `DRAWS` times and independently from trial
+    to trial. A draw that is lucky in one metric is as lucky in all others of the same kind, as they come from the same
+    images or rounds. What has no interval is taken as exact. Later trials do not change the draws of earlier ones.
 
     Trials of any state count that have a finite number for every objective and bound; others get 0.
     """

@@ -17,27 +17,25 @@ from varsearch.errors import EvaluationError, ModelError
 from varsearch.evaluators.draws import BATCH
 from varsearch.evaluators.quality import DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.evaluators.worker import WorkerConfig
-from varsearch.measurement import METRICS, Job, Origin, QualityProtocol, SpeedProtocol
+from varsearch.measurement import METRICS, Job, Origin, QualityProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import SamplingDefaults
 from varsearch.policy_file import Envelope, PolicyFile, Provenance, Sample
 from varsearch.search.front import FrontEntry
+from varsearch.search.protocols import Protocols
 from varsearch.search.settings import RunSettings
-
-Protocols = tuple[QualityProtocol | None, SpeedProtocol]
-"""How the numbers of a policy file came about."""
 
 LATENCY_TOLERANCE = 0.25
 """Share by which a re-measured speed-up may differ: another hour on the same machine is not the same machine."""
 
 
 def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
-    """The policy file of one trial of a run.
+    """The policy file of one trial of a run, with the numbers that the entry has.
 
     Raises:
         ModelError: the model's weights are no longer those that the run measured.
     """
-    manifest, quality = zoo.manifest(settings.model), settings.quality
+    manifest, quality = zoo.manifest(settings.model), entry.protocols.quality
     spec, sampling = manifest.spec(), quality or manifest.sampling
     if spec.identity != settings.fingerprint:
         raise ModelError(
@@ -140,7 +138,7 @@ def _answer() -> None:
     file = PolicyFile.parse(json.dumps(request["file"]), "the exported policy")
     file.check_model(zoo.manifest(worker.config.model).spec())
     protocols = TypeAdapter(Protocols).validate_python(request["protocols"])
-    outcome = worker.evaluate(Job(number=0, policy=file.policy, quality=protocols[0], speed=protocols[1]))
+    outcome = worker.evaluate(Job(number=0, policy=file.policy, quality=protocols.quality, speed=protocols.speed))
     sample = outcome.quality and outcome.quality.environment[SAMPLE]
     print(json.dumps({"values": outcome.values, "sample": sample}))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.errors import UsageError
-from varsearch.measurement import METRICS, Measurement
+from varsearch.measurement import METRICS, Measurement, QualityProtocol
 from varsearch.policy import Policy
+from varsearch.search.chances import chances
+from varsearch.search.optimism import Optimism, optimism
 from varsearch.search.pareto import hypervolume, nearest_to_ideal, non_dominated
+from varsearch.search.protocols import Protocols, answered, confirming, under
 from varsearch.search.settings import RunSettings
 
 SEED, PRESET, WARM = "seed:", "preset:", "warm:"
@@ -18,6 +21,9 @@ SEED, PRESET, WARM = "seed:", "preset:", "warm:"
 
 DENSE = f"{SEED}dense"
 """Origin of the trial that all others are compared with."""
+
+NEAR = 0.2
+"""Trials that are on the front with this probability or more are confirmed with it: one of them may be better."""
 
 WORST = 1.1
 """Relative costs from here on add nothing to the hypervolume."""
@@ -29,13 +35,19 @@ SELECTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class FrontEntry:
-    """A trial of the front, with every metric that was evaluated, and what the evaluators noted about where."""
+    """A trial, on the front or not.
+
+    Attributes:
+        metrics: everything that was evaluated under `protocols`.
+        environment: what the evaluators noted about where.
+    """
 
     number: int
     origin: str
     policy: Policy
     metrics: dict[str, Measurement]
     environment: dict[str, str]
+    protocols: Protocols
 
     @property
     def values(self) -> dict[str, float]:
@@ -53,12 +65,19 @@ class FrontEntry:
 class Front:
     """Feasible trials of a run that no other feasible one dominates, in the order of the first objective.
 
+    All numbers of a front are of the same protocols: the confirming ones as soon as there is something to see under
+    them, before that the search's own, and then its entries are no more than candidates.
+
     Attributes:
         complete: number of trials with numbers, feasible or not.
         dense: the dense policy's trial, on the front or not; None while it has no numbers.
         presets: the trials of published systems, on the front or not.
         hypervolume: see `front_volume`; None without dense.
-        best: the best value of each bounded metric among all evaluated trials.
+        best: the best value of each bounded metric among all trials that could be on this front.
+        protocols: what the numbers are of.
+        confirmed: whether these are the confirming ones.
+        unconfirmed: finalists that have no confirmed numbers.
+        optimism: how much better the search's front looked; None where nothing is confirmed, or nothing was to be.
     """
 
     settings: RunSettings
@@ -68,6 +87,20 @@ class Front:
     presets: tuple[FrontEntry, ...]
     hypervolume: float | None
     best: dict[str, float]
+    protocols: Protocols
+    confirmed: bool
+    unconfirmed: int
+    optimism: Optimism | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the search's own numbers are final: predictions have no noise."""
+        return confirming(self.settings) == Protocols.of(self.settings)
+
+    @property
+    def quality(self) -> QualityProtocol | None:
+        """How the quality of the entries was evaluated."""
+        return self.protocols.quality
 
 
 def relative_costs(settings: RunSettings, values: Mapping[str, float], dense: Mapping[str, float]) -> tuple[float, ...]:
@@ -111,20 +144,59 @@ def dense_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:
     return next((t for t in trials if t.origin == DENSE and t.state is State.COMPLETE), None)
 
 
+def finalists(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """What is to be confirmed, in this order: dense, the front, what may well be on it (`NEAR`), published systems."""
+    complete = [t for t in trials if t.state is State.COMPLETE]
+    front = front_trials(settings, complete)
+    near = [t for t, chance in zip(complete, chances(settings, complete), strict=True) if chance >= NEAR]
+    dense = dense_trial(complete)
+    presets = [t for t in complete if t.origin.startswith(PRESET)]
+    wanted = {t.number: t for t in (*([dense] if dense else []), *front, *near, *presets)}
+    return list(wanted.values())
+
+
+def confirmed_trials(store: Store, run: RunRecord) -> list[TrialRecord]:
+    """The trials that have confirmed numbers, with these."""
+    protocols = confirming(RunSettings.parse(run.settings))
+    return [t for t in under(store, run, protocols) if answered(t, protocols)]
+
+
 def read_front(store: Store, run: RunRecord) -> Front:
-    """The front of `run` as it is in the store now."""
-    settings, trials = RunSettings.parse(run.settings), store.trials(run)
-    best = sorted(front_trials(settings, trials), key=lambda t: settings.losses(t.values))
-    dense = dense_trial(trials)
-    return Front(
+    """The front of `run` as it is in the store now: of confirmed numbers, if there are any beside dense's."""
+    settings, trials, known = RunSettings.parse(run.settings), store.trials(run), confirmed_trials(store, run)
+    numbers = {t.number for t in known}
+    missing = [t for t in finalists(settings, trials) if t.number not in numbers]
+    # Everything is relative to dense, and dense alone is no front unless nothing else was to be confirmed.
+    others = any(t.origin != DENSE for t in known)
+    confirmed = all(t.origin != DENSE for t in missing) and (others or (bool(known) and not missing))
+    protocols, shown = (confirming(settings), known) if confirmed else (Protocols.of(settings), trials)
+    best = sorted(front_trials(settings, shown), key=lambda t: settings.losses(t.values))
+    dense = dense_trial(shown)
+    front = Front(
         settings=settings,
-        entries=tuple(map(entry_of, best)),
+        entries=tuple(entry_of(t, protocols) for t in best),
         complete=sum(t.state is State.COMPLETE for t in trials),
-        dense=entry_of(dense) if dense else None,
-        presets=tuple(entry_of(t) for t in trials if t.origin.startswith(PRESET) and t.state is State.COMPLETE),
-        hypervolume=front_volume(settings, [t.values for t in best], dense.values) if dense else None,
-        best=_best_values(settings, trials),
+        dense=entry_of(dense, protocols) if dense else None,
+        presets=tuple(
+            entry_of(t, protocols) for t in shown if t.origin.startswith(PRESET) and t.state is State.COMPLETE
+        ),
+        hypervolume=_volume(settings, shown),
+        best=_best_values(settings, shown),
+        protocols=protocols,
+        confirmed=confirmed,
+        unconfirmed=len(missing),
+        optimism=None,
     )
+    if not confirmed or front.exact:
+        return front
+    members = [t for t in front_trials(settings, trials) if t.origin != DENSE]
+    return replace(front, optimism=optimism(settings, members, known, _volume(settings, trials)))
+
+
+def _volume(settings: RunSettings, trials: Sequence[TrialRecord]) -> float | None:
+    """See `front_volume`; None without dense."""
+    dense = dense_trial(trials)
+    return front_volume(settings, [t.values for t in front_trials(settings, trials)], dense.values) if dense else None
 
 
 def _best_values(settings: RunSettings, trials: Iterable[TrialRecord]) -> dict[str, float]:
@@ -185,8 +257,8 @@ def _best_within(entries: Sequence[FrontEntry], how: str, judged: bool) -> Front
     return min(within, key=lambda entry: entry.value(best))
 
 
-def entry_of(trial: TrialRecord) -> FrontEntry:
-    """An evaluated trial as an entry, on the front or not."""
+def entry_of(trial: TrialRecord, protocols: Protocols) -> FrontEntry:
+    """An evaluated trial, whose evidence is of these protocols, as an entry."""
     quality, speed = trial.quality, trial.speed
     return FrontEntry(
         number=trial.number,
@@ -194,4 +266,5 @@ def entry_of(trial: TrialRecord) -> FrontEntry:
         policy=trial.policy,
         metrics={m.metric: m for evidence in (quality, speed) if evidence for m in evidence.measurements},
         environment={**(speed.environment if speed else {}), **(quality.environment if quality else {})},
+        protocols=protocols,
     )

@@ -6,7 +6,8 @@ from typing import Any
 
 from varsearch.db import RunRecord, State, Store
 from varsearch.errors import UsageError
-from varsearch.search.front import Front, FrontEntry, entry_of, read_front, select
+from varsearch.search.front import Front, FrontEntry, confirmed_trials, entry_of, read_front, select
+from varsearch.search.protocols import Protocols, confirming
 from varsearch.search.settings import RunSettings
 
 
@@ -28,14 +29,19 @@ def find_run(store: Store, name: str | None) -> RunRecord:
 
 
 def pick(store: Store, run: RunRecord, front: Front, how: str) -> FrontEntry:
-    """An entry of the front by `select`, or any evaluated trial by "trial=NUMBER"."""
+    """An entry of the front by `select`, or any evaluated trial by "trial=NUMBER", with confirmed numbers if it has."""
     number = how.removeprefix("trial=")
     if number == how:
         return select(front, how)
-    trial = next((t for t in store.trials(run) if str(t.number) == number and t.state is State.COMPLETE), None)
-    if trial is None:
-        raise UsageError(f"run {run.name!r} has no evaluated trial {number}")
-    return entry_of(trial)
+    sources = (
+        (confirming(front.settings), confirmed_trials(store, run)),
+        (Protocols.of(front.settings), store.trials(run)),
+    )
+    for protocols, trials in sources:
+        for trial in trials:
+            if str(trial.number) == number and trial.state is State.COMPLETE:
+                return entry_of(trial, protocols)
+    raise UsageError(f"run {run.name!r} has no evaluated trial {number}")
 
 
 def overview(storage: str, name: str | None = None) -> list[dict[str, Any]]:
@@ -58,6 +64,7 @@ def _row(store: Store, run: RunRecord) -> dict[str, Any]:
         "failed": sum(t.state is State.FAIL for t in trials),
         "open": sum(not t.state.is_final for t in trials),
         "front": len(front.entries),
+        "confirmed": front.confirmed,
         "hypervolume": front.hypervolume,
         "updated": run.updated.isoformat(timespec="seconds") if run.updated else "",
     }

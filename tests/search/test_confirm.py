@@ -1,0 +1,227 @@
+"""Finalists on fresh noise: who they are, what is asked for, what an interruption leaves, what counts as an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.search.fakes import DENSE, QUALITY, SPACE, SPEED, STARTS, FakeWorker, luck, numbers, outcome, settings
+from tests.search.harness import confirm, stored, taken
+from tests.search.test_chances import COSTS, judged
+from varsearch.db import RunRecord, State, Store, TrialRecord
+from varsearch.measurement import Job, Origin, Outcome
+from varsearch.policy import Policy
+from varsearch.search.chances import chances
+from varsearch.search.confirm import ATTEMPTS, Confirmation
+from varsearch.search.front import NEAR, finalists, front_trials
+from varsearch.search.protocols import Protocols, answered, confirming, under
+from varsearch.search.run import run
+from varsearch.search.settings import RunSettings
+
+MEASURED = SPEED.model_copy(update={"origin": Origin.MEASURED, "repeats": 9})
+PRESETS = {f"preset:{n}": SPACE.decode(dict.fromkeys(SPACE.knobs, 0) | {"bits3": n}) for n in (1, 3)}
+
+
+def searched(storage: Path, chosen: RunSettings | None = None, budget: int = 14, name: str = "run") -> RunSettings:
+    """A finished search, of which nothing is confirmed."""
+    chosen = chosen or settings()
+    run(chosen, SPACE, {**STARTS, **PRESETS}, FakeWorker, storage=storage, budget=budget, name=name)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("confirm") / "runs.db"
+    searched(path)
+    return path
+
+
+@pytest.fixture
+def storage(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished search of its own."""
+    path = tmp_path / "runs.db"
+    path.write_bytes(finished.read_bytes())
+    return path
+
+
+@pytest.fixture
+def begun(storage: Path) -> Iterator[Confirmation]:
+    """The confirmation of that search, at its start."""
+    with Store(storage) as store:
+        found = Confirmation(settings(), store, store.run("run"))
+        found.start(store.trials(store.run("run")))
+        yield found
+
+
+def answer(confirmation: Confirmation) -> list[int]:
+    """Evaluates until nothing is left; the trials' numbers."""
+    done = []
+    while (job := confirmation.next()) is not None:
+        assert confirmation.take(outcome(job)) == ""
+        done.append(job.number)
+    return done
+
+
+def test_fresh_protocols() -> None:
+    quality, speed = confirming(settings(speed=MEASURED))
+    assert quality is not None
+    assert (quality.n_images, speed.repeats) == (2 * QUALITY.n_images, 27)
+    assert quality.seed != QUALITY.seed and quality.model_copy(update={"seed": 0, "n_images": 2}) == QUALITY
+    assert speed.model_copy(update={"repeats": 9}) == MEASURED
+    assert confirming(settings()).speed == SPEED, "a prediction has no noise"
+    costs = settings(quality=None, objectives=("latency_ms", "peak_bytes"))
+    assert confirming(costs) == Protocols.of(costs) and confirming(settings()) != Protocols.of(settings())
+
+
+def test_finalists_are_dense_the_front_what_is_near_it_and_published_systems() -> None:
+    dense = replace(judged(0, 0.0, 0.0, 100.0), origin="seed:dense")
+    preset = replace(judged(1, 9.0, 0.1, 99.0), origin="preset:worse")
+    better, cheaper, near, far = judged(2, 1.0, 0.1, 60.0), judged(3, 2.0, 0.1, 50.0), judged(4, 1.05, 0.1, 61.0), 5
+    trials = [dense, preset, better, cheaper, near, judged(far, 2.0, 0.1, 62.0)]
+    failed = replace(judged(6, 0.5, 0.1, 10.0), state=State.FAIL)
+    assert [t.number for t in finalists(COSTS, [*trials, failed])] == [0, 2, 3, 4, 1]
+    assert [t.number for t in front_trials(COSTS, [*trials, failed])] == [0, 2, 3]
+    assert chances(COSTS, trials)[4] >= NEAR > chances(COSTS, trials)[far]
+    assert finalists(COSTS, []) == []
+
+
+def test_every_finalist_is_evaluated_once_under_the_fresh_protocols(begun: Confirmation, storage: Path) -> None:
+    trials = stored(storage)
+    wanted = [t.number for t in finalists(settings(), trials)]
+    assert begun.left == begun.total == len(wanted)
+    jobs = [taken(begun.next()) for _ in wanted]
+    assert begun.next() is None and begun.left == len(wanted)
+    assert [job.number for job in jobs] == wanted
+    fresh = confirming(settings())
+    for job in jobs:
+        assert (job.policy, job.quality, job.speed) == (trials[job.number].policy, fresh.quality, None)
+        assert begun.take(outcome(job)) == "" == begun.take(outcome(job))
+    assert (begun.left, begun.total, begun.failed) == (0, len(wanted), {})
+    for trial in known(storage):
+        assert trial.values["delta_fid"] == numbers(trial.policy)["delta_fid"] + luck(trial.policy)
+    assert [t.number for t in known(storage)] == sorted(wanted)
+
+
+def known(storage: Path, chosen: RunSettings | None = None) -> list[TrialRecord]:
+    fresh = confirming(chosen or settings())
+    with Store(storage) as store:
+        return [t for t in under(store, store.run("run"), fresh) if answered(t, fresh)]
+
+
+def test_an_interrupted_confirmation_asks_only_for_the_rest(storage: Path) -> None:
+    first = confirm(storage, jobs=4)
+    assert first.left == first.total - 4
+    second = confirm(storage)
+    assert (second.total, second.left, len(known(storage))) == (first.total, 0, first.total)
+    with Store(storage) as store:
+        third = Confirmation(settings(), store, store.run("run"))
+        third.start(stored(storage))
+        assert (third.next(), third.left, third.total) == (None, 0, first.total)
+
+
+def test_what_another_run_confirmed_counts(storage: Path) -> None:
+    confirm(storage)
+    searched(storage, settings(seed=7), name="other")
+    with Store(storage) as store:
+        other = Confirmation(settings(seed=7), store, store.run("other"))
+        trials = store.trials(store.run("other"))
+        other.start(trials)
+        both = {t.policy for t in known(storage)} & {t.policy for t in finalists(settings(seed=7), trials)}
+        assert len(both) >= 4 and other.left == other.total - len(both)
+
+
+def test_measured_speed_is_measured_again(storage: Path) -> None:
+    chosen = settings(speed=MEASURED, objectives=("delta_fid", "speedup", "peak_bytes"))
+    blind = settings(speed=MEASURED, quality=None, objectives=("speedup", "peak_bytes"))
+    for name, settled in (("both", chosen), ("speed", blind)):
+        searched(storage, settled, name=name, budget=4)
+        with Store(storage) as store:
+            found = Confirmation(settled, store, store.run(name))
+            found.start(store.trials(store.run(name)))
+            job = taken(found.next())
+            assert (job.quality, job.speed) == confirming(settled)
+            assert found.take(outcome(job)) == ""
+
+
+def test_predicted_costs_alone_leave_nothing_to_confirm(storage: Path) -> None:
+    costs = settings(quality=None, objectives=("latency_ms", "peak_bytes"))
+    searched(storage, costs, name="costs", budget=6)
+    with Store(storage) as store:
+        found = Confirmation(costs, store, store.run("costs"))
+        found.start(store.trials(store.run("costs")))
+        assert found.total > 0 == found.left and found.next() is None
+
+
+def test_a_lost_worker_puts_its_job_back_and_three_are_too_many(begun: Confirmation) -> None:
+    job = taken(begun.next())
+    for _ in range(ATTEMPTS - 1):
+        assert begun.put_back(job.number) == "" == begun.put_back(job.number)
+        assert begun.next() == job
+    assert "lost 3 times" in begun.put_back(job.number)
+    assert "lost 3 times" in begun.failed[job.number] and job.number not in answer(begun)
+    assert (begun.left, begun.next()) == (0, None)
+
+
+def test_an_answer_that_comes_late_is_taken_once(begun: Confirmation) -> None:
+    job = taken(begun.next())
+    begun.put_back(job.number)
+    assert begun.take(outcome(job)) == ""
+    assert job.number not in answer(begun)
+
+
+def other_protocol(job: Job) -> Outcome:
+    return outcome(job.model_copy(update={"quality": QUALITY}))
+
+
+def other_policy(job: Job) -> Outcome:
+    return outcome(job.model_copy(update={"policy": Policy.dense(3, 3)}))
+
+
+def not_finite(job: Job) -> Outcome:
+    found = outcome(job)
+    assert found.quality is not None
+    odd = found.quality.measurements[0].model_copy(update={"value": float("inf")})
+    return found.model_copy(update={"quality": found.quality.model_copy(update={"measurements": (odd,)})})
+
+
+def without_the_objective(job: Job) -> Outcome:
+    found = outcome(job)
+    assert found.quality is not None
+    return found.model_copy(
+        update={"quality": found.quality.model_copy(update={"measurements": found.quality.measurements[:1]})}
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda job: Outcome(number=job.number, error="no memory"), "no memory"),
+        (lambda job: Outcome(number=job.number), "gave no delta_fid"),
+        (other_protocol, "another policy, model or protocol"),
+        (other_policy, "another policy, model or protocol"),
+        (not_finite, "fid = inf"),
+        (without_the_objective, "gave no delta_fid"),
+    ],
+)
+def test_an_answer_that_confirms_nothing(wrong: object, words: str, begun: Confirmation, storage: Path) -> None:
+    first, second = taken(begun.next()), taken(begun.next())
+    assert words in begun.take(wrong(second))  # type: ignore[operator]
+    assert words in begun.failed[second.number]
+    assert begun.take(outcome(first)) == ""
+    assert [t.number for t in known(storage)] == [first.number], "nothing of it is stored"
+    trials = stored(storage)
+    begun.start(trials)
+    assert second.number not in answer(begun), "not again in this invocation"
+    assert second.number not in {t.number for t in known(storage)}
+    again = confirm(storage)
+    assert (again.failed, again.left, len(known(storage))) == ({}, 0, again.total)
+
+
+def test_nothing_is_confirmed_of_a_run_without_numbers(storage: Path) -> None:
+    with Store(storage) as store:
+        found = Confirmation(settings(), store, RunRecord("run", "fake", "f" * 64, "", "", ""))
+        found.start([TrialRecord(0, DENSE, "seed:dense", State.FAIL)])
+        assert (found.total, found.left, found.next()) == (0, 0, None)
