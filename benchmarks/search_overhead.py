@@ -17,7 +17,7 @@ import torch
 
 from varsearch.evaluators.speed import machine
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
-from varsearch.search.progress import Progress
+from varsearch.search.progress import Event
 from varsearch.search.run import run
 from varsearch.search.settings import RunSettings, default_objectives
 from varsearch.space import SearchSpace
@@ -87,7 +87,7 @@ def measure(storage: str, workers: int) -> tuple[float, list[float]]:
     # Of a model of its own, or stored evidence would answer the second run.
     settings = SETTINGS.model_copy(update={"fingerprint": f"{os.getpid()}-{workers}"})
 
-    def note(_: Progress) -> None:
+    def note(_: Event) -> None:
         times.append(time.perf_counter())
 
     run(

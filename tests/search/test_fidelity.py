@@ -20,8 +20,8 @@ from varsearch.search.rungs import PAIRS, RANK, fit_link, rungs_of
 WHOLE = settings(quality=QUALITY.model_copy(update={"n_images": 512}))
 MEASURED = SPEED.model_copy(update={"origin": Origin.MEASURED, "machine": "here"})
 RUNGS = rungs_of(WHOLE, SPEED, 64)
-MANY = {**STARTS, **{f"seed:{i}": SPACE.decode({k: random.Random(f"{i}{k}").randrange(n) for k, n in SPACE.knobs.items()})
-                     for i in range(PAIRS + 3)}}  # fmt: skip
+DRAWN = ({k: random.Random(f"{i}{k}").randrange(n) for k, n in SPACE.knobs.items()} for i in range(PAIRS + 3))
+MANY = {**STARTS, **{f"seed:{i}": SPACE.decode(levels) for i, levels in enumerate(DRAWN)}}
 
 
 def known(kind: str, policy: Policy, **changes: object) -> Evidence:
@@ -164,7 +164,7 @@ def test_costs_that_are_measured_are_told_by_predicted_ones() -> None:
         slower = [m.model_copy(update={"value": 3 * m.value}) for m in known("speed", policy).measurements]
         speed = known("speed", policy, measurements=slower)
         trials.append(
-            TrialRecord(number, policy, origin, State.COMPLETE, 1 and "", 1, "", evidence("quality", policy), speed)
+            TrialRecord(number, policy, origin, State.COMPLETE, "", 1, "", evidence("quality", policy), speed)
         )
         ladder.note(number, 0, known("speed", policy))
     policy = Policy.dense(4, 3).model_copy(update={"scales": SPACE.decode(dict.fromkeys(SPACE.knobs, 1)).scales})

@@ -25,7 +25,7 @@ from varsearch.cli.render import (
 
 if TYPE_CHECKING:
     from varsearch.policy import Policy
-    from varsearch.search.progress import Progress, Status
+    from varsearch.search.progress import Confirmed, Event, Progress, Status
     from varsearch.search.setup import Plan, Request
 
 
@@ -69,6 +69,9 @@ def run(
             help="Neither start from a profile of the model's settings nor make one, as budgets from 100 on do.",
         ),
     ] = False,
+    no_confirm: Annotated[
+        bool, typer.Option("--no-confirm", help="Leave out the evaluation of finalists on fresh noise at the end.")
+    ] = False,
     seed: o.Seed = 0,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: from model, target and settings.")] = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
@@ -103,11 +106,19 @@ def run(
         inception=inception,
     )
     limits = {"budget": budget, "minutes": time, "patience": patience}
-    _search(request, prepare(request, storage, announce_calibration), name, storage, limits, not no_profile)
+    _search(
+        request, prepare(request, storage, announce_calibration), name, storage, limits, not no_profile, not no_confirm
+    )
 
 
 def _search(
-    request: Request, plan: Plan, name: str | None, storage: str, limits: dict[str, Any], use_profile: bool
+    request: Request,
+    plan: Plan,
+    name: str | None,
+    storage: str,
+    limits: dict[str, Any],
+    use_profile: bool,
+    confirm: bool,
 ) -> None:
     from varsearch.cli.profile import print_step
     from varsearch.cli.results import print_front
@@ -127,12 +138,13 @@ def _search(
         plan.worker.make,
         guide=guide,
         rungs=plan.rungs,
+        confirm=confirm,
         storage=storage,
         name=name,
         workers=request.workers,
         resources=plan.resources,
         ray_address=request.ray_address,
-        on_event=_print_progress,
+        on_event=_print_event,
         **limits,
     )
     conclude(final, limits["patience"])
@@ -176,6 +188,27 @@ def _counted(starts: Mapping[str, Policy]) -> str:
     names = {"preset": "published systems", "warm": "policies of the profile", "seed": "hand-made policies"}
     found = Counter(origin.partition(":")[0] for origin in starts)
     return " and ".join(f"{found[kind]} {name}" for kind, name in names.items() if found[kind])
+
+
+def _print_event(event: Event) -> None:
+    from varsearch.search.progress import Progress
+
+    if isinstance(event, Progress):
+        _print_progress(event)
+    else:
+        _print_confirmed(event)
+
+
+def _print_confirmed(event: Confirmed) -> None:
+    old, new = event.trial.values, event.again.values
+    told = f"failed: {event.error}"
+    if not event.error:
+        pairs = [f"ΔFID {old['delta_fid']:+.2f} → {new['delta_fid']:+.2f}"] if "delta_fid" in old else []
+        told = ", ".join([*pairs, f"{old['speedup']:.2f}x → {new['speedup']:.2f}x"])
+    console.print(
+        f"confirmed {event.done:>3}/{event.total} trial {event.trial.number:<3} {event.trial.origin:<22} {told}"
+        f"  | ETA {duration(event.seconds_left)}"
+    )
 
 
 def _print_progress(event: Progress) -> None:

@@ -1,48 +1,40 @@
-"""The one owner of a run: hands out jobs, takes outcomes, and decides how far a policy is evaluated."""
+"""The one owner of a run: first it explores, then it confirms what it found."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from varsearch.db import State, TrialRecord
-from varsearch.measurement import Evidence, Job, Kind, Outcome
+from varsearch.db import TrialRecord
+from varsearch.measurement import Job, Outcome
 from varsearch.policy import Policy
-from varsearch.search.fidelity import Ladder
-from varsearch.search.front import dense_trial, front_trials, front_volume
+from varsearch.search.confirm import Confirmation
+from varsearch.search.explorer import Explorer
 from varsearch.search.guide import Guide
 from varsearch.search.ledger import Ledger
 from varsearch.search.limits import Limits, Pace
-from varsearch.search.progress import Progress, Status
+from varsearch.search.progress import Confirmed, Event, Status
 from varsearch.search.proposals import Proposer
 from varsearch.search.rungs import Rung
 from varsearch.search.settings import RunSettings
 from varsearch.search.study import Space
 
-ATTEMPTS = 3
-"""A trial that loses its worker this often has failed. Deaths of the whole run do not count: they say little about a
-policy."""
-
 
 class Broker:
-    """Owns a run: its trials, its proposals and its budget.
-
-    A policy climbs the rungs of `Ladder`, a job each, before it is evaluated as the run asks. What a trial costs is
-    the part of its images that was drawn. Interrupted trials wait for a worker under their old number, and go on from
-    the rung that they reached.
+    """Owns a run: hands out jobs, takes outcomes, and writes down both.
 
     Args:
         starts: origin and policy of what is tried first, and whole; "seed:dense" is the one to compare with.
         storage: SQLAlchemy URL, or path of an SQLite file.
         name: the run's name, by default `settings.default_name`. A run of that name is continued.
         budget: evaluations in total, those of earlier invocations included.
-        minutes: time after which no job is handed out, counted from now.
-        patience: evaluations without growth of the hypervolume after which no job is handed out, see `Limits`.
+        minutes: time after which no evaluation begins, counted from now.
+        patience: evaluations without growth of the hypervolume that end the search, see `Limits`.
         guide: what proposals may know besides the trials.
         rungs: early looks at which policies may be given up.
+        confirm: whether finalists are evaluated again when the search has ended. Budget and time do not count that.
 
     Raises:
         UsageError: budget, time or patience is not positive, or the name belongs to a run with other settings.
@@ -63,36 +55,23 @@ class Broker:
         patience: int | None = None,
         guide: Guide | None = None,
         rungs: Sequence[Rung] = (),
+        confirm: bool = False,
     ) -> None:
-        self._limits, self._settings = Limits(budget, minutes, patience), settings
-        self._starts = dict(starts)
+        limits, proposer = Limits(budget, minutes, patience), Proposer(settings, space, guide)
         for policy in starts.values():
             space.nearest(policy)
-        self._proposer, self._ladder = Proposer(settings, space, guide), Ladder(settings, rungs)
-        self._workers: set[str] = set()
-        self._leases: dict[str, int] = {}
-        self._early: set[int] = set()
-        self._losses: Counter[int] = Counter()
-        self._waiting: deque[int] = deque()
-        self._pace = Pace()
-        self._events: list[Progress] = []
-        self._exhausted = False
-        self._ledger = Ledger(settings, space, storage, name or settings.default_name, self._proposer.show)
+        self._settings, self._confirms = settings, confirm
+        self._ledger = Ledger(settings, space, storage, name or settings.default_name, proposer.show)
         try:
-            self._resume()
+            self._explorer = Explorer(settings, starts, self._ledger, proposer, limits, rungs)
         except BaseException:
             self._ledger.close()
             raise
-
-    def _resume(self) -> None:
-        if self._ladder.rungs:
-            for trial in self._ledger.trials:
-                self._looked_up(trial)
-        for number, trial in enumerate(list(self._ledger.trials)):
-            if trial.state.is_final:
-                self._note(trial, self._ledger.trials[: number + 1])
-            else:
-                self._wait(trial)
+        self._confirmation = Confirmation(settings, self._ledger.store, self._ledger.run)
+        self._finals = False
+        self._leases: dict[str, int] = {}
+        self._pace = Pace()
+        self._events: list[Event] = []
 
     def lease(self, worker: str) -> Job | None:
         """The next job of `worker`, or None if there is nothing to do now; see `is_over`.
@@ -100,202 +79,61 @@ class Broker:
         A worker asks when it is free: what it still held was lost with its predecessor of the same name.
         """
         self.lost(worker)
-        self._workers.add(worker)
-        while self._limits.allow(self._spent() + len(self._leases)):
-            number = self._waiting.popleft() if self._waiting else self._propose()
-            if number is None:
-                break
-            job = self._start(self._ledger.trials[number], worker)
-            if job is not None:
-                return job
-        return None
+        job = self._explorer.lease(worker)
+        if job or not self._confirms or not self._explorer.is_over:
+            return job
+        if not self._finals:
+            self._confirmation.start(self._ledger.trials)
+            self._finals = True
+        job = self._confirmation.next()
+        if job is not None:
+            self._leases[worker] = job.number
+            self._pace.begin(job.number)
+        return job
 
     @property
     def is_over(self) -> bool:
-        """Whether a worker that got no job need not ask again: what others evaluate now can leave budget over."""
-        return not self._leases
+        """Whether a worker that got no job need not ask again: what others do now can leave work over."""
+        return self._explorer.is_over and not self._leases
 
     def report(self, outcome: Outcome) -> bool:
-        """Takes the outcome of a job; False if its trial has one already.
-
-        The trial fails if the outcome is an error, or lacks a finite number for an objective or a bound.
-        """
+        """Takes the outcome of a job; False if nobody waits for it any more."""
+        if outcome.number not in self._leases.values():
+            return self._explorer.report(outcome)
+        self._leases = {worker: number for worker, number in self._leases.items() if number != outcome.number}
+        self._pace.end(outcome.number)
+        error = self._confirmation.take(outcome)
+        self._pace.finish(outcome.number, 1.0)
         trial = self._ledger.trials[outcome.number]
-        if trial.state.is_final:
-            return False
-        self._release(trial.number)
-        error = outcome.error
-        for evidence in (outcome.quality, outcome.speed):
-            if evidence is None:
-                continue
-            objection = self._objection(evidence, trial)
-            error = error or objection
-            if not objection:
-                trial = self._told(trial, self._ledger.store.save(evidence))
-        if trial.number in self._early and not error:
-            self._ledger.trials[trial.number] = trial
-            self._waiting.appendleft(trial.number)
-        else:
-            self._finish(trial, error)
+        self._tell(replace(trial, quality=outcome.quality or trial.quality, speed=outcome.speed or trial.speed), error)
         return True
 
+    def _tell(self, trial: TrialRecord, error: str) -> None:
+        left, total = self._confirmation.left, self._confirmation.total
+        seconds = self._pace.seconds(left, max(1, len(self._leases) + 1))
+        self._events.append(Confirmed(self._ledger.trials[trial.number], trial, error, total - left, total, seconds))
+
     def lost(self, worker: str) -> None:
-        """`worker` died: what it held is evaluated again under the same number, or fails after `ATTEMPTS`."""
+        """`worker` died: what it held is evaluated again, or fails if that happened too often."""
+        self._explorer.lost(worker)
         if worker in self._leases:
             number = self._leases.pop(worker)
-            self._losses[number] += 1
-            trial = self._ledger.trials[number]
-            if self._losses[number] < ATTEMPTS:
-                self._wait(trial)
-            else:
-                self._finish(trial, f"the worker was lost {ATTEMPTS} times during the evaluation")
+            if error := self._confirmation.put_back(number):
+                self._tell(self._ledger.trials[number], error)
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
         """Puts back what is not finished, without counting it as an attempt, and gives the run up."""
         try:
-            for trial in list(self._ledger.trials):
-                if trial.state is State.RUNNING:
-                    self._ledger.record(replace(trial, state=State.WAITING, attempts=trial.attempts - 1))
+            self._explorer.put_back()
             self._ledger.leave(status)
         finally:
             self._ledger.close()
 
-    def events(self) -> list[Progress]:
+    def events(self) -> list[Event]:
         """What happened since the last call."""
-        events, self._events = self._events, []
+        events, self._events = [*self._explorer.events(), *self._events], []
         return events
 
     def status(self) -> Status:
-        """Where the run stands."""
-        trials = self._ledger.trials
-        front = front_trials(self._settings, trials)
-        seconds = self._pace.seconds(max(self._limits.budget - self._spent(), 0.0), len(self._workers))
-        return Status(
-            run=self._ledger.run.name,
-            budget=self._limits.budget,
-            evaluated=sum(t.state in (State.COMPLETE, State.FAIL) and t.attempts > 0 for t in trials),
-            stopped=self._ledger.count(State.STOPPED),
-            spent=self._spent(),
-            failed=self._ledger.count(State.FAIL),
-            last_error=next((t.error for t in reversed(trials) if t.state is State.FAIL), ""),
-            reused=sum(t.state.is_final and t.attempts == 0 for t in trials),
-            running=len(self._leases),
-            waiting=len(self._waiting),
-            exhausted=self._exhausted,
-            plateau=self._limits.plateau,
-            seconds_left=None if seconds is None else min(seconds, self._limits.seconds_left),
-            rungs=self._ladder.standing(trials),
-            front=tuple(t.number for t in front),
-            hypervolume=self._volume(trials),
-        )
-
-    def _cost(self, trial: TrialRecord) -> float:
-        """The part of a trial's images that were drawn, once it has its outcome; nothing where evidence was known."""
-        if not trial.state.is_final or not trial.attempts:
-            return 0.0
-        return self._ladder.share(trial.number) if trial.state is State.STOPPED else 1.0
-
-    def _spent(self) -> float:
-        return sum(map(self._cost, self._ledger.trials))
-
-    def _propose(self) -> int | None:
-        """Appends a trial with an untried policy; None when the space is exhausted."""
-        number, tried = len(self._ledger.trials), self._ledger.tried
-        starts = ((origin, policy) for origin, policy in self._starts.items() if policy.digest not in tried)
-        proposal = next(starts, None)
-        if proposal is None:
-            for estimate in self._ladder.estimates(self._ledger.trials):
-                self._proposer.show(estimate)
-            proposal = self._proposer.propose(number, tried)
-        if proposal is None:
-            self._exhausted = True
-            return None
-        origin, policy = proposal
-        self._ledger.append(TrialRecord(number, policy, origin))
-        return number
-
-    def _start(self, trial: TrialRecord, worker: str) -> Job | None:
-        """Leases the next rung of `trial`, or all of it; None if stored evidence answers it, or it is given up."""
-        again, settings = trial.state is State.RUNNING, self._settings
-        trial = trial if again else self._looked_up(trial)
-        if trial.speed and (trial.quality or settings.quality is None):
-            self._finish(trial)
-            return None
-        quality, speed = None if trial.quality else settings.quality, None if trial.speed else settings.speed
-        self._early.discard(trial.number)
-        rung = self._climb(trial) if quality else None
-        if isinstance(rung, str):
-            self._finish(trial, stopped=rung)
-            return None
-        if rung is not None:
-            self._early.add(trial.number)
-            quality, speed = rung.asks
-        if not again or trial.worker != worker:
-            attempts = trial.attempts + (not again)
-            self._ledger.record(replace(trial, state=State.RUNNING, attempts=attempts, worker=worker))
-        self._leases[worker] = trial.number
-        self._pace.begin(trial.number)
-        return Job(number=trial.number, policy=trial.policy, quality=quality, speed=speed)
-
-    def _climb(self, trial: TrialRecord) -> Rung | str | None:
-        """The rung that `trial` is to climb next, why it is given up, or None if it has climbed all."""
-        trials = self._ledger.trials
-        if trial.origin not in self._starts and (reason := self._ladder.verdict(trial.number, trials)):
-            return reason
-        return self._ladder.next(trial.number, trials)
-
-    def _looked_up(self, trial: TrialRecord) -> TrialRecord:
-        """With all that is stored of it, whoever evaluated it; the ladder is told too."""
-        run, policy = self._ledger.run, trial.policy.digest
-        keys: list[tuple[Kind, str]] = [("quality", run.quality_protocol), ("speed", run.speed_protocol)]
-        keys += [(rung.kind, rung.protocol.digest) for rung in self._ladder.rungs]
-        for kind, protocol in dict.fromkeys(keys):
-            evidence = self._ledger.store.find(kind, policy, run.fingerprint, protocol)
-            trial = self._told(trial, evidence) if evidence else trial
-        return trial
-
-    def _told(self, trial: TrialRecord, evidence: Evidence) -> TrialRecord:
-        """With evidence of the run's own protocols; the ladder is told that of its rungs."""
-        for i, rung in enumerate(self._ladder.rungs):
-            if evidence.protocol == rung.protocol.digest:
-                self._ladder.note(trial.number, i, evidence)
-        own = evidence.protocol in (self._ledger.run.quality_protocol, self._ledger.run.speed_protocol)
-        return trial.with_evidence(evidence) if own else trial
-
-    def _objection(self, evidence: Evidence, trial: TrialRecord) -> str:
-        """Why evidence cannot be stored for `trial`; empty if it can."""
-        run = self._ledger.run
-        own = run.quality_protocol if evidence.kind == "quality" else run.speed_protocol
-        protocols = {own} | {rung.protocol.digest for rung in self._ladder.rungs if rung.kind == evidence.kind}
-        return evidence.objection(trial.policy.digest, run.fingerprint, protocols)
-
-    def _finish(self, trial: TrialRecord, error: str = "", stopped: str = "") -> None:
-        if not stopped:
-            error = error or self._settings.missing(trial.values)
-        state = State.STOPPED if stopped else State.FAIL if error else State.COMPLETE
-        self._early.discard(trial.number)
-        self._ledger.record(replace(trial, state=state, error=stopped or error))
-        self._pace.finish(trial.number, self._cost(self._ledger.trials[trial.number]))
-        self._note(self._ledger.trials[trial.number], self._ledger.trials)
-        status = self.status()
-        self._events.append(Progress(self._ledger.trials[trial.number], status, self._ladder.news(status.rungs)))
-
-    def _note(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """Tells the limits what an evaluation did to the hypervolume; known evidence cost none."""
-        if trial.attempts and self._limits.patience is not None and trial.state is not State.STOPPED:
-            self._limits.note(self._volume(trials), start=trial.origin in self._starts)
-
-    def _volume(self, trials: Sequence[TrialRecord]) -> float | None:
-        front, dense = front_trials(self._settings, trials), dense_trial(trials)
-        return front_volume(self._settings, [t.values for t in front], dense.values) if dense else None
-
-    def _wait(self, trial: TrialRecord) -> None:
-        self._ledger.record(replace(trial, state=State.WAITING))
-        self._waiting.append(trial.number)
-
-    def _release(self, number: int) -> None:
-        """Ends the lease of a trial, or its wait for a new one if an outcome was late."""
-        self._leases = {worker: leased for worker, leased in self._leases.items() if leased != number}
-        self._pace.end(number)
-        if number in self._waiting:
-            self._waiting.remove(number)
+        """Where the search stands."""
+        return self._explorer.status()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from varsearch.db import RunRecord, Store, TrialRecord
 from varsearch.measurement import Evidence, Job, Outcome
 from varsearch.search.front import finalists
-from varsearch.search.protocols import answered, confirming, objection, under
+from varsearch.search.protocols import answered, confirming, under
 from varsearch.search.settings import RunSettings
 
 ATTEMPTS = 3
@@ -95,7 +95,8 @@ class Confirmation:
         return ""
 
     def _objection(self, evidence: Evidence, trial: TrialRecord) -> str:
-        return objection(evidence, trial.policy.digest, self._run.fingerprint, self._protocols)
+        asked = self._protocols.quality if evidence.kind == "quality" else self._protocols.speed
+        return evidence.objection(trial.policy.digest, self._run.fingerprint, {asked.digest} if asked else ())
 
     def _fail(self, number: int, error: str) -> str:
         self._close(number)

@@ -92,11 +92,33 @@ class Progress:
         return self.trial.attempts == 0
 
 
-OnEvent = Callable[[Progress], None]
-"""Told of every trial that has its outcome, in the order in which they got it."""
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A finalist was evaluated again.
+
+    Attributes:
+        trial: with the numbers of the search.
+        again: with those of the confirmation.
+        error: why it could not be confirmed, in one line; empty if it was.
+        done: finalists that are dealt with, of `total`.
+        seconds_left: estimate for the others.
+    """
+
+    trial: TrialRecord
+    again: TrialRecord
+    error: str
+    done: int
+    total: int
+    seconds_left: float | None
 
 
-def ignore(_: Progress) -> None:
+Event = Progress | Confirmed
+
+OnEvent = Callable[[Event], None]
+"""Told of every trial that has its outcome, in the order in which they got it, and then of those that are confirmed."""
+
+
+def ignore(_: Event) -> None:
     """Takes events and does nothing."""
 
 

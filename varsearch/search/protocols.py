@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import NamedTuple, Self
 
 from varsearch.db import RunRecord, State, Store, TrialRecord
-from varsearch.measurement import Evidence, Origin, QualityProtocol, SpeedProtocol
+from varsearch.measurement import Origin, QualityProtocol, SpeedProtocol
 from varsearch.search.settings import RunSettings
 
 FRESH_NOISE = 0x5EED
@@ -56,12 +55,3 @@ def answered(trial: TrialRecord, protocols: Protocols) -> bool:
     """Whether a trial has numbers, and its evidence is all there that these protocols give."""
     judged = trial.quality is not None or protocols.quality is None
     return trial.state is State.COMPLETE and trial.speed is not None and judged
-
-
-def objection(evidence: Evidence, policy: str, model: str, protocols: Protocols) -> str:
-    """Why evidence cannot be stored for the policy and the model with these digests; empty if it can."""
-    asked = protocols.quality if evidence.kind == "quality" else protocols.speed
-    if asked is None or (evidence.policy, evidence.model, evidence.protocol) != (policy, model, asked.digest):
-        return f"the worker's {evidence.kind} evidence is for another policy, model or protocol"
-    odd = (f"{name} = {value}" for name, value in evidence.values.items() if not math.isfinite(value))
-    return next((f"the evaluation gave {text}" for text in odd), "")

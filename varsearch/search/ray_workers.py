@@ -20,9 +20,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from varsearch.errors import EvaluationError, Interrupted, StoreError, TargetError
 from varsearch.measurement import Job, Outcome
-from varsearch.search.broker import ATTEMPTS, Broker
+from varsearch.search.broker import Broker
+from varsearch.search.explorer import ATTEMPTS
 from varsearch.search.interrupt import kept_interrupts
-from varsearch.search.progress import INTERRUPTED, OnEvent, Progress, Resources, Status
+from varsearch.search.progress import INTERRUPTED, Event, OnEvent, Resources, Status
 from varsearch.search.worker import MakeWorker, evaluate, one_line, startup_error
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class BrokerActor:
         except Exception as error:
             self.abort(error)
 
-    def poll(self) -> tuple[list[Progress], Exception | None]:
+    def poll(self) -> tuple[list[Event], Exception | None]:
         """What happened since the last call, and the error that ended the run."""
         return self._broker.events(), self._error
 

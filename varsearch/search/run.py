@@ -31,6 +31,7 @@ def run(
     patience: int | None = None,
     guide: Guide | None = None,
     rungs: Sequence[Rung] = (),
+    confirm: bool = False,
     workers: int = 0,
     resources: Resources | None = None,
     ray_address: str | None = None,
@@ -50,6 +51,7 @@ def run(
         patience: evaluations without growth of the hypervolume, earlier invocations included, that end the search.
         guide: what proposals may know besides the trials. It travels too.
         rungs: early looks at which policies may be given up.
+        confirm: whether finalists are evaluated again when the search has ended.
         workers: processes on Ray, or 0 to evaluate in this process without Ray.
         resources: what each worker takes, by default one core.
         ray_address: a running Ray cluster, by default Ray is started on this machine.
@@ -75,6 +77,7 @@ def run(
         patience=patience,
         guide=guide,
         rungs=rungs,
+        confirm=confirm,
     )
     if workers == 0:
         status = run_inline(make_broker, make_worker, on_event)

@@ -1,0 +1,99 @@
+"""After the search the broker hands out finalists, on Ray to all workers, and an interruption loses nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.search.fakes import QUALITY, outcome
+from tests.search.harness import Open, taken
+from varsearch.db import Store
+from varsearch.measurement import Job, Outcome
+from varsearch.search.broker import Broker
+from varsearch.search.front import read_front
+from varsearch.search.progress import Confirmed
+
+
+def is_final(job: Job) -> bool:
+    return job.quality is not None and job.quality.seed != QUALITY.seed
+
+
+def confirmed(broker: Broker, most: int | None = None) -> list[int]:
+    """Evaluates until there are no more jobs, or so many finalists; the numbers of these."""
+    numbers = []
+    while (most is None or len(numbers) < most) and (job := broker.lease("a")) is not None:
+        numbers += [job.number] if is_final(job) else []
+        assert broker.report(outcome(job))
+    return numbers
+
+
+def test_finalists_come_after_the_last_trial(start: Open, tmp_path: Path) -> None:
+    broker = start(budget=4, confirm=True)
+    numbers = confirmed(broker)
+    assert numbers[0] == 0 and set(broker.status().front) <= set(numbers)
+    told = [e for e in broker.events() if isinstance(e, Confirmed)]
+    assert [e.trial.number for e in told] == numbers
+    assert [(e.done, e.total) for e in told] == [(i + 1, len(numbers)) for i in range(len(numbers))]
+    assert all(e.again.quality and e.trial.quality and e.again.quality != e.trial.quality for e in told)
+    broker.close("finished")
+    with Store(tmp_path / "runs.db") as store:
+        front = read_front(store, store.runs()[0])
+    assert front.confirmed and front.unconfirmed == 0
+
+
+def test_a_worker_that_waits_takes_part(start: Open) -> None:
+    broker = start(budget=2, confirm=True)
+    jobs = [taken(broker.lease(worker)) for worker in "ab"]
+    broker.report(outcome(jobs[0]))
+    assert broker.lease("a") is None and not broker.is_over
+    broker.report(outcome(jobs[1]))
+    finals = [taken(broker.lease(worker)) for worker in "ab"]
+    assert all(map(is_final, finals)) and finals[0].number != finals[1].number
+
+
+def test_interrupted_it_goes_on_with_what_is_missing(start: Open) -> None:
+    whole = confirmed(start(budget=4, confirm=True))
+    assert len(whole) > 2
+    again = start(budget=4, confirm=True)
+    assert again.lease("a") is None and again.is_over
+
+
+def test_killed_between_two_finalists_nothing_is_repeated(start: Open) -> None:
+    first = start(budget=4, confirm=True)
+    seen = confirmed(first, most=2)
+    held = taken(first.lease("a"))
+    second = start(budget=4, confirm=True)
+    rest = confirmed(second)
+    assert rest[0] == held.number and not set(rest) & set(seen)
+
+
+def test_a_lost_worker_s_finalist_is_handed_out_again_and_fails_in_the_end(start: Open) -> None:
+    broker = start(budget=2, confirm=True)
+    while not is_final(job := taken(broker.lease("a"))):
+        broker.report(outcome(job))
+    for _ in range(2):
+        broker.lost("a")
+        assert taken(broker.lease("a")).number == job.number
+    broker.lost("a")
+    told = [e for e in broker.events() if isinstance(e, Confirmed)]
+    assert len(told) == 1 and "lost 3 times" in told[0].error
+    assert job.number not in confirmed(broker)
+
+
+@pytest.mark.parametrize("bad", ["error", "missing"])
+def test_a_finalist_that_fails_is_told_and_not_repeated(start: Open, bad: str) -> None:
+    broker = start(budget=2, confirm=True)
+    while not is_final(job := taken(broker.lease("a"))):
+        broker.report(outcome(job))
+    assert broker.report(Outcome(number=job.number, error="out of memory" if bad == "error" else ""))
+    assert job.number not in confirmed(broker)
+    first = next(e for e in broker.events() if isinstance(e, Confirmed))
+    assert first.error
+
+
+def test_more_budget_searches_on_and_confirms_what_is_new(start: Open) -> None:
+    first = confirmed(start(budget=3, confirm=True))
+    second = start(budget=6, confirm=True)
+    assert not is_final(taken(second.lease("a")))
+    assert not set(confirmed(second)) & set(first)
