@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from varsearch.errors import ModelError
@@ -25,6 +25,9 @@ SPEED = SpeedProtocol(
     backend="fake",
     repeats=0,
 )
+OTHER = SPEED.model_copy(update={"target": Target(device="h100", dtype="float16", batch_size=256), "machine": "h100"})
+"""Of another target."""
+
 BITS = (None, 8, 6, 4, 3)
 
 
@@ -98,23 +101,26 @@ def evidence(kind: str, policy: Policy, **changes: object) -> Evidence:
     return Evidence.model_validate({**given, **changes})
 
 
-def outcome(job: Job) -> Outcome:
-    quality, speed = (evidence(kind, job.policy) for kind in ("quality", "speed"))
+def outcome(job: Job, protocol: SpeedProtocol = SPEED) -> Outcome:
+    quality, speed = evidence("quality", job.policy), evidence("speed", job.policy, protocol=protocol.digest)
     return Outcome(number=job.number, quality=job.quality or quality, speed=job.speed or speed)
 
 
 @dataclass
 class FakeWorker:
-    """Notes in `log` when an evaluation begins and ends."""
+    """Notes in `log` when an evaluation begins, draws images and ends."""
 
     log: Path | None = None
     seconds: float = 0.0
+    protocol: SpeedProtocol = field(default=SPEED, kw_only=True)
 
     def evaluate(self, job: Job) -> Outcome:
         self.note("begin", job)
+        if job.quality is None:
+            self.note("draw", job)
         time.sleep(self.seconds)
         self.note("end", job)
-        return outcome(job)
+        return outcome(job, self.protocol)
 
     def note(self, event: str, job: Job) -> None:
         if self.log:

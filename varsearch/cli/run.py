@@ -17,15 +17,13 @@ from varsearch.cli.render import (
     announce_profile,
     bound,
     console,
-    duration,
     print_json,
-    quantity,
     table,
 )
 
 if TYPE_CHECKING:
     from varsearch.policy import Policy
-    from varsearch.search.progress import Progress, Status
+    from varsearch.search.progress import Status
     from varsearch.search.setup import Plan, Request
 
 
@@ -110,16 +108,23 @@ def _search(
     request: Request, plan: Plan, name: str | None, storage: str, limits: dict[str, Any], use_profile: bool
 ) -> None:
     from varsearch.cli.profile import print_step
+    from varsearch.cli.progress import ProgressLines, announce_known
     from varsearch.cli.results import print_front
     from varsearch.search.gallery import attach_to_run
     from varsearch.search.guidance import guided
+    from varsearch.search.knowledge import knowledge
     from varsearch.search.run import run as search
     from varsearch.search.setup import check_name
 
     name = plan.settings.default_name if name is None else name
     check_name(name)
-    guide, starts = guided(plan, storage, limits["budget"], use_profile, announce_profile, print_step)
+    known = knowledge(plan.settings, name, storage)
+    proposals = limits["budget"] - known.taken
+    guide, starts = guided(plan, storage, proposals, use_profile, announce_profile, print_step)
+    starts = known.starts(starts, plan.starts.by_origin)
     _announce(plan, starts, name, storage, **limits)
+    announce_known(known)
+    lines = ProgressLines(starts, known.judged)
     final = search(
         plan.settings,
         plan.space,
@@ -131,10 +136,11 @@ def _search(
         workers=request.workers,
         resources=plan.resources,
         ray_address=request.ray_address,
-        on_event=_print_progress,
+        on_event=lines,
         **limits,
     )
     conclude(final, limits["patience"])
+    lines.conclude()
     print_front(storage, name)
     here = "" if storage == o.DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     run = shlex.quote(name)
@@ -172,26 +178,14 @@ def _announce(
 
 
 def _counted(starts: Mapping[str, Policy]) -> str:
-    names = {"preset": "published systems", "warm": "policies of the profile", "seed": "hand-made policies"}
+    names = {
+        "preset": "published systems",
+        "warm": "policies of the profile",
+        "seed": "hand-made policies",
+        "known": "policies of other runs",
+    }
     found = Counter(origin.partition(":")[0] for origin in starts)
     return " and ".join(f"{found[kind]} {name}" for kind, name in names.items() if found[kind])
-
-
-def _print_progress(event: Progress) -> None:
-    trial, now = event.trial, event.status
-    mark = "*" if trial.number in now.front else " "
-    if trial.error:
-        told = f"failed: {trial.error}"
-    else:
-        v = trial.values
-        delta = [f"ΔFID {v['delta_fid']:+.2f}"] if "delta_fid" in v else []
-        told = ", ".join([*delta, *(quantity(m, v[m]) for m in ("latency_ms", "speedup", "peak_bytes") if m in v)])
-    reused = " (known already)" if event.reused else ""
-    volume = "" if now.hypervolume is None else f", hypervolume {now.hypervolume:.3f}"
-    console.print(
-        f"{mark} {now.evaluated:>3}/{now.budget} trial {trial.number:<3} {trial.origin:<22} {told}{reused}"
-        f"  | front {len(now.front)}{volume}, ETA {duration(now.seconds_left)}"
-    )
 
 
 def conclude(final: Status, patience: int | None) -> None:
