@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from PIL import Image
 
 from tests.cli.commands import as_json, output
 from varsearch.cli.main import main
+from varsearch.evaluators.quality import QualityEvaluator
 from varsearch.library import load_policy
-from varsearch.search import starts
+from varsearch.policy import Policy
+from varsearch.search import gallery, starts
 
 FAST = ["--images", "16", "--target", "4090"]
 
@@ -57,6 +60,24 @@ def test_the_same_command_again_evaluates_nothing(capsys: pytest.CaptureFixture[
 def test_another_run_reuses_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     out = output(capsys, "run", *FAST, "--budget", "1", "--name", "third", "--max-memory", "0.99x")
     assert "3 known already" in out
+
+
+def test_another_target_draws_nothing_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: QualityEvaluator, policy: Policy) -> None:
+        raise AssertionError("an image would be drawn")
+
+    monkeypatch.setattr(QualityEvaluator, "evaluate", refuse)
+    monkeypatch.setattr(gallery, "attach_to_run", lambda *_: 0)
+    command = ["run", "--images", "16", "--target", "h100", "--budget", "3", "--name", "new"]
+    told = output(capsys, *command)
+    assert re.search(r"quality of \d policies is known from (\w+, )?first: they come first, without any image", told)
+    assert told.count("(quality known)") == 3 and "(known already)" not in told
+    assert "3 evaluated, 0 known already, 0 failed" in told
+    assert "quality was known for 3 of these 3 evaluations: no image drawn" in told
+    again = output(capsys, *command)
+    assert "3 evaluated" in again and "(quality known)" not in again and "quality was known" not in again
 
 
 def test_status_lists_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,6 +131,8 @@ def test_history_is_the_front_of_every_moment(tmp_path: Path) -> None:
         assert stage.volume == pytest.approx(front_volume(chosen, values, front.dense.values))
         assert (stage.evaluations, stage.minutes) == (n, pytest.approx(n * 0.02 / 60))
     assert stages[-1].volume == front.hypervolume
+    known = {(t.number, "quality") for t in trials if t.number}
+    assert [s.minutes for s in history(chosen, trials, known)] == pytest.approx([(n + 2) / 6000 for n in range(12)])
     assert f"{front.hypervolume:.3f}" in volume_chart(stages, 0.1, over_time=True).label
 
 

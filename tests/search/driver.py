@@ -1,6 +1,6 @@
 """Runs a search of fakes in a process of its own, so that tests can kill it.
 
-python driver.py STORAGE LOG WORKERS BUDGET SECONDS [broken|deadly|full|HOST:PORT]
+python driver.py STORAGE LOG WORKERS BUDGET SECONDS [broken|deadly|full|other|HOST:PORT]
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from fakes import SPACE, STARTS, FakeWorker, broken, deadly, settings
+from fakes import OTHER, SPACE, STARTS, FakeWorker, broken, deadly, settings
 
 from varsearch.errors import VarsearchError
+from varsearch.search.knowledge import knowledge
 from varsearch.search.progress import Progress
 from varsearch.search.run import run
 
@@ -25,12 +26,16 @@ def main() -> None:
     storage, log, workers, budget, seconds, *kind = sys.argv[1:]
     fake = partial(FakeWorker, Path(log), float(seconds))
     make_worker = {"broken": broken, "deadly": deadly}.get("".join(kind), fake)
+    chosen, starts = settings(), STARTS
+    if kind == ["other"]:
+        chosen = settings(speed=OTHER)
+        starts = knowledge(chosen, chosen.default_name, storage).starts(STARTS, {})
     if kind == ["full"]:
         # Larger files cannot be written, as on a full disk. Python ignores the signal that would end the process.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
     try:
         run(
-            settings(), SPACE, STARTS, make_worker,
+            chosen, SPACE, starts, make_worker,
             storage=storage, budget=int(budget), workers=int(workers), on_event=show,
             ray_address=kind[0] if kind and ":" in kind[0] else None,
         )  # fmt: skip

@@ -25,6 +25,9 @@ SPEED = SpeedProtocol(
     backend="fake",
     repeats=0,
 )
+OTHER = SPEED.model_copy(update={"target": Target(device="h100", dtype="float16", batch_size=256), "machine": "h100"})
+"""Of another target."""
+
 BITS = (None, 8, 6, 4, 3)
 
 
@@ -115,13 +118,15 @@ def outcome(job: Job) -> Outcome:
 
 @dataclass
 class FakeWorker:
-    """Notes in `log` when an evaluation begins and ends."""
+    """Notes in `log` when an evaluation begins, draws images and ends."""
 
     log: Path | None = None
     seconds: float = 0.0
 
     def evaluate(self, job: Job) -> Outcome:
         self.note("begin", job)
+        if job.quality is not None:
+            self.note("draw", job)
         time.sleep(self.seconds)
         self.note("end", job)
         return outcome(job)

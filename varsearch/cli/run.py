@@ -17,15 +17,13 @@ from varsearch.cli.render import (
     announce_profile,
     bound,
     console,
-    duration,
     print_json,
-    quantity,
     table,
 )
 
 if TYPE_CHECKING:
     from varsearch.policy import Policy
-    from varsearch.search.progress import Confirmed, Event, Progress, Status
+    from varsearch.search.progress import Status
     from varsearch.search.setup import Plan, Request
 
 
@@ -121,16 +119,23 @@ def _search(
     confirm: bool,
 ) -> None:
     from varsearch.cli.profile import print_step
+    from varsearch.cli.progress import ProgressLines, announce_known
     from varsearch.cli.results import print_front
     from varsearch.search.gallery import attach_to_run
     from varsearch.search.guidance import guided
+    from varsearch.search.knowledge import knowledge
     from varsearch.search.run import run as search
     from varsearch.search.setup import check_name
 
     name = plan.settings.default_name if name is None else name
     check_name(name)
-    guide, starts = guided(plan, storage, limits["budget"], use_profile, announce_profile, print_step)
+    known = knowledge(plan.settings, name, storage)
+    proposals = limits["budget"] - known.taken
+    guide, starts = guided(plan, storage, proposals, use_profile, announce_profile, print_step)
+    starts = known.starts(starts, plan.starts.by_origin)
     _announce(plan, starts, name, storage, **limits)
+    announce_known(known)
+    lines = ProgressLines(starts, known.judged)
     final = search(
         plan.settings,
         plan.space,
@@ -144,10 +149,11 @@ def _search(
         workers=request.workers,
         resources=plan.resources,
         ray_address=request.ray_address,
-        on_event=_print_event,
+        on_event=lines,
         **limits,
     )
     conclude(final, limits["patience"])
+    lines.conclude()
     print_front(storage, name)
     here = "" if storage == o.DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     run = shlex.quote(name)
@@ -185,53 +191,14 @@ def _announce(
 
 
 def _counted(starts: Mapping[str, Policy]) -> str:
-    names = {"preset": "published systems", "warm": "policies of the profile", "seed": "hand-made policies"}
+    names = {
+        "preset": "published systems",
+        "warm": "policies of the profile",
+        "seed": "hand-made policies",
+        "known": "policies of other runs",
+    }
     found = Counter(origin.partition(":")[0] for origin in starts)
     return " and ".join(f"{found[kind]} {name}" for kind, name in names.items() if found[kind])
-
-
-def _print_event(event: Event) -> None:
-    from varsearch.search.progress import Progress
-
-    if isinstance(event, Progress):
-        _print_progress(event)
-    else:
-        _print_confirmed(event)
-
-
-def _print_confirmed(event: Confirmed) -> None:
-    old, new = event.trial.values, event.again.values
-    told = f"failed: {event.error}"
-    if not event.error:
-        pairs = [f"ΔFID {old['delta_fid']:+.2f} → {new['delta_fid']:+.2f}"] if "delta_fid" in old else []
-        told = ", ".join([*pairs, f"{old['speedup']:.2f}x → {new['speedup']:.2f}x"])
-    console.print(
-        f"confirmed {event.done:>3}/{event.total} trial {event.trial.number:<3} {event.trial.origin:<22} {told}"
-        f"  | ETA {duration(event.seconds_left)}"
-    )
-
-
-def _print_progress(event: Progress) -> None:
-    from varsearch.db import State
-
-    trial, now = event.trial, event.status
-    mark = "*" if trial.number in now.front else " "
-    if trial.state is State.STOPPED:
-        told = trial.error
-    elif trial.error:
-        told = f"failed: {trial.error}"
-    else:
-        v = trial.values
-        delta = [f"ΔFID {v['delta_fid']:+.2f}"] if "delta_fid" in v else []
-        told = ", ".join([*delta, *(quantity(m, v[m]) for m in ("latency_ms", "speedup", "peak_bytes") if m in v)])
-    reused = " (known already)" if event.reused else ""
-    volume = "" if now.hypervolume is None else f", hypervolume {now.hypervolume:.3f}"
-    console.print(
-        f"{mark} {now.spent:>5.1f}/{now.budget} trial {trial.number:<3} {trial.origin:<22} {told}{reused}"
-        f"  | front {len(now.front)}{volume}, ETA {duration(now.seconds_left)}"
-    )
-    if event.news:
-        console.print(event.news)
 
 
 def conclude(final: Status, patience: int | None) -> None:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from varsearch.db import RunRecord, State, Store
 from varsearch.db.engine import label
+from varsearch.db.knowledge import known_before
 from varsearch.errors import StoreError, UsageError, VarsearchError
 from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import QualityProtocol
@@ -68,7 +69,7 @@ def report(store: Store, run: RunRecord) -> str:
     entries = [_whole(entry_of(trial, searched)) for trial in trials if trial.state is State.COMPLETE]
     chosen = chosen_entries(front)
     names = {entry.number: name for name, entry in chosen}
-    stages = history(front.settings, trials)
+    stages = history(front.settings, trials, known_before(store, run))
     alone = presets_volume(front)
     return page(
         "report.html.jinja",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from varsearch.db import State, TrialRecord
 from varsearch.report.svg import Axis, Picture, steps_of
-from varsearch.search.front import PRESET, SEED, WARM, dense_trial, front_trials, front_volume
+from varsearch.search.front import KNOWN, PRESET, SEED, WARM, dense_trial, front_trials, front_volume
 from varsearch.search.settings import RunSettings
 
 WIDTH, HEIGHT = 560.0, 300.0
@@ -32,10 +32,13 @@ class Stage:
     volume: float
 
 
-def history(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[Stage]:
+def history(
+    settings: RunSettings, trials: Sequence[TrialRecord], known: Container[tuple[int, str]] = ()
+) -> list[Stage]:
     """The front's hypervolume after each evaluated trial, in their order; empty without dense.
 
-    The reference is dense as it was measured in the end, so that all stages are on one scale.
+    The reference is dense as it was measured in the end, so that all stages are on one scale. What was `known` before
+    an evaluation, by number and kind, was no part of its time.
     """
     dense = dense_trial(trials)
     if dense is None:
@@ -44,8 +47,8 @@ def history(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[Stage]
     front: list[TrialRecord] = []
     seconds = volume = 0.0
     for trial in (t for t in trials if t.state is State.COMPLETE):
-        # Whatever a stored number cost was spent by an earlier run.
-        seconds += sum(e.seconds for e in (trial.quality, trial.speed) if e) if trial.attempts else 0.0
+        if trial.attempts:
+            seconds += sum(e.seconds for e in (trial.quality, trial.speed) if e and (trial.number, e.kind) not in known)
         grown = front_trials(settings, [*front, trial])
         if any(t is trial for t in grown):
             front, volume = grown, front_volume(settings, [t.values for t in grown], dense.values)
@@ -91,7 +94,7 @@ def _risen(picture: Picture, stages: Sequence[Stage], places: Sequence[float], y
         if stage.volume > before:
             tip = f"trial {stage.trial} ({stage.origin}): hypervolume {stage.volume:.3f}"
             h = y(stage.volume)
-            if stage.origin.startswith((SEED, PRESET, WARM)):
+            if stage.origin.startswith((SEED, PRESET, WARM, KNOWN)):
                 picture.add("path", "preset", tip, d=f"M{x:.1f} {h - 5:.1f}l5 5l-5 5l-5 -5Z")
             else:
                 picture.add("circle", "front", tip, cx=x, cy=h, r=4)

@@ -16,8 +16,9 @@ from varsearch.search.pareto import hypervolume, nearest_to_ideal, non_dominated
 from varsearch.search.protocols import Protocols, answered, confirming, under
 from varsearch.search.settings import RunSettings
 
-SEED, PRESET, WARM = "seed:", "preset:", "warm:"
-"""How the origins of hand-made and of published policies begin, and of those that a profile suggests."""
+SEED, PRESET, WARM, KNOWN = "seed:", "preset:", "warm:", "known:"
+"""How the origins of hand-made and of published policies begin, of those that a profile suggests, and of those whose
+quality another run evaluated."""
 
 DENSE = f"{SEED}dense"
 """Origin of the trial that all others are compared with."""

@@ -27,7 +27,7 @@ WARM_STARTS = 20
 def guided(
     plan: Plan,
     storage: str | Path,
-    budget: int,
+    evaluations: int,
     use_profile: bool = True,
     on_start: Callable[[], None] = lambda: None,
     on_step: OnStep = lambda step: None,
@@ -37,7 +37,8 @@ def guided(
     Args:
         plan: the run.
         storage: database that knows the profile, or gets it.
-        budget: evaluations of the run: `WORTH_PROFILING` of them pay for a profile. One that is stored is used anyway.
+        evaluations: of the run that are still to be proposed: `WORTH_PROFILING` of them pay for a profile. One that is
+            stored is used anyway.
         use_profile: whether there may be one.
         on_start: called before a profile is made or completed, which takes minutes.
         on_step: told after every measurement.
@@ -45,7 +46,7 @@ def guided(
     if plan.settings.quality is None:
         return None, plan.starts.by_origin
     model, speed = plan.worker.model, plan.settings.speed
-    found = _profile(plan, storage, budget, on_start, on_step) if use_profile else None
+    found = _profile(plan, storage, evaluations, on_start, on_step) if use_profile else None
     costs = partial(exact_costs, model, speed) if speed.origin is Origin.PREDICTED else None
     guide = Guide(plan.space.spec, tuple(zoo.siblings(model)), found, costs)
     starts = plan.starts.by_origin
@@ -62,13 +63,13 @@ def starts_with(starts: Mapping[str, Policy], warm: Sequence[WarmStart]) -> dict
 
 
 def _profile(
-    plan: Plan, storage: str | Path, budget: int, on_start: Callable[[], None], on_step: OnStep
+    plan: Plan, storage: str | Path, evaluations: int, on_start: Callable[[], None], on_step: OnStep
 ) -> Profile | None:
     model, target = plan.worker.model, plan.settings.target
     if profile_refusal(model):
         return None
     found = known_profile(model, target, storage)
-    if found is None and budget >= WORTH_PROFILING:
+    if found is None and evaluations >= WORTH_PROFILING:
         on_start()
         return profiled(model, target, storage, on_step=on_step)
     return found
