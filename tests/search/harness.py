@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,10 +73,19 @@ def front_of(trials: Sequence[TrialRecord], chosen: RunSettings | None = None) -
     return read_front(Kept(), RunRecord("r", "m", "f", "", "", (chosen or settings()).model_dump_json()))  # type: ignore[arg-type]
 
 
+def forget_confirmation(storage: Path) -> None:
+    """Leaves only evidence under the protocols that the runs searched under."""
+    own = "select quality_protocol from run union select speed_protocol from run"
+    with closing(sqlite3.connect(storage)) as connection:
+        connection.execute("pragma foreign_keys = on")
+        connection.execute(f"delete from evidence where protocol not in ({own})")
+        connection.commit()
+
+
 def confirm(storage: str | Path, evaluate: Callable[[Job], Outcome] = outcome, jobs: int = 10**9) -> Confirmation:
-    """Confirms the finalists of the only run, at most so many of them."""
+    """Confirms the finalists of the oldest run, at most so many of them."""
     with Store(storage) as store:
-        (run,) = store.runs()
+        run = store.runs()[0]
         found = Confirmation(RunSettings.parse(run.settings), store, run)
         found.start(store.trials(run))
         while jobs and (job := found.next()) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.search.fakes import DENSE, QUALITY, SPACE, SPEED, STARTS, FakeWorker, luck, numbers, outcome, settings
-from tests.search.harness import confirm, stored, taken
+from tests.search.harness import confirm, forget_confirmation, stored, taken
 from tests.search.test_chances import COSTS, judged
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.measurement import Job, Origin, Outcome
@@ -29,6 +29,7 @@ def searched(storage: Path, chosen: RunSettings | None = None, budget: int = 14,
     """A finished search, of which nothing is confirmed."""
     chosen = chosen or settings()
     run(chosen, SPACE, {**STARTS, **PRESETS}, FakeWorker, storage=storage, budget=budget, name=name)
+    forget_confirmation(storage)
     return chosen
 
 
@@ -123,8 +124,8 @@ def test_an_interrupted_confirmation_asks_only_for_the_rest(storage: Path) -> No
 
 
 def test_what_another_run_confirmed_counts(storage: Path) -> None:
-    confirm(storage)
     searched(storage, settings(seed=7), name="other")
+    confirm(storage)
     with Store(storage) as store:
         other = Confirmation(settings(seed=7), store, store.run("other"))
         trials = store.trials(store.run("other"))

@@ -14,6 +14,7 @@ from varsearch.cli import (
     dashboard,
     deploy,
     explain,
+    export,
     models,
     profile,
     report,
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (run, results, report, explain, deploy, compare, profile, calibrate, models, catalogue, dashboard):
+for part in (run, results, export, report, explain, deploy, compare, profile, calibrate, models, catalogue, dashboard):
     part.register(app)
 
 

@@ -1,15 +1,13 @@
-"""`varsearch front` and `varsearch export`."""
+"""`varsearch front`."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from varsearch import library
 from varsearch.cli import options as o
 from varsearch.cli.render import (
     BLIND,
@@ -23,21 +21,19 @@ from varsearch.cli.render import (
     ratio,
     table,
 )
-from varsearch.errors import EvaluationError, StoreError, UsageError
+from varsearch.errors import UsageError
 from varsearch.files import write_atomically
 
 if TYPE_CHECKING:
     from varsearch.db import RunRecord, Store
-    from varsearch.policy_file import PolicyFile
     from varsearch.search.front import Front, FrontEntry
-    from varsearch.search.protocols import Protocols
+    from varsearch.search.optimism import Optimism
     from varsearch.search.rivals import Rival
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this file's commands."""
+    """Adds this file's command."""
     app.command()(front)
-    app.command()(export)
 
 
 def front(
@@ -80,8 +76,11 @@ def front_json(name: str, found: Front) -> dict[str, object]:
         "target": found.settings.target.model_dump(mode="json"),
         "origin": found.settings.origin.value,
         "objectives": list(found.settings.objectives),
-        "images": found.settings.quality.n_images if found.settings.quality else 0,
+        "images": found.quality.n_images if found.quality else 0,
+        "confirmed": found.confirmed,
+        "unconfirmed_finalists": found.unconfirmed,
         "hypervolume": found.hypervolume,
+        "regression_to_the_mean": _optimism_json(found.optimism),
         "entries": [
             {
                 "trial": entry.number,
@@ -105,24 +104,34 @@ def front_json(name: str, found: Front) -> dict[str, object]:
     }
 
 
+def _optimism_json(found: Optimism | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    changes = measurements_json({m.metric: m for m in found.changes})
+    return {"policies": found.trials, "mean_changes": changes, "claimed_hypervolume": found.claimed}
+
+
 def print_front(storage: str, name: str) -> None:
     """The front as a table, best quality first, relative to dense."""
     from varsearch.db import Store
     from varsearch.search.front import read_front
     from varsearch.search.overview import find_run
     from varsearch.search.summary import summarize
+    from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
 
     with Store(storage, create=False) as store:
         found = read_front(store, find_run(store, name))
-    settings, quality = found.settings, found.settings.quality
+    settings, quality = found.settings, found.quality
     volume = "" if found.hypervolume is None else f", hypervolume {found.hypervolume:.3f}"
     judged = f"quality of {quality.n_images} images in features {quality.extractor}" if quality else BLIND
     title = (
-        f"{name}: {len(found.entries)} on the front{volume}\n"
+        f"{name}: {headline(found)}{volume}\n"
         f"{settings.model} on {settings.target}; latency and memory are {settings.origin.value.upper()}; {judged}"
     )
     rows = [{"trial": str(e.number), "<origin": e.origin} | _cells(e, found) for e in found.entries]
     _table(title, [row | {"<policy": summarize(e.policy)} for row, e in zip(rows, found.entries, strict=True)])
+    for line in filter(None, (regression_to_the_mean(found), shortfall(found))):
+        console.print(line)
     if not found.entries and found.complete:
         console.print(f"none of {found.complete} trials met all bounds: {_nearest(found)}")
     if found.dense and found.dense.number not in {entry.number for entry in found.entries}:
@@ -189,79 +198,3 @@ def _cells(entry: FrontEntry, found: Front) -> dict[str, str]:
     }
     unknown = () if found.settings.quality else ("ΔFID [95 %]", "NLL")
     return {column: cell for column, cell in cells.items() if column not in unknown}
-
-
-def export(
-    run: o.RunName = None,
-    select: Annotated[
-        str, typer.Option(help="knee, fastest, smallest, best-quality, max-latency=12ms, max-memory=40MB or trial=7.")
-    ] = "knee",
-    output: Annotated[Path | None, typer.Option(help="File to write; default: MODEL-TARGET-SELECT.json.")] = None,
-    to_library: Annotated[bool, typer.Option("--library", help="File it in the policy library.")] = False,
-    name: Annotated[str | None, typer.Option(help="Its name in the library; default: the selection.")] = None,
-    library_folder: o.LibraryFolder = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Evaluate it again in a fresh process and compare.")] = False,
-    reference: o.Reference = None,
-    inception: o.Inception = None,
-    storage: o.Storage = o.DEFAULT_STORAGE,
-) -> None:
-    """Write a policy of the front as a file that 'varsearch apply' and load_policy read."""
-    if to_library and output is not None:
-        raise UsageError("--output and --library exclude each other: the library has places of its own")
-    if name is not None and not to_library:
-        raise UsageError("--name is a name in the library: give --library too, or name the file with --output")
-    from varsearch.db import Store
-    from varsearch.search.export import export as to_file
-    from varsearch.search.front import read_front
-    from varsearch.search.overview import find_run, pick
-
-    with Store(storage, create=False) as store:
-        record = find_run(store, run)
-        found = read_front(store, record)
-        entry = pick(store, record, found, select)
-    told = _told(entry, found.settings.quality is not None)
-    try:
-        file = to_file(entry, found.settings, record.name)
-    except (KeyError, ValueError) as error:  # of the notes that an evaluation leaves in the database
-        raise StoreError(f"the stored evidence of trial {entry.number} is damaged: {error}") from None
-    if verify:
-        _verify(file, found.settings.model, entry.protocols, reference, inception)
-    label = select.replace("=", "-")
-    if to_library:
-        reference = f"{file.model.name}/{file.target.device}/{label if name is None else name}"
-        if reference in library.index(library_folder):
-            console.print(f"{reference} was in the library already: this replaces it")
-        where = library.add(file, label if name is None else name, library_folder)
-    else:
-        where = str(output or Path(f"{file.model.name}-{file.target.device}-{label}.json"))
-        file.write(Path(where))
-    console.print(f"{where}: {told}; latency and memory {file.origin.value} for {file.target}")
-
-
-def _told(entry: FrontEntry, judged: bool) -> str:
-    speedup, peak = (known(entry.metrics, metric) for metric in ("speedup", "peak_bytes"))
-    delta = f"ΔFID {interval(known(entry.metrics, 'delta_fid'))}" if judged else "quality NOT evaluated"
-    return (
-        f"trial {entry.number} ({entry.origin}), {delta}, {speedup.value:.2f}x dense, "
-        f"peak {quantity('peak_bytes', peak.value)}"
-    )
-
-
-def _verify(file: PolicyFile, model: str, protocols: Protocols, reference: str | None, inception: str | None) -> None:
-    """Prints every number beside its repetition; `EvaluationError` if one disagrees."""
-    from varsearch.evaluators.worker import WorkerConfig
-    from varsearch.search.export import shown, verify
-
-    config = WorkerConfig(
-        model=model,
-        device=file.sample.device_type if file.sample else "cpu",
-        threads=file.sample.threads if file.sample else os.cpu_count() or 1,
-        reference=reference,
-        inception=inception,
-    )
-    checks = verify(file, config, protocols)
-    rows = ((c.metric, shown(c.metric, c.filed), shown(c.metric, c.found), "yes" if c.agrees else "NO") for c in checks)
-    table("verified in a fresh process", ("<metric", "filed", "found", "agrees"), rows)
-    wrong = [check.metric for check in checks if not check.agrees]
-    if wrong:
-        raise EvaluationError(f"the policy did not reproduce its {', '.join(wrong)}; nothing was exported")

@@ -50,7 +50,8 @@ class Explanation:
         values = {m.metric: m for m in file.measurements}
         told = f"ΔFID {interval(values['delta_fid'])}, " if "delta_fid" in values else ""
         told += f"{values['speedup'].value:.2f}x dense's speed, " if "speedup" in values else ""
-        return f"{self.subject.name}: {told}{file.origin.value} for {file.target}; {summarize(file.policy)}"
+        doubt = "" if self.subject.confirmed else ", NOT confirmed on fresh noise"
+        return f"{self.subject.name}: {told}{file.origin.value} for {file.target}{doubt}; {summarize(file.policy)}"
 
     @property
     def notes(self) -> list[str]:

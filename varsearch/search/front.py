@@ -98,6 +98,10 @@ class Front:
         """Whether the search's own numbers are final: predictions have no noise."""
         return confirming(self.settings) == Protocols.of(self.settings)
 
+    def is_confirmed(self, entry: FrontEntry) -> bool:
+        """Whether the numbers of an entry, of this front or not, are final."""
+        return entry.protocols == confirming(self.settings)
+
     @property
     def quality(self) -> QualityProtocol | None:
         """How the quality of the entries was evaluated."""

@@ -29,9 +29,9 @@ from varsearch.search.front import Front, FrontEntry, read_front
 from varsearch.search.overview import find_run
 from varsearch.search.settings import RunSettings
 from varsearch.search.study import open_storage, study_errors
+from varsearch.search.verdict import headline
 
 COLUMNS, ROWS = 10, 4
-NAME = "samples.png"
 
 
 def artifact_folder(url: URL) -> Path:
@@ -53,7 +53,7 @@ def attach(store: Store, run: RunRecord) -> int:
         StoreError: the database failed, or Optuna's study of the run was deleted.
     """
     front = read_front(store, run)
-    quality = front.settings.quality
+    quality = front.quality
     if quality is None:
         return 0
     folder = _made(artifact_folder(store.url))
@@ -108,8 +108,13 @@ class _Shown:
     study: optuna.Study
     study_id: int
     trial_ids: dict[int, int]
-    settings: RunSettings
+    front: Front
     folder: Path
+
+    @property
+    def _name(self) -> str:
+        """Of the pictures: other noise makes other ones, and other numbers beside them."""
+        return f"samples-{self.front.quality.seed}.png" if self.front.quality else ""
 
     def _prefix(self, entry: FrontEntry) -> str:
         # Attributes of a finished trial are frozen, and only then is it known who is on the front. The dashboard also
@@ -118,11 +123,11 @@ class _Shown:
 
     def has_grid(self, entry: FrontEntry) -> bool:
         attributes = self.storage.get_study_system_attrs(self.study_id)
-        return any(NAME in str(value) for key, value in attributes.items() if key.startswith(self._prefix(entry)))
+        return any(self._name in str(value) for key, value in attributes.items() if key.startswith(self._prefix(entry)))
 
     def add(self, entry: FrontEntry, png: bytes) -> None:
         trial_id, identity = self.trial_ids[entry.number], str(uuid.uuid4())
-        meta = {"artifact_id": identity, "filename": NAME, "mimetype": "image/png", "encoding": None}
+        meta = {"artifact_id": identity, "filename": self._name, "mimetype": "image/png", "encoding": None}
         path = self.folder / identity
         write_atomically(path, png)
         try:
@@ -134,12 +139,13 @@ class _Shown:
             raise
 
     def _note(self, entry: FrontEntry, identity: str) -> str:
-        trial_id, settings = self.trial_ids[entry.number], self.settings
+        trial_id, settings = self.trial_ids[entry.number], self.front.settings
         rows = "\n".join(
             f"| {name} | {m.value:.6g} | {_interval(m.low, m.high)} |" for name, m in entry.metrics.items()
         )
+        picture = f"/artifacts/{self.study_id}/{trial_id}/{identity}"
         return (
-            f"### {entry.origin}\n\n![samples](/artifacts/{self.study_id}/{trial_id}/{identity})\n\n"
+            f"### {entry.origin}\n\nThe front: {headline(self.front)}.\n\n![samples]({picture})\n\n"
             f"Each column is a class; all trials share the noise. Latency and memory are **{settings.origin.value}** "
             f"for {settings.target}.\n\n| metric | value | interval |\n| --- | --- | --- |\n{rows}\n"
         )
@@ -156,7 +162,7 @@ def _shown(storage: BaseStorage, run: RunRecord, front: Front, folder: Path) -> 
             "the run's 'varsearch run' command, given again, makes it whole"
         ) from None
     study = optuna.load_study(study_name=run.name, storage=storage)
-    return _Shown(storage, study, study_id, trial_ids, front.settings, folder)
+    return _Shown(storage, study, study_id, trial_ids, front, folder)
 
 
 def _interval(low: float | None, high: float | None) -> str:

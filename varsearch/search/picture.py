@@ -12,6 +12,7 @@ from varsearch.db import RunRecord, State, Store
 from varsearch.errors import UsageError
 from varsearch.measurement import METRICS
 from varsearch.search.front import Front, read_front
+from varsearch.search.verdict import headline
 
 QUALITY_SPAN = 6.0
 """Trials whose ΔFID is this many times that of the front's median or more would squeeze the rest; they are left out."""
@@ -29,7 +30,7 @@ def picture(store: Store, run: RunRecord, kind: str = "png") -> bytes:
     if not front.entries or front.dense is None:
         raise UsageError("the run has no front yet: there is nothing to draw")
     trials = [t.values for t in store.trials(run) if t.state is State.COMPLETE]
-    settings, quality = front.settings, front.settings.quality
+    settings, quality = front.settings, front.quality
     if quality is None:
         figure = Figure(figsize=(7, 5), layout="constrained")
         _draw_costs(figure.subplots(), front, trials)
@@ -37,9 +38,9 @@ def picture(store: Store, run: RunRecord, kind: str = "png") -> bytes:
         figure = Figure(figsize=(11, 4.5), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 2), ("speedup", "peak_bytes"), strict=True):
             _draw(axes, front, trials, metric)
-    gap = " " if quality else "\n"
     judged = f"{quality.n_images} images per policy" if quality else "quality NOT evaluated"
-    figure.suptitle(f"{settings.model} on {settings.target}:{gap}latency and memory {settings.origin.value}, {judged}")
+    about = f"{settings.model} on {settings.target}: latency and memory {settings.origin.value}"
+    figure.suptitle(f"{about}\n{judged}; {headline(front)}")
     file = io.BytesIO()
     figure.savefig(file, format=kind, dpi=120)
     return file.getvalue()
@@ -51,7 +52,11 @@ def _draw(axes: Axes, front: Front, trials: list[dict[str, float]], metric: str)
     ceiling = _ceiling(front)
     shown = [t for t in trials if metric in t and t.get("delta_fid", math.inf) <= ceiling]
     axes.scatter(
-        [t[metric] / dense for t in shown], [t["delta_fid"] for t in shown], s=14, color="0.75", label="trials"
+        [t[metric] / dense for t in shown],
+        [t["delta_fid"] for t in shown],
+        s=14,
+        color="0.75",
+        label="trials, as searched",
     )
     entries = [entry for entry in front.entries if entry.value("delta_fid") <= ceiling]
     x, y = ([entry.value(name) / scale for entry in entries] for name, scale in ((metric, dense), ("delta_fid", 1.0)))

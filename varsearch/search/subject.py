@@ -23,11 +23,13 @@ class Subject:
         name: what the user called it.
         file: the policy as it is or would be exported.
         model: name or folder of the model that it is for, which has the very weights.
+        confirmed: whether its numbers are final; a file does not say.
     """
 
     name: str
     file: PolicyFile
     model: str
+    confirmed: bool = True
 
 
 def find_subject(
@@ -75,6 +77,6 @@ def _of_run(reference: str, run: str, how: str, storage: str, model: str | None)
         entry = pick(store, record, front, how)
     settings = front.settings if model is None else front.settings.model_copy(update={"model": model})
     try:
-        return Subject(reference, export(entry, settings, record.name), settings.model)
+        return Subject(reference, export(entry, settings, record.name), settings.model, front.is_confirmed(entry))
     except (KeyError, ValueError) as error:  # of the notes that an evaluation leaves in the database
         raise StoreError(f"the stored evidence of trial {entry.number} is damaged: {error}") from None
