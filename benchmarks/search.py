@@ -44,16 +44,17 @@ def _problem(key: str) -> Problem:
 
 
 def one(task: tuple[str, str, int]) -> dict[str, Any]:
-    """The volumes of one method with one seed, and what became of its evaluations."""
+    """The volumes of one method with one seed, confirmed and claimed, and what became of its evaluations."""
     key, method, seed = task
     torch.set_num_threads(1)
     asked, problem = json.loads(key), _problem(key)
     before, started = dict(getattr(problem, "counts", {})), time.monotonic()
     trials = search(problem, method, seed, asked["budget"])
-    found = volumes(problem, trials, asked["at"])
+    claimed, found = volumes(problem, trials, asked["at"])
     counts = {name: n - before[name] for name, n in getattr(problem, "counts", {}).items()}
     seconds = time.monotonic() - started
-    return {"method": method, "seed": seed, "volumes": found, "trials": len(trials), "seconds": seconds, **counts}
+    row = {"method": method, "seed": seed, "volumes": found, "claimed": claimed, "trials": len(trials)}
+    return row | {"seconds": seconds, **counts}
 
 
 def summarized(rows: Sequence[dict[str, Any]], at: Sequence[int]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import optuna
@@ -13,11 +15,15 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from benchmarks.search_problem import Problem
-from varsearch.db import State, TrialRecord
+from varsearch.db import State, Store, TrialRecord
 from varsearch.errors import EvaluationError
+from varsearch.measurement import Job, Outcome
 from varsearch.policy import Policy
 from varsearch.search.front import dense_trial, front_trials, front_volume
+from varsearch.search.progress import Event, Progress
 from varsearch.search.proposals import Proposer
+from varsearch.search.run import run
+from varsearch.search.settings import RunSettings
 
 REPEATS = 50
 """How often a method may ask for what was tried before; this is not counted."""
@@ -93,17 +99,26 @@ def _state(trial: TrialRecord) -> optuna.trial.TrialState:
 Make = Callable[[Problem, int], tuple[Method, Mapping[str, Policy]]]
 """From problem and seed: the method and what it starts from."""
 
+Costed = list[tuple[float, TrialRecord]]
+"""Trials in their order, each with the evaluations that were spent when it had its outcome."""
+
 
 def _dense(problem: Problem) -> dict[str, Policy]:
     return {"seed:dense": problem.published["seed:dense"]}
 
 
+def _seeded(problem: Problem, seed: int) -> RunSettings:
+    return problem.settings.model_copy(update={"seed": seed})
+
+
 def _ours(problem: Problem, seed: int, profile: bool = True, surrogate: bool = True) -> Method:
-    settings = problem.settings.model_copy(update={"seed": seed})
-    return Proposer(settings, problem.space, problem.guide(profile) if surrogate else None)
+    return Proposer(_seeded(problem, seed), problem.space, problem.guide(profile) if surrogate else None)
 
 
-METHODS: dict[str, Make] = {
+OURS = "ours"
+"""As `varsearch run` searches: by its broker, and with rungs where the problem has some."""
+
+METHODS: dict[str, Make | None] = {
     "random": lambda p, s: (Sampler(p, None, s), _dense(p)),
     "TPE cold": lambda p, s: (Sampler(p, TPESampler(multivariate=True, seed=s), s), _dense(p)),
     "NSGA-II cold": lambda p, s: (Sampler(p, NSGAIISampler(population_size=20, seed=s), s), _dense(p)),
@@ -111,17 +126,49 @@ METHODS: dict[str, Make] = {
         Sampler(p, TPESampler(multivariate=True, n_startup_trials=len(p.warm), seed=s), s),
         p.warm,
     ),
-    "ours": lambda p, s: (_ours(p, s), p.warm),
+    OURS: None,
+    "ours, no rungs": lambda p, s: (_ours(p, s), p.warm),
     "ours, no profile": lambda p, s: (_ours(p, s, profile=False), p.published),
     "ours, no warm start": lambda p, s: (_ours(p, s), p.published),
     "ours, no surrogate": lambda p, s: (_ours(p, s, surrogate=False), p.warm),
 }
 
 
-def search(problem: Problem, method: str, seed: int, budget: int) -> list[TrialRecord]:
-    """The trials of `budget` different policies."""
-    made, starts = METHODS[method](problem, seed)
-    return list(_trials(problem, made, starts, budget))
+def search(problem: Problem, method: str, seed: int, budget: int) -> Costed:
+    """The trials that a method spends `budget` evaluations on, no policy twice."""
+    make = METHODS[method]
+    if make is None:
+        return _run(problem, seed, budget)
+    return list(enumerate(_trials(problem, *make(problem, seed), budget), start=1))
+
+
+def _run(problem: Problem, seed: int, budget: int) -> Costed:
+    spent: dict[int, float] = {}
+
+    def note(event: Event) -> None:
+        if isinstance(event, Progress):
+            spent[event.trial.number] = event.status.spent
+
+    with tempfile.TemporaryDirectory() as folder:
+        storage = f"{folder}/run.db"
+        run(
+            _seeded(problem, seed), problem.space, problem.warm, lambda: Answering(problem),
+            storage=storage, budget=budget, guide=problem.guide(True), rungs=problem.rungs, on_event=note,
+        )  # fmt: skip
+        with Store(storage) as store:
+            trials = {t.number: t for t in store.trials(store.runs()[0])}
+    return [(cost, trials[number]) for number, cost in spent.items()]
+
+
+@dataclass
+class Answering:
+    """A worker that answers what the problem knows."""
+
+    problem: Problem
+
+    def evaluate(self, job: Job) -> Outcome:
+        """What the problem says."""
+        return self.problem.answer(job)
 
 
 def _trials(problem: Problem, method: Method, starts: Mapping[str, Policy], budget: int) -> Iterator[TrialRecord]:
@@ -143,9 +190,19 @@ def _trials(problem: Problem, method: Method, starts: Mapping[str, Policy], budg
         yield trial
 
 
-def volumes(problem: Problem, trials: list[TrialRecord], at: list[int]) -> list[float]:
-    """Hypervolume of the front after so many evaluations."""
-    dense = dense_trial(trials)
+def volumes(problem: Problem, found: Costed, at: list[int]) -> tuple[list[float], list[float]]:
+    """Hypervolume of the front after so many evaluations: by the search's numbers, and by confirmed ones."""
+    by_number = {t.number: t for _, t in found}
+    dense = dense_trial(by_number.values())
     assert dense is not None
-    fronts = [front_trials(problem.settings, trials[:n]) for n in at]
-    return [front_volume(problem.settings, [t.values for t in front], dense.values) for front in fronts]
+    fronts = [front_trials(problem.settings, [t for cost, t in found if cost <= n]) for n in at]
+    claimed = [front_volume(problem.settings, [t.values for t in front], dense.values) for front in fronts]
+    fresh = {t.number: _confirmed(problem, t) for front in fronts for t in (*front, dense)}
+    again = [front_trials(problem.settings, [fresh[t.number] for t in front]) for front in fronts]
+    base = fresh[dense.number].values
+    return claimed, [front_volume(problem.settings, [t.values for t in front], base) for front in again]
+
+
+def _confirmed(problem: Problem, trial: TrialRecord) -> TrialRecord:
+    quality, speed = problem.confirmed(trial.policy)
+    return replace(trial, quality=quality, speed=speed)

@@ -10,18 +10,19 @@ from typing import Any, Protocol
 from varsearch.db import Store
 from varsearch.errors import EvaluationError, UsageError
 from varsearch.evaluators.costs import exact_costs
-from varsearch.measurement import Evidence, Job
+from varsearch.measurement import Evidence, Job, Outcome
 from varsearch.policy import Policy
-from varsearch.profile import (
-    Profile,
-)
+from varsearch.profile import Profile
 from varsearch.search.guidance import WARM_STARTS, starts_with
 from varsearch.search.guide import Guide
 from varsearch.search.profile import profiled
+from varsearch.search.protocols import Protocols, confirming
+from varsearch.search.rungs import Rung
 from varsearch.search.settings import RunSettings
 from varsearch.search.setup import Plan, Request, prepare
 from varsearch.search.study import Space
 from varsearch.search.warm import warm_starts
+from varsearch.search.worker import evaluate
 
 Found = tuple[Evidence, Evidence]
 """Evidence of quality and of speed."""
@@ -55,8 +56,21 @@ class Problem(Protocol):
         """Dense, what the profile suggests, and published systems, by origin."""
         ...
 
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Early looks at which a run may give policies up."""
+        ...
+
     def evaluate(self, policy: Policy) -> Found:
         """The policy's numbers; `EvaluationError` if it has none."""
+        ...
+
+    def confirmed(self, policy: Policy) -> Found:
+        """The same on fresh noise."""
+        ...
+
+    def answer(self, job: Job) -> Outcome:
+        """What a worker answers."""
         ...
 
     def guide(self, profile: bool) -> Guide:
@@ -123,26 +137,39 @@ class Recorded:
         found, speed = self.profile, self.settings.speed
         return Guide(found.spec, found.siblings, found if profile else None, partial(exact_costs, "mnist", speed))
 
-    def evaluate(self, policy: Policy) -> Found:
-        """From the database, or for the database."""
-        quality, speed = self._known(policy)
-        if quality is None or speed is None:
-            if not self.record:
-                raise UsageError(f"{self.storage} has no evaluation of {policy.digest[:12]}…: run again with --record")
-            wanted = None if quality else self.settings.quality, None if speed else self.settings.speed
-            outcome = self._worker.evaluate(Job(number=0, policy=policy, quality=wanted[0], speed=wanted[1]))
-            if outcome.error:
-                raise EvaluationError(outcome.error)
-            for evidence in filter(None, (outcome.quality, outcome.speed)):
-                self._store.save(evidence)
-            quality, speed = self._known(policy)
-            self.counts["evaluated"] += 1
-        else:
-            self.counts["replayed"] += 1
-        assert quality is not None and speed is not None
-        return quality, speed
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Early looks at which a run may give policies up."""
+        return self._plan.rungs
 
-    def _known(self, policy: Policy) -> tuple[Evidence | None, Evidence | None]:
-        s = self.settings
-        quality = self._store.find("quality", policy.digest, s.fingerprint, s.quality_digest)
-        return quality, self._store.find("speed", policy.digest, s.fingerprint, s.speed.digest)
+    def evaluate(self, policy: Policy) -> Found:
+        """Under the run's own protocols; `EvaluationError` if it has no numbers."""
+        return self._both(policy, Protocols.of(self.settings))
+
+    def confirmed(self, policy: Policy) -> Found:
+        """On fresh noise, as a run confirms its finalists."""
+        return self._both(policy, confirming(self.settings))
+
+    def _both(self, policy: Policy, protocols: Protocols) -> Found:
+        answer = self.answer(Job(number=0, policy=policy, quality=protocols.quality, speed=protocols.speed))
+        if answer.error:
+            raise EvaluationError(answer.error)
+        assert answer.quality is not None and answer.speed is not None
+        return answer.quality, answer.speed
+
+    def answer(self, job: Job) -> Outcome:
+        """From the database, or for the database."""
+        s, digest = self.settings, job.policy.digest
+        quality = job.quality and self._store.find("quality", digest, s.fingerprint, job.quality.digest)
+        speed = job.speed and self._store.find("speed", digest, s.fingerprint, job.speed.digest)
+        missing = None if quality else job.quality, None if speed else job.speed
+        if missing == (None, None):
+            self.counts["replayed"] += 1
+            return Outcome(number=job.number, quality=quality, speed=speed)
+        if not self.record:
+            raise UsageError(f"{self.storage} has no evaluation of {digest[:12]}…: run again with --record")
+        made = evaluate(self._worker, Job(number=job.number, policy=job.policy, quality=missing[0], speed=missing[1]))
+        self.counts["evaluated"] += 1
+        kept = {e.kind: self._store.save(e) for e in (made.quality, made.speed) if e}
+        known = {"quality": quality, "speed": speed} | kept
+        return Outcome(number=job.number, quality=known["quality"], speed=known["speed"], error=made.error)

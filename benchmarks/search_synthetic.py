@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from benchmarks.search_problem import Found
-from varsearch.measurement import Evidence, Measurement, Origin, QualityProtocol, SpeedProtocol
+from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.policy import Policy
 from varsearch.profile import (
     DENSE,
@@ -171,6 +171,18 @@ class Synthetic:
             for kind, digest, names in parts
         )
         return quality, speed
+
+    rungs = ()
+    """There is no noise that fewer images could have more of."""
+
+    def confirmed(self, policy: Policy) -> Found:
+        """The same numbers."""
+        return self.evaluate(policy)
+
+    def answer(self, job: Job) -> Outcome:
+        """Both pieces of evidence."""
+        quality, speed = self.evaluate(job.policy)
+        return Outcome(number=job.number, quality=quality, speed=speed)
 
     @cached_property
     def warm(self) -> dict[str, Policy]:

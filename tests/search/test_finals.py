@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
 
 from tests.search.fakes import QUALITY, outcome
 from tests.search.harness import Open, taken
 from varsearch.db import Store
+from varsearch.db.engine import locate
 from varsearch.measurement import Job, Outcome
 from varsearch.search.broker import Broker
 from varsearch.search.front import read_front
 from varsearch.search.progress import Confirmed
+from varsearch.search.study import open_storage
 
 
 def is_final(job: Job) -> bool:
@@ -40,6 +43,9 @@ def test_finalists_come_after_the_last_trial(start: Open, tmp_path: Path) -> Non
     with Store(tmp_path / "runs.db") as store:
         front = read_front(store, store.runs()[0])
     assert front.confirmed and front.unconfirmed == 0
+    with open_storage(locate(tmp_path / "runs.db")) as backend:
+        told = optuna.load_study(study_name=front.settings.default_name, storage=backend).user_attrs
+    assert told["hypervolume"] == front.hypervolume and len(told["policies on the front"]) == len(front.entries)
 
 
 def test_a_worker_that_waits_takes_part(start: Open) -> None:

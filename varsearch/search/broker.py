@@ -12,6 +12,7 @@ from varsearch.measurement import Job, Outcome
 from varsearch.policy import Policy
 from varsearch.search.confirm import Confirmation
 from varsearch.search.explorer import Explorer
+from varsearch.search.front import read_front
 from varsearch.search.guide import Guide
 from varsearch.search.ledger import Ledger
 from varsearch.search.limits import Limits, Pace
@@ -20,6 +21,7 @@ from varsearch.search.proposals import Proposer
 from varsearch.search.rungs import Rung
 from varsearch.search.settings import RunSettings
 from varsearch.search.study import Space
+from varsearch.search.verdict import confirmation_summary
 
 
 class Broker:
@@ -125,6 +127,8 @@ class Broker:
         """Puts back what is not finished, without counting it as an attempt, and gives the run up."""
         try:
             self._explorer.put_back()
+            if self._finals:
+                self._ledger.describe(confirmation_summary(read_front(self._ledger.store, self._ledger.run)))
             self._ledger.leave(status)
         finally:
             self._ledger.close()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.errors import UsageError
@@ -97,6 +97,11 @@ class Ledger:
         with study_errors(self.store.url):
             self._study.show(trial)
         self._on_trial(trial)
+
+    def describe(self, attributes: Mapping[str, Any]) -> None:
+        """Shows what is known of the run as a whole in its study."""
+        with study_errors(self.store.url):
+            self._study.describe(attributes)
 
     def count(self, *states: State) -> int:
         """Trials in these states."""

@@ -123,6 +123,11 @@ class StudyView:
         if trial.state.is_final:
             self._finished.add(trial.number)
 
+    def describe(self, attributes: Mapping[str, Any]) -> None:
+        """What is known of the run as a whole, such as what its finished trials cannot take any more."""
+        for key, value in attributes.items():
+            self._storage.set_study_user_attr(self._study_id, key, value)
+
     def _update(self, trial_id: int, frozen: FrozenTrial) -> None:
         known = self._storage.get_trial(trial_id)
         for key, value in _news(frozen.user_attrs, known.user_attrs):
