@@ -70,13 +70,13 @@ def test_another_target_costs_what_is_known_and_draws_nothing(start: Open, first
     assert (known.fresh, known.taken, known.runs, known.unread) == (N, N, ("first",), {})
     assert known.judged == {trial.policy.digest for trial in stored(first)}
     jobs = finished(start, other, "second", known.starts(NEW, NEW), storage=first, budget=N)
-    assert len(jobs) == N and all(job.quality is not None and job.speed is None for job in jobs)
+    assert len(jobs) == N and all(job.quality is None and job.speed is not None for job in jobs)
     trials = stored(first, "second")
     assert {t.policy.digest for t in trials} == {t.policy.digest for t in stored(first, "first")}
     assert all(t.attempts == 1 for t in trials)
     more = knowledge(other, "second", first)
     (job,) = finished(start, other, "second", more.starts(NEW, NEW), storage=first, budget=N + 1)
-    assert job.policy == W3 and job.quality is None, "what is new comes after what is known"
+    assert job.policy == W3 and job.quality is not None, "what is new comes after what is known"
 
 
 def test_dense_comes_first_then_the_front_then_the_rest(first: str) -> None:
@@ -108,7 +108,7 @@ def test_the_same_target_takes_all_for_nothing_and_spends_its_budget_on_new_poli
     known = knowledge(bounded, "bounded", first)
     assert (known.fresh, known.taken) == (N, 0)
     jobs = finished(start, bounded, "bounded", known.starts(STARTS, STARTS), storage=first, budget=7)
-    assert len(jobs) == 7 and all(job.quality is None for job in jobs)
+    assert len(jobs) == 7 and all(job.quality is not None for job in jobs)
     trials = stored(first, "bounded")
     assert [t.attempts for t in trials] == [0] * N + [1] * 7
     assert {t.policy.digest for t in on_front(first, "first") if t.values["peak_bytes"] <= 9e5} <= {
@@ -134,7 +134,7 @@ def test_a_run_that_goes_on_takes_up_what_was_learnt_meanwhile_and_tries_nothing
     assert knowledge(other, "second", first).fresh == N - 13 + 5
     jobs = finished(start, other, "second", starts(), storage=first, budget=N + 10)
     assert [job.number for job in jobs] == list(range(12, N + 10))
-    assert sum(job.quality is None for job in jobs) == 5, "five of ten are known by then"
+    assert sum(job.quality is not None for job in jobs) == 5, "five of ten are known by then"
     trials = stored(first, "second")
     assert len({t.policy.digest for t in trials}) == len(trials) == N + 10
     again = knowledge(other, "second", first)
