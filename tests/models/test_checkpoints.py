@@ -155,6 +155,15 @@ def test_truncated_files_are_refused(form: str, keep: float, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_cut_off_within_its_index(tmp_path: Path) -> None:
+    """Broadcast tensors make a file that is almost all index, where reading past the end is another error."""
+    torch.save({str(i): torch.zeros(1).expand(1000) for i in range(200)}, tmp_path / "model.pth")
+    content = (tmp_path / "model.pth").read_bytes()
+    (tmp_path / "model.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match=r"model\.pth is not a file of tensors alone, or damaged: "):
+        load(make, tmp_path / "model.pth")
+
+
 class Payload:
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, ("touch opened",)

@@ -175,7 +175,7 @@ def _published(about: Overview, json: bool) -> None:
     console.print(f"{about.name}: {about.description}", style="bold")
     console.print(f"{_weights(about)}\nlicence: {about.licence}")
     console.print(f"parameters: {about.parameters / 1e6:.1f} M, tokenizer {about.tokenizer_parameters / 1e6:.1f} M")
-    console.print(f"{spec.n_layers} layers of {spec.n_heads} heads of {spec.head_dim} channels; maps of tokens: ")
+    console.print(f"{spec.n_layers} layers of {spec.n_heads} heads of {spec.head_dim} channels; maps of tokens:")
     console.print("  " + " ".join(f"{height}x{width}" for height, width in spec.scales))
     console.print(
         f"sampled with guidance {sampling.guidance:g}, top-k {sampling.top_k}, top-p {sampling.top_p:g}, "

@@ -175,20 +175,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    path.open("rb").close()  # what fails later is no matter of access: a file that was cut off may give any OSError
     try:
         # Files of before PyTorch 1.6 are no archives, and cannot be mapped into memory.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         if isinstance(found, dict) and isinstance(found.get(NESTED), dict):
             found = found[NESTED]
         plain = isinstance(found, dict) and all(isinstance(name, str) and _plain(t) for name, t in found.items())
-    except OSError:
-        raise
     except pickle.UnpicklingError:
         reason = "nothing else is opened, because it could run code"
         raise ModelError(f"{path} is not a file of tensors alone: {reason}") from None
     except Exception as error:  # A damaged pickle fails wherever the damage is.
         raise ModelError(
-            f"{path} is not a file of tensors alone: {(str(error) or repr(error)).splitlines()[0]}"
+            f"{path} is not a file of tensors alone, or damaged: {(str(error) or repr(error)).splitlines()[0]}"
         ) from None
     if not plain:
         held = ", ".join(map(str, list(found)[:SHOWN])) if isinstance(found, dict) else type(found).__name__

@@ -91,7 +91,9 @@ def folder(named: Named) -> Path:
         return _from_hub(named)
     path = Path(named.weights).expanduser()
     if not path.is_dir():
-        raise ModelError(f"there is no folder {path} with the weights of {named.name}")
+        raise ModelError(
+            f"there is no folder {path}: expected one that holds {p.transformer_file} and {p.tokenizer_file}"
+        )
     return path
 
 
