@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.runs import POLICIES, make_run, settings
+from tests.report.runs import POLICIES, evidence, make_run, settings
+from varsearch.db import Store
+from varsearch.search.protocols import confirming
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +17,21 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose numbers are made up, of the shipped model."""
     path = tmp_path_factory.mktemp("report") / "runs.db"
     make_run(path, "made up", settings(), POLICIES)
+    return path
+
+
+@pytest.fixture(scope="session")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run of a model that is gone; on fresh noise trial 2 has 0.2 less of ΔFID, and all but dense 0.5 more."""
+    path = tmp_path_factory.mktemp("confirmed") / "runs.db"
+    chosen = settings("./gone")
+    make_run(path, "made up", chosen, POLICIES)
+    fresh = chosen.model_copy(update={"quality": confirming(chosen).quality})
+    with Store(path) as store:
+        for number, (policy, delta, latency, peak) in enumerate(POLICIES.values()):
+            change = {0: 0.0, 2: -0.2}.get(number, 0.5)
+            for found in evidence(policy, fresh, delta + change, latency, peak):
+                store.save(found)
     return path
 
 

@@ -16,11 +16,12 @@ from tests.report.conftest import write
 from tests.report.runs import POLICIES, SPEC, make_run, settings
 from varsearch.cli.main import main
 from varsearch.db import RunRecord, Store
-from varsearch.errors import UsageError
+from varsearch.measurement import Origin
 from varsearch.report.page import report
 from varsearch.report.provenance import command
 from varsearch.search.front import read_front
 from varsearch.search.goals import parse_goals, resolve
+from varsearch.search.protocols import confirming
 from varsearch.space import SearchSpace
 
 
@@ -117,19 +118,68 @@ def test_provenance(page: Page) -> None:
 def test_the_command_sets_the_same_bounds() -> None:
     chosen = settings(speedup=1.25, peak_bytes=2e8, delta_fid=0.5)
     run = RunRecord("x", "mnist", SPEC.fingerprint, "", "", chosen.model_dump_json())
-    assert chosen.quality
-    words = shlex.split(command(run, chosen.quality, []))
+    words = shlex.split(command(run, []))
     given = dict(zip(words[2::2], words[3::2], strict=True))
     goals = parse_goals(given["--max-latency"], given["--max-memory"], given["--max-fid"])
     assert resolve(goals, SearchSpace(SPEC), "mnist", chosen.speed) == pytest.approx(chosen.bounds)
 
 
-def test_a_run_without_quality_has_no_report(tmp_path: Path) -> None:
+def test_a_run_without_quality_shows_latency_against_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    costs = settings().model_copy(update={"quality": None, "objectives": ("latency_ms", "peak_bytes")})
+    costs = settings("./gone").model_copy(update={"quality": None, "objectives": ("latency_ms", "peak_bytes")})
     make_run(path, "costs", costs, POLICIES)
-    with Store(path) as store, pytest.raises(UsageError, match="which this run does not evaluate"):
-        report(store, store.runs()[0])
+    with Store(path) as store:
+        found = Page(report(store, store.runs()[0]))
+    assert "ΔFID" not in found.words and "NLL" not in found.words and "Images" not in found.words
+    for told in (
+        "quality was not evaluated",
+        "2 on the front",
+        "code 1.25× 0.60×",
+        "knee, fastest: trial 4",
+        "smallest: trial 3",
+    ):
+        assert told in " ".join(found.words.split()), told
+    charts = [label for label in found.values("svg", "aria-label") if "against" in label]
+    assert charts == ["peak memory relative to dense against latency relative to dense: 2 policies on the front"]
+    assert {"trial-3", "trial-4"} == {i for i in found.values("tr", "id") if i.startswith("trial-")}
+    assert "--objectives latency_ms,peak_bytes" in found.words and "--images" not in found.words
+
+
+def test_a_measured_run(tmp_path: Path) -> None:
+    chosen = settings("./gone")
+    speed = chosen.speed.model_copy(update={"origin": Origin.MEASURED, "repeats": 31})
+    measured = chosen.model_copy(update={"speed": speed, "objectives": ("delta_fid", "speedup", "peak_bytes")})
+    for name, settled in (
+        ("all", measured),
+        ("costs", measured.model_copy(update={"quality": None, "objectives": ("speedup", "peak_bytes")})),
+    ):
+        make_run(tmp_path / "x.db", name, settled, POLICIES)
+        with Store(tmp_path / "x.db") as store:
+            words = Page(report(store, store.run(name))).words
+        assert "Latency and memory are measured" in words and "candidates, NOT confirmed" in words
+        assert "timed rounds31" in words and "timed rounds93" in words
+        assert ("ΔFID" in words) == (name == "all")
+
+
+def test_a_confirmed_front(confirmed: Path) -> None:
+    """Fresh noise takes 0.2 from trial 2, and gives 0.5 to all others but dense."""
+    with Store(confirmed) as store:
+        text = report(store, store.runs()[0])
+    found = Page(text)
+    words = " ".join(found.words.split())
+    assert "policies confirmed3of 6 evaluated" in words and "3 confirmed on 1024 fresh images" in words
+    assert "quality of 1024 images per policy" in words
+    assert "ΔFID changed by +0.27 [" in words and "on average of 3 policies" in words
+    row = text[text.index('<tr id="trial-3">') :]
+    assert "+0.70 [+0.55, +0.85]" in row[: row.index("</tr>")], "0.2 by the search"
+    assert "dots are the numbers of the search" in words and "by the numbers of the search" in words
+    moved = text.count('class="leader"')
+    assert moved >= 6, "from the search's to the confirmed place, in both charts"
+    chosen = settings("./gone")
+    fresh = confirming(chosen).quality
+    assert fresh is not None and chosen.quality is not None
+    assert fresh.digest in words and chosen.quality.digest in words and f"noise seed{fresh.seed}" in words
+    assert "--images 512" in words
 
 
 def test_without_the_model_the_rest_is_there(tmp_path: Path) -> None:

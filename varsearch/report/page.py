@@ -18,27 +18,27 @@ from varsearch.db.engine import label
 from varsearch.db.knowledge import known_before
 from varsearch.errors import StoreError, UsageError, VarsearchError
 from varsearch.evaluators.workload import zoo_skeleton
-from varsearch.measurement import QualityProtocol
 from varsearch.report.front_chart import COSTS, front_chart
 from varsearch.report.portrait import caption, portrait
 from varsearch.report.provenance import command, provenance
 from varsearch.report.samples import strips
 from varsearch.report.svg import Picture
-from varsearch.report.volume_chart import history, volume_chart
+from varsearch.report.volume_chart import history, published_volume, volume_chart
 from varsearch.report.work import WorkLeft
-from varsearch.search.front import WORST, Front, FrontEntry, entry_of, read_front, select
+from varsearch.search.front import WORST, Front, FrontEntry, confirmed_trials, entry_of, read_front, select
 from varsearch.search.gallery import model_of
 from varsearch.search.protocols import Protocols
 from varsearch.search.rivals import presets_volume, rivals
 from varsearch.search.summary import summarize
+from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
 from varsearch.search.wording import interval, quantity, ratio
 
 SELECTED = {"knee": "knee", "fastest": "fastest", "smallest": "smallest", "best-quality": "best quality"}
 """Policies of the front that are looked at closely: how they are selected, and what they are called."""
 
 
-DRAWN = ("delta_fid", "speedup", "latency_ms", "peak_bytes")
-"""Metrics that every trial has a place by."""
+DRAWN = ("speedup", "latency_ms", "peak_bytes")
+"""Metrics that every trial has a place by, beside its ΔFID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +62,34 @@ def report(store: Store, run: RunRecord) -> str:
     front, trials = read_front(store, run), store.trials(run)
     if not front.entries or front.dense is None:
         raise UsageError("the run has no front yet, or dense has no numbers: there is nothing to report")
-    quality = front.settings.quality
-    if quality is None:
-        raise UsageError("a report shows what policies cost in quality, which this run does not evaluate: see 'front'")
-    searched = Protocols.of(front.settings)
-    entries = [_whole(entry_of(trial, searched)) for trial in trials if trial.state is State.COMPLETE]
+    settings, searched = front.settings, Protocols.of(front.settings)
+    entries = [_whole(entry_of(trial, searched), front) for trial in trials if trial.state is State.COMPLETE]
     chosen = chosen_entries(front)
     names = {entry.number: name for name, entry in chosen}
-    stages = history(front.settings, trials, known_before(store, run))
-    alone = presets_volume(front)
+    stages, published = history(settings, trials, known_before(store, run)), published_volume(settings, trials)
+    confirmed = [] if front.exact else confirmed_trials(store, run)
     return page(
         "report.html.jinja",
         run=run,
         front=front,
+        headline=headline(front),
+        remarks=[told for told in (regression_to_the_mean(front), shortfall(front)) if told],
+        judged=front.quality is not None,
         dense=front.dense,
         chosen=chosen,
         names=names,
         knee=select(front, "knee"),
-        charts=[front_chart(front, front.dense, entries, names, cost) for cost in COSTS],
-        volumes=[volume_chart(stages, alone, over_time=over_time) for over_time in (False, True)],
-        alone=alone,
+        charts=[
+            front_chart(front, front.dense, entries, names, cost) for cost in (COSTS if front.quality else COSTS[:1])
+        ],
+        volumes=[volume_chart(stages, published, over_time=over_time) for over_time in (False, True)],
+        alone=presets_volume(front),
         worst=WORST,
         rivals=rivals(front),
         portraits=_portraits(front, chosen),
-        **_samples(run, front, quality, chosen),
-        provenance=provenance(run, quality, trials, label(store.url)),
-        command=command(run, quality, trials),
+        **_samples(run, front, chosen),
+        provenance=provenance(run, front, trials, confirmed, label(store.url)),
+        command=command(run, trials),
         evaluated=len(entries),
     )
 
@@ -95,15 +97,16 @@ def report(store: Store, run: RunRecord) -> str:
 def chosen_entries(front: Front) -> list[tuple[str, FrontEntry]]:
     """The selected entries, each once, with the names of all selections that it answers."""
     names: dict[int, list[str]] = {}
-    entries = {how: select(front, how) for how in SELECTED}
+    entries = {how: select(front, how) for how in SELECTED if front.quality or how != "best-quality"}
     for how, entry in entries.items():
         names.setdefault(entry.number, []).append(SELECTED[how])
     by_number = {entry.number: entry for entry in entries.values()}
     return [(", ".join(found), by_number[number]) for number, found in names.items()]
 
 
-def _whole(entry: FrontEntry) -> FrontEntry:
-    missing = [metric for metric in DRAWN if metric not in entry.metrics]
+def _whole(entry: FrontEntry, front: Front) -> FrontEntry:
+    needed = ("delta_fid", *DRAWN) if front.quality else DRAWN
+    missing = [metric for metric in needed if metric not in entry.metrics]
     if missing:
         raise StoreError(f"the stored evidence of trial {entry.number} is damaged: it has no {missing[0]}")
     return entry
@@ -125,11 +128,12 @@ def _portrait(work: WorkLeft, name: str, entry: FrontEntry) -> Portrait:
     return Portrait(name, entry, drawn, caption(entry.policy))
 
 
-def _samples(
-    run: RunRecord, front: Front, quality: QualityProtocol, chosen: Sequence[tuple[str, FrontEntry]]
-) -> dict[str, Any]:
+def _samples(run: RunRecord, front: Front, chosen: Sequence[tuple[str, FrontEntry]]) -> dict[str, Any]:
     """Image strips of dense and of the chosen policies, or why there are none."""
     assert front.dense is not None
+    quality = front.quality
+    if quality is None:
+        return {"plain": None, "strips": [], "no_strips": "the run did not evaluate quality"}
     others = [(name, entry) for name, entry in chosen if entry != front.dense]
     try:
         model = model_of(run, front.settings, quality)

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 import varsearch
 from varsearch.db import RunRecord, State, TrialRecord
 from varsearch.measurement import QualityProtocol
+from varsearch.search.front import Front
+from varsearch.search.protocols import confirming
 from varsearch.search.settings import RunSettings, default_objectives
+from varsearch.search.verdict import headline
 from varsearch.target import find_device
 
 Facts = list[tuple[str, str]]
@@ -24,12 +27,15 @@ NOTES = {
 
 
 def provenance(
-    run: RunRecord, quality: QualityProtocol, trials: Sequence[TrialRecord], database: str
+    run: RunRecord, front: Front, trials: Sequence[TrialRecord], confirmed: Sequence[TrialRecord], database: str
 ) -> list[tuple[str, Facts]]:
-    """Groups of facts: the run, model and target, the protocols, and versions and machines."""
-    settings = RunSettings.parse(run.settings)
-    speed = settings.speed
-    return [
+    """Groups of facts: the run, model and target, the protocols, and versions and machines.
+
+    `trials` have the evidence of the search, `confirmed` that of the confirmation.
+    """
+    settings = front.settings
+    speed, quality = settings.speed, settings.quality
+    groups = [
         ("Run", _run(run, settings, trials, database)),
         (
             "Model and target",
@@ -46,20 +52,35 @@ def provenance(
                 ("speed protocol (sha256)", speed.digest),
             ],
         ),
-        (
-            "Quality protocol",
-            [
-                ("features", quality.extractor),
-                ("reference statistics (sha256)", quality.reference),
-                ("images per policy", str(quality.n_images)),
-                ("held-out images for likelihood", str(quality.nll_images)),
-                ("noise seed", str(quality.seed)),
-                ("guidance, top-k, top-p", f"{quality.guidance:g}, {quality.top_k}, {quality.top_p:g}"),
-                ("quality protocol (sha256)", quality.digest),
-            ],
-        ),
-        ("Versions and machines", [("varsearch", varsearch.__version__), *_environment(trials)]),
+        ("Quality protocol", _quality(quality) if quality else [("quality", "not evaluated")]),
+        ("Confirmation", [] if front.exact else _confirmation(front)),
+        ("Versions and machines", [("varsearch", varsearch.__version__), *_environment([*trials, *confirmed])]),
     ]
+    return [(title, facts) for title, facts in groups if facts]
+
+
+def _quality(quality: QualityProtocol) -> Facts:
+    return [
+        ("features", quality.extractor),
+        ("reference statistics (sha256)", quality.reference),
+        ("images per policy", str(quality.n_images)),
+        ("held-out images for likelihood", str(quality.nll_images)),
+        ("noise seed", str(quality.seed)),
+        ("guidance, top-k, top-p", f"{quality.guidance:g}, {quality.top_k}, {quality.top_p:g}"),
+        ("quality protocol (sha256)", quality.digest),
+    ]
+
+
+def _confirmation(front: Front) -> Facts:
+    """What differs from the search when finalists are confirmed, and how far that is."""
+    quality, speed = confirming(front.settings)
+    facts = [("the front", headline(front)), ("finalists without confirmed numbers", str(front.unconfirmed))]
+    if quality:
+        facts += [("images per policy", str(quality.n_images)), ("noise seed", str(quality.seed))]
+        facts += [("quality protocol (sha256)", quality.digest)]
+    if speed != front.settings.speed:
+        facts += [("timed rounds", str(speed.repeats)), ("speed protocol (sha256)", speed.digest)]
+    return facts
 
 
 def _run(run: RunRecord, settings: RunSettings, trials: Sequence[TrialRecord], database: str) -> Facts:
@@ -91,12 +112,14 @@ def _environment(trials: Sequence[TrialRecord]) -> Facts:
     return [(name, "; ".join(values)) for name, values in seen.items()]
 
 
-def command(run: RunRecord, quality: QualityProtocol, trials: Sequence[TrialRecord]) -> str:
+def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
     """The `varsearch run` command with these settings. Files of other features or statistics are not known here."""
     s = RunSettings.parse(run.settings)
     evaluated = sum(t.state.is_final and t.attempts > 0 for t in trials)
     words = ["varsearch", "run", "--model", s.model, "--target", s.target.device, "--budget", str(max(1, evaluated))]
-    words += ["--batch-size", str(s.target.batch_size), "--images", str(quality.n_images), "--seed", str(s.seed)]
+    words += ["--batch-size", str(s.target.batch_size)]
+    words += ["--images", str(s.quality.n_images)] if s.quality else []
+    words += ["--seed", str(s.seed)]
     if s.objectives != default_objectives(s.origin):
         words += ["--objectives", ",".join(s.objectives)]
     return shlex.join([*words, *_bounds(s.bounds.items())])
