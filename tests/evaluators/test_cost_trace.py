@@ -1,4 +1,4 @@
-"""The trace of fake tensors against real runs, seen through PyTorch's own counters."""
+"""The trace of tensors without content against real runs, seen through PyTorch's own counters."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from varsearch.accel.lower import lower
 from varsearch.accel.quantization import quantized
 from varsearch.accel.refiner import with_refiner
+from varsearch.contentless import Contentless
 from varsearch.errors import UsageError
 from varsearch.kernels.attention_backends import Attention, Request, choose
 from varsearch.kernels.quantized_linear import Backend, require_supported, supported
@@ -98,7 +98,7 @@ def _choose(backend: Backend | None, weight: Tensor) -> Backend:
     if backend not in get_args(Backend):
         raise UsageError(f"unknown backend {backend!r}: expected one of {', '.join(get_args(Backend))}")
     # Tensors without content only trace what would run elsewhere.
-    if backend == "triton" and not isinstance(weight, FakeTensor):
+    if backend == "triton" and not isinstance(weight, Contentless):
         require_supported(weight.device, weight.dtype)
     return backend
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
+from varsearch.contentless import Contentless
 from varsearch.models.seams import LayerState
 from varsearch.policy import Decision, largest_remainder
 
@@ -62,7 +62,7 @@ class Asked:
 
     def _sizes(self, action_N: Tensor) -> list[int]:
         actions = self.decision.actions
-        if isinstance(action_N, FakeTensor):
+        if isinstance(action_N, Contentless):
             return list(largest_remainder([action.share for action in actions], len(action_N)))
         return np.bincount(action_N.cpu().numpy(), minlength=len(actions)).tolist()
 

@@ -16,11 +16,11 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from varsearch.accel import Accelerated, apply
 from varsearch.accel.refiner import with_refiner
+from varsearch.contentless import Contentless, WithoutContent
 from varsearch.evaluators.memory import StorageTracker, tensors
 from varsearch.evaluators.workload import default_sampler, parts_of, run_batch, with_tensors, zoo_skeleton
 from varsearch.kernels.quantized_linear import Backend
@@ -105,11 +105,9 @@ def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
     model = with_refiner(model, policy)
     dtype: torch.dtype = getattr(torch, target.dtype)
     # Techniques keep index tables in numpy and turn them into tensors as they run.
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = with_tensors(
-            model, lambda name, t: torch.empty_strided(t.shape, t.stride(), dtype=stored_as(name, t, dtype))
-        )
-        with apply(fake, policy, backend_on(target)) as applied:
+    with WithoutContent():
+        hollow = with_tensors(model, lambda name, t: Contentless.like(t, stored_as(name, t, dtype)))
+        with apply(hollow, policy, backend_on(target)) as applied:
             return record(applied, target.batch_size)
 
 
