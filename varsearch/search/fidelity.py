@@ -24,9 +24,6 @@ from varsearch.search.settings import RunSettings
 ENOUGH = 0.1
 """Least probability to be on the front with which a trial goes on."""
 
-SOFT = 0.02
-"""Relative ΔFID up to which differences count, and beyond ratios."""
-
 
 class Ladder:
     """The rungs of a run, what they found, and what that says.
@@ -104,10 +101,10 @@ class Ladder:
     def _links_of(self, i: int, complete: Sequence[TrialRecord], dense: TrialRecord) -> dict[str, Link]:
         rung, links = self.rungs[i], {}
         if rung.protocol == self.settings.speed:
-            return dict.fromkeys(rung.sources, EXACT)
+            return dict.fromkeys(rung.metrics, EXACT)
         both = [t for t in complete if (t.number, i) in self._found]
-        for metric, source in rung.sources.items():
-            early = [_bent(source, self._found[t.number, i].values[source], dense) for t in both]
+        for metric in rung.metrics:
+            early = [_bent(metric, self._found[t.number, i].values[metric], dense) for t in both]
             links[metric] = fit_link(np.array(early), np.array([_bent(metric, t.values[metric], dense) for t in both]))
         return links
 
@@ -125,10 +122,8 @@ class Ladder:
         found = {"delta_fid": Measurement(metric="delta_fid", value=0.0)}
         for i in usable:
             for metric, link in links[i].items():
-                source = self.rungs[i].sources[metric]
-                found[metric] = _told(
-                    metric, link, _bent(source, self._found[trial.number, i].values[source], dense), dense
-                )
+                early = self._found[trial.number, i].values[metric]
+                found[metric] = _told(metric, link, _bent(metric, early, dense), dense)
         delta, offset = found["delta_fid"], dense.values["fid"]
         shifted = {name: None if x is None else x + offset for name, x in (("low", delta.low), ("high", delta.high))}
         found["fid"] = Measurement(metric="fid", value=delta.value + offset, **shifted)
@@ -148,9 +143,12 @@ def _is_off(links: Mapping[str, Link]) -> bool:
 
 
 def _bent(metric: str, value: float, dense: TrialRecord) -> float:
-    """On a scale where errors are alike: ΔFID by its inverse hyperbolic sine, what is positive by its logarithm."""
+    """On a scale where errors are alike: costs by their logarithm, ΔFID by asinh of its ratio to dense's FID.
+
+    Next to dense ΔFID has an error of its own; far from it the error grows with it.
+    """
     if metric == "delta_fid":
-        return math.asinh(value / (SOFT * dense.values["fid"]))
+        return math.asinh(value / dense.values["fid"])
     return math.log(max(value, 1e-12))
 
 
@@ -167,5 +165,5 @@ def _told(metric: str, link: Link, early: float, dense: TrialRecord) -> Measurem
 
 def _unbent(metric: str, bent: float, dense: TrialRecord) -> float:
     if metric == "delta_fid":
-        return SOFT * dense.values["fid"] * math.sinh(max(min(bent, 20.0), -20.0))
+        return dense.values["fid"] * math.sinh(max(min(bent, 20.0), -20.0))
     return math.exp(bent)

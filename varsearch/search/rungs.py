@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +31,13 @@ class Rung:
         protocol: how it is evaluated.
         share: what a trial that ends here counts as: the part of its images that were drawn. Costs draw none, but what
             is free would be proposed without end, so they count as half of the first look.
-        sources: final metric to the one of this rung that tells it.
+        metrics: whose final values it tells.
     """
 
     name: str
     protocol: QualityProtocol | SpeedProtocol
     share: float
-    sources: Mapping[str, str]
+    metrics: tuple[str, ...]
 
     @property
     def asks(self) -> tuple[QualityProtocol | None, SpeedProtocol | None]:
@@ -69,17 +68,17 @@ def rungs_of(settings: RunSettings, predicted: SpeedProtocol, batch: int) -> tup
             name=f"{n} images",
             protocol=quality.model_copy(update={"n_images": n, "nll_images": 0}),
             share=n / quality.n_images,
-            sources={"delta_fid": "feature_distance" if i == 0 else "delta_fid"},
+            metrics=("delta_fid",),
         )
-        for i, n in enumerate(counts)
+        for n in counts
         if n < quality.n_images
     ]
     if not looks:
         return ()
     costs = speed if speed.origin is Origin.PREDICTED else predicted
     names = dict.fromkeys((*settings.objectives, *settings.bounds))
-    sources = {name: name for name in names if METRICS[name].kind == "speed"}
-    return Rung("predicted costs", costs, looks[0].share / 2, sources), *looks
+    metrics = tuple(name for name in names if METRICS[name].kind == "speed")
+    return Rung("predicted costs", costs, looks[0].share / 2, metrics), *looks
 
 
 @dataclass(frozen=True, slots=True)
