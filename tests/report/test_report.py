@@ -169,7 +169,7 @@ def test_a_confirmed_front(confirmed: Path) -> None:
     words = " ".join(found.words.split())
     assert "policies confirmed3of 6 evaluated" in words and "3 confirmed on 1024 fresh images" in words
     assert "quality of 1024 images per policy" in words
-    assert "ΔFID changed by +0.27 [" in words and "on average of 3 policies" in words
+    assert "ΔFID changed by +0.27 [" in words and "on average over 3 policies" in words
     row = text[text.index('<tr id="trial-3">') :]
     assert "+0.70 [+0.55, +0.85]" in row[: row.index("</tr>")], "0.2 by the search"
     assert "dots are the numbers of the search" in words and "by the numbers of the search" in words

@@ -75,7 +75,7 @@ def _told(entry: FrontEntry, found: Front) -> str:
     speedup, peak = (known(entry.metrics, metric) for metric in ("speedup", "peak_bytes"))
     judged = entry.protocols.quality is not None
     delta = f"ΔFID {interval(known(entry.metrics, 'delta_fid'))}" if judged else "quality NOT evaluated"
-    doubt = "" if found.is_confirmed(entry) else ", NOT confirmed on fresh noise"
+    doubt = "" if found.is_confirmed(entry) else ", not confirmed on fresh noise"
     return (
         f"trial {entry.number} ({entry.origin}){doubt}, {delta}, {speedup.value:.2f}x dense, "
         f"peak {quantity('peak_bytes', peak.value)}"

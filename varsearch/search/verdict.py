@@ -36,8 +36,10 @@ def regression_to_the_mean(front: Front) -> str:
     if found is None or not found.changes:
         return ""
     changed = " and ".join(f"{NAMES[m.metric]} changed by {interval(m)}" for m in found.changes)
-    told = f"regression to the mean: from the search to fresh noise, {changed} on average of {found.trials} policies"
-    if found.claimed is None or front.hypervolume is None:
+    whose = f"on average over {found.trials} policies of its front"
+    told = f"regression to the mean: from the search to fresh noise, {changed} {whose}"
+    # Of a part of the finalists the hypervolume is smaller whatever their numbers are.
+    if found.claimed is None or front.hypervolume is None or front.unconfirmed:
         return told
     return f"{told}; hypervolume {found.claimed:.3f} was claimed, {front.hypervolume:.3f} is confirmed"
 

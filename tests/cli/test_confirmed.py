@@ -1,0 +1,83 @@
+"""Commands on a confirmed run of the shipped model: what they show, export and repeat are its fresh numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.search.harness import forget_confirmation
+from varsearch.cli.main import main
+from varsearch.db import Store
+from varsearch.evaluators.worker import WorkerConfig
+from varsearch.policy_file import PolicyFile
+from varsearch.search.confirm import Confirmation
+from varsearch.search.protocols import confirming
+from varsearch.search.settings import RunSettings
+
+IMAGES = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three policies, of which all but the last are confirmed."""
+    path = tmp_path_factory.mktemp("confirmed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        given = ["--images", str(IMAGES), "--target", "4090", "--objectives", "fid,memory", "--budget", "3"]
+        assert main(["run", *given, "--name", "first"]) == 0
+        forget_confirmation(path / "varsearch.db")
+        with Store("varsearch.db") as store:
+            (run,) = store.runs()
+            worker = WorkerConfig(model="mnist", device="cpu", threads=1).make()
+            confirmation = Confirmation(RunSettings.parse(run.settings), store, run)
+            confirmation.start([trial for trial in store.trials(run) if trial.number < 2])
+            while (job := confirmation.next()) is not None:
+                assert confirmation.take(worker.evaluate(job)) == ""
+    return path
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_the_front_is_of_fresh_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(output(capsys, "front", "--json"))
+    assert found["confirmed"] is True and found["images"] == 2 * IMAGES
+    assert {m["n"] for entry in found["entries"] for name, m in entry["metrics"].items() if name == "fid"} == {32}
+    assert {row["trial"] for row in found["presets"]} == {1}
+    change = found["regression_to_the_mean"]
+    assert change["claimed_hypervolume"] > 0 and list(change["mean_changes"]) == ["delta_fid"][: change["policies"]]
+    out = output(capsys, "front", "--picture", "front.png")
+    assert f"confirmed on {2 * IMAGES} fresh images" in out and f"quality of {2 * IMAGES} images" in out
+    (row,) = json.loads(output(capsys, "status", "--json"))
+    assert row["confirmed"] is True and row["front"] == len(found["entries"])
+
+
+def test_a_confirmed_policy_is_exported_and_repeated_under_the_fresh_protocol(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = output(capsys, "export", "--select", "trial=1", "--verify", "--output", "one.json")
+    assert "images" in out and "NO" not in out, "every number and every image came out the same"
+    file = PolicyFile.read(Path("one.json"))
+    with Store("varsearch.db") as store:
+        fresh = confirming(RunSettings.parse(store.run("first").settings)).quality
+    assert fresh is not None and file.sample is not None and file.sample.seed == fresh.seed
+    assert {m.n for m in file.measurements if m.metric == "delta_fid"} == {2 * IMAGES}
+    assert "not confirmed" not in out
+
+
+def test_a_trial_that_was_not_confirmed_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    out = output(capsys, "export", "--select", "trial=2", "--output", "two.json")
+    assert "not confirmed on fresh noise" in out
+    file = PolicyFile.read(Path("two.json"))
+    assert file.sample is not None and file.sample.seed == 0
+    assert {m.n for m in file.measurements if m.metric == "delta_fid"} == {IMAGES}
