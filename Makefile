@@ -14,7 +14,7 @@ install: .venv/installed
 
 run: install
 	mkdir -p runs
-	$(BIN)/varsearch run --budget 40 --target 4090 --storage runs/quickstart.db
+	$(BIN)/varsearch run --budget 40 --images 256 --target 4090 --storage runs/quickstart.db
 
 # A process per core; each file's tests stay in one, because they share what is slow to make.
 test: install
