@@ -74,7 +74,7 @@ def test_another_target_draws_nothing_and_says_so(
     told = output(capsys, *command)
     assert re.search(r"quality of \d policies is known from (\w+, )?first: they come first, without any image", told)
     assert told.count("(quality known)") == 3 and "(known already)" not in told
-    assert "3 evaluated, 0 known already, 0 failed" in told
+    assert "3 evaluated, 0 stopped early, 0 known already, 0 failed" in told
     assert "quality was known for 3 of these 3 evaluations: no image drawn" in told
     again = output(capsys, *command)
     assert "3 evaluated" in again and "(quality known)" not in again and "quality was known" not in again

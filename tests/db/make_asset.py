@@ -25,8 +25,10 @@ def main() -> None:
             store.save_calibration(CALIBRATION)
             store.save_profile(SENSITIVITY)
             store.save_profile(COSTS)
-            store.write(run, replace(trial(0), state=State.COMPLETE, attempts=1, worker="a"))
-            store.write(run, replace(trial(1, W8), origin="sampler", state=State.FAIL, error="why", attempts=3))
+            store.write(run, replace(trial(0), state=State.COMPLETE, attempts=1, cost=1.0, worker="a"))
+            store.write(
+                run, replace(trial(1, W8), origin="sampler", state=State.FAIL, error="why", attempts=3, cost=1.0)
+            )
             store.leave(run, "interrupted")
         for line in sqlite3.connect(path).iterdump():
             print(line)

@@ -47,8 +47,8 @@ def test_old_databases_are_read_and_continued(dump: Path, tmp_path: Path) -> Non
         assert replace(run, driver="", created=None, updated=None) == replace(RUN, status="interrupted")
         assert run.created is not None and run.created.tzinfo is not None
         assert store.trials(run) == [
-            replace(trial(0), state=State.COMPLETE, attempts=1, worker="a", quality=QUALITY, speed=SPEED),
-            replace(trial(1, W8), origin="sampler", state=State.FAIL, error="why", attempts=3),
+            replace(trial(0), state=State.COMPLETE, attempts=1, cost=1.0, worker="a", quality=QUALITY, speed=SPEED),
+            replace(trial(1, W8), origin="sampler", state=State.FAIL, error="why", attempts=3, cost=1.0),
         ]
         known = CALIBRATION if dump.stem >= "0002" else None
         assert store.calibration(CALIBRATION.fingerprint, CALIBRATION.protocol) == known

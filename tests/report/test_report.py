@@ -110,7 +110,7 @@ def test_provenance(page: Page) -> None:
     chosen = settings()
     for told in (SPEC.fingerprint, chosen.digest, chosen.quality.digest, chosen.speed.digest, "predicted", "a CPU"):
         assert told in page.words, told
-    assert "6 with numbers (0 of them known already), 1 failed" in page.words
+    assert "6 with numbers (0 of them known already), 0 stopped early, 1 failed" in page.words
     told = "varsearch run --model mnist --target 4090 --budget 7 --batch-size 256 --images 512 --seed 0"
     assert told in page.words
 

@@ -207,8 +207,8 @@ def conclude(final: Status, patience: int | None) -> None:
     if final.plateau:
         why = f"the hypervolume did not grow in the last {patience} evaluations; a larger --patience, or none, goes on"
     console.print(
-        f"{why}: {final.evaluated} evaluated, {final.reused} known already, {final.failed} failed; "
-        f"{len(final.front)} on the front"
+        f"{why}: {final.evaluated} evaluated, {final.stopped} stopped early, {final.reused} known already, "
+        f"{final.failed} failed"
     )
     for rung in final.rungs:
         told = "switched off" if rung.is_off else f"stopped {rung.stopped}"
@@ -230,6 +230,7 @@ def status(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: 
         "<objectives",
         "<status",
         "complete",
+        "stopped",
         "failed",
         "open",
         "front",
@@ -247,6 +248,7 @@ def status(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: 
                 ", ".join(row["objectives"]),
                 str(row["status"]),
                 str(row["complete"]),
+                str(row["stopped"]),
                 str(row["failed"]),
                 str(row["open"]),
                 str(row["front"]),

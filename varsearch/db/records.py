@@ -59,6 +59,8 @@ class TrialRecord:
         origin: who proposed it, such as "seed:dense" or "sampler".
         error: one line why it failed or was stopped.
         attempts: how often an evaluation was started; 0 where stored evidence answered.
+        cost: what it counts as once it has its outcome: 1 if it was evaluated whole, less if it was stopped early,
+            nothing if stored evidence answered.
         worker: who evaluates it or did so last.
         quality: what is known under the run's quality protocol; `speed` likewise.
     """
@@ -69,6 +71,7 @@ class TrialRecord:
     state: State = State.WAITING
     error: str = ""
     attempts: int = 0
+    cost: float = 0.0
     worker: str = ""
     quality: Evidence | None = None
     speed: Evidence | None = None

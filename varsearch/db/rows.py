@@ -72,7 +72,7 @@ def to_run(row: RunRow) -> RunRecord:
 
 def to_trial(row: TrialRow, policy: Policy, quality: Evidence | None, speed: Evidence | None) -> TrialRecord:
     """The trial that `row` keeps, of this policy and with this evidence."""
-    fields = {name: getattr(row, name) for name in ("number", "origin", "state", "error", "attempts", "worker")}
+    fields = {name: getattr(row, name) for name in ("number", "origin", "state", "error", "attempts", "cost", "worker")}
     found = {**fields, "policy": policy, "quality": quality, "speed": speed}
     return _checked(TRIAL, found, f"trial {row.number} of run {row.run!r}")
 

@@ -194,6 +194,7 @@ class Store:
             elif State(row.state).is_final:
                 raise StoreError(f"trial {trial.number} of run {run.name} has its outcome already: {row.state}")
             row.state, row.error, row.attempts, row.worker = trial.state, trial.error, trial.attempts, trial.worker
+            row.cost = trial.cost
             if trial.state is State.RUNNING:
                 row.started = now()
             elif trial.state.is_final:

@@ -79,6 +79,7 @@ class TrialRow(Base):
     state: Mapped[str] = mapped_column(String(20))
     error: Mapped[str] = mapped_column(Text, default="")
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    cost: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
     worker: Mapped[str] = mapped_column(String(200), default="")
     created: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     started: Mapped[datetime | None] = mapped_column(UTCDateTime)

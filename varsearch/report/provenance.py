@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -85,13 +86,17 @@ def _confirmation(front: Front) -> Facts:
 
 def _run(run: RunRecord, settings: RunSettings, trials: Sequence[TrialRecord], database: str) -> Facts:
     done = [t for t in trials if t.state is State.COMPLETE]
-    failed, reused = sum(t.state is State.FAIL for t in trials), sum(not t.attempts for t in done)
+    failed, stopped = (sum(t.state is state for t in trials) for state in (State.FAIL, State.STOPPED))
+    reused = sum(not t.attempts for t in done)
     return [
         ("name", run.name),
         ("status", run.status),
         ("started", f"{run.created:%Y-%m-%d %H:%M} UTC" if run.created else "unknown"),
         ("last change", f"{run.updated:%Y-%m-%d %H:%M} UTC" if run.updated else "unknown"),
-        ("trials", f"{len(done)} with numbers ({reused} of them known already), {failed} failed"),
+        (
+            "trials",
+            f"{len(done)} with numbers ({reused} of them known already), {stopped} stopped early, {failed} failed",
+        ),
         ("objectives", ", ".join(settings.objectives)),
         ("bounds", ", ".join(f"{metric} {limit:.4g}" for metric, limit in settings.bounds.items()) or "none"),
         ("sampler seed", str(settings.seed)),
@@ -115,8 +120,8 @@ def _environment(trials: Sequence[TrialRecord]) -> Facts:
 def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
     """The `varsearch run` command with these settings. Files of other features or statistics are not known here."""
     s = RunSettings.parse(run.settings)
-    evaluated = sum(t.state.is_final and t.attempts > 0 for t in trials)
-    words = ["varsearch", "run", "--model", s.model, "--target", s.target.device, "--budget", str(max(1, evaluated))]
+    budget = math.ceil(sum(t.cost for t in trials) - 1e-9)
+    words = ["varsearch", "run", "--model", s.model, "--target", s.target.device, "--budget", str(max(1, budget))]
     words += ["--batch-size", str(s.target.batch_size)]
     words += ["--images", str(s.quality.n_images)] if s.quality else []
     words += ["--seed", str(s.seed)]

@@ -163,14 +163,8 @@ class Explorer:
             hypervolume=self._volume(trials),
         )
 
-    def _cost(self, trial: TrialRecord) -> float:
-        """The part of a trial's images that were drawn, once it has its outcome; nothing where evidence was known."""
-        if not trial.state.is_final or not trial.attempts:
-            return 0.0
-        return self._ladder.share(trial.number) if trial.state is State.STOPPED else 1.0
-
     def _spent(self) -> float:
-        return sum(map(self._cost, self._ledger.trials))
+        return sum(trial.cost for trial in self._ledger.trials)
 
     def _propose(self) -> int | None:
         """Appends a trial with an untried policy; None when the space is exhausted."""
@@ -248,8 +242,10 @@ class Explorer:
             error = error or self._settings.missing(trial.values)
         state = State.STOPPED if stopped else State.FAIL if error else State.COMPLETE
         self._early.discard(trial.number)
-        self._ledger.record(replace(trial, state=state, error=stopped or error))
-        self._pace.finish(trial.number, self._cost(self._ledger.trials[trial.number]))
+        share = self._ladder.share(trial.number) if stopped else 1.0
+        cost = share if trial.attempts else 0.0
+        self._ledger.record(replace(trial, state=state, error=stopped or error, cost=cost))
+        self._pace.finish(trial.number, cost)
         self._note(self._ledger.trials[trial.number], self._ledger.trials)
         status = self.status()
         self._events.append(Progress(self._ledger.trials[trial.number], status, self._ladder.news(status.rungs)))
