@@ -63,10 +63,12 @@ class Ladder:
         return f"stopped after {self.rungs[climbed[-1]].name}: {chance:.0%} chance to be on the front"
 
     def estimates(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """The trials that were stopped after images were drawn, with what their rungs say of their final numbers."""
+        """The trials that were stopped, with what their rungs say of their final numbers, if they say anything."""
         links = self._links(trials)
-        stopped = (t for t in trials if t.state is State.STOPPED and self._climbed(t.number)[-1] > 0)
-        return [found for t in stopped if (found := self._estimated(t, trials, links))]
+        stopped = [t for t in trials if t.state is State.STOPPED]
+        told = (t for t in stopped if max(self._climbed(t.number), default=0) > 0)
+        found = {t.number: self._estimated(t, trials, links) for t in told}
+        return [found.get(t.number) or t for t in stopped]
 
     def standing(self, trials: Sequence[TrialRecord]) -> tuple[Standing, ...]:
         """What each rung did, and how well it tells the final numbers."""
