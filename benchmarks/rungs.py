@@ -38,8 +38,9 @@ def line(name: str, early: Sequence[float], final: Sequence[float], scale: float
 
 def lines(store: Store, run: RunRecord, rung: Rung, trials: Sequence[TrialRecord], dense: TrialRecord) -> list[str]:
     """All metrics of one rung that draws images."""
-    found = {t: store.find("quality", t.policy.digest, run.fingerprint, rung.protocol.digest) for t in trials}
-    both = [(evidence.values, t.values["delta_fid"]) for t, evidence in found.items() if evidence and t is not dense]
+    others = [t for t in trials if t is not dense]
+    found = [store.find("quality", t.policy.digest, run.fingerprint, rung.protocol.digest) for t in others]
+    both = [(e.values, t.values["delta_fid"]) for t, e in zip(others, found, strict=True) if e]
     if len(both) < FEWEST:
         return [f"{rung.name:<30}{len(both):>7}   too few"]
     final = [delta for _, delta in both]

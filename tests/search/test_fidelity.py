@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import rungs as told_by_rungs
 from tests.search.fakes import QUALITY, SPACE, SPEED, STARTS, evidence, settings
 from tests.search.harness import Open, shown, stored
 from varsearch.db import State, TrialRecord
@@ -42,7 +43,7 @@ def answer(job: Job, noise: float = 0.05) -> Outcome:
         if isinstance(protocol, QualityProtocol) and protocol.n_images < 512:
             delta = found[kind].values["delta_fid"]
             delta += random.Random(f"{job.policy.digest}{protocol.n_images}").gauss(0, noise)
-            early = {"delta_fid": delta, "fid": 4.0 + delta}
+            early = {"delta_fid": delta, "fid": 4.0 + delta, "kid": delta / 10, "feature_distance": abs(delta)}
             measurements = tuple(Measurement(metric=name, value=value, n=64) for name, value in early.items())
             found[kind] = found[kind].model_copy(update={"measurements": measurements})
     return Outcome(number=job.number, **found)
@@ -98,6 +99,17 @@ def test_stopped_trials_are_pruned_in_the_study_with_the_reason(start: Open, tmp
     assert pairs
     for mine, other in pairs:
         assert other.state.name == "PRUNED" and other.user_attrs["stopped"] == mine.error and other.values is None
+
+
+def test_the_benchmark_reads_what_rungs_tell(start: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broker = start(WHOLE, starts=MANY, budget=len(MANY), rungs=RUNGS)
+    climb(broker, noise=0.0)
+    broker.close("finished")
+    told_by_rungs.main(["--storage", str(tmp_path / "runs.db")])
+    told = capsys.readouterr().out
+    (exact,) = [line for line in told.splitlines() if line.startswith("64 images: delta_fid")]
+    assert exact.split()[3:] == [str(len(MANY) - 1), "1.000", "1.000", "0.000", "0%"]
+    assert "192 images: kid" in told and "192 images: feature_distance" in told
 
 
 def test_no_trial_is_stopped_that_would_be_on_the_front(start: Open, tmp_path: Path) -> None:
