@@ -175,7 +175,7 @@ def test_published_systems_that_do_not_fit_are_named(
     assert "hack cannot be compared: it needs more scales" in capsys.readouterr().err
     assert "not shown: hack: it needs more scales" in output(capsys, "compare", *FAST)
     told = output(capsys, "run", *FAST, "--budget", "1", "--name", "few")
-    assert "; starts from 15 hand-made policies; " in told and "not among them: hack: it needs more scales" in told
+    assert "; starts from 15 hand-made policies and " in told and "not among them: hack: it needs more scales" in told
 
 
 def test_run_starts_from_published_systems_and_says_what_beats_them(capsys: pytest.CaptureFixture[str]) -> None:
