@@ -50,7 +50,7 @@ class ProgressLines:
         mark = "*" if trial.number in now.front else " "
         volume = "" if now.hypervolume is None else f", hypervolume {now.hypervolume:.3f}"
         console.print(
-            f"{mark} {now.spent:>5.5g}/{now.budget} trial {trial.number:<3} {self._origin(trial)} {_told(trial)}{known}"
+            f"{mark} {now.spent:>6.4g}/{now.budget} trial {trial.number:<3} {self._origin(trial)} {_told(trial)}{known}"
             f"  | front {len(now.front)}{volume}, ETA {duration(now.seconds_left)}"
         )
         if event.news:
