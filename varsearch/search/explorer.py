@@ -129,10 +129,11 @@ class Explorer:
                 self._finish(trial, f"the worker was lost {ATTEMPTS} times during the evaluation")
 
     def put_back(self) -> None:
-        """What is not finished waits for the next invocation, without counting it as an attempt."""
+        """What is not finished waits for the next invocation, and counts as an attempt if it has climbed a rung."""
         for trial in list(self._ledger.trials):
             if trial.state is State.RUNNING:
-                self._ledger.record(replace(trial, state=State.WAITING, attempts=trial.attempts - 1))
+                lost = not self._ladder.share(trial.number)
+                self._ledger.record(replace(trial, state=State.WAITING, attempts=trial.attempts - lost))
 
     def events(self) -> list[Progress]:
         """What happened since the last call."""

@@ -47,7 +47,7 @@ class Ladder:
 
     def next(self, number: int, trials: Sequence[TrialRecord]) -> Rung | None:
         """The rung that trial `number` climbs next; None if it has climbed all that are in use."""
-        links, last = self._links(trials), max(self._climbed(number), default=-1)
+        links, last = self._links(trials), self._reached(number)
         left = (rung for i, rung in enumerate(self.rungs) if i > last and not _is_off(links[i]))
         return next(left, None)
 
@@ -63,16 +63,17 @@ class Ladder:
         return f"stopped after {self.rungs[climbed[-1]].name}: {chance:.0%} chance to be on the front"
 
     def estimates(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """The trials that were stopped, with what their rungs say of their final numbers, if they say anything."""
+        """The trials that were stopped after images were drawn, with what their rungs say of their final numbers.
+
+        Of a rung that says nothing any more they have none.
+        """
         links = self._links(trials)
-        stopped = [t for t in trials if t.state is State.STOPPED]
-        told = (t for t in stopped if max(self._climbed(t.number), default=0) > 0)
-        found = {t.number: self._estimated(t, trials, links) for t in told}
-        return [found.get(t.number) or t for t in stopped]
+        stopped = (t for t in trials if t.state is State.STOPPED and self._reached(t.number) > 0)
+        return [self._estimated(t, trials, links) or t for t in stopped]
 
     def standing(self, trials: Sequence[TrialRecord]) -> tuple[Standing, ...]:
         """What each rung did, and how well it tells the final numbers."""
-        stopped = [self._climbed(t.number)[-1] for t in trials if t.state is State.STOPPED]
+        stopped = [self._reached(t.number) for t in trials if t.state is State.STOPPED]
         found = []
         for i, (rung, links) in enumerate(zip(self.rungs, self._links(trials), strict=True)):
             rank = min((link.rank for link in links.values()), default=0.0)
@@ -91,6 +92,10 @@ class Ladder:
 
     def _climbed(self, number: int) -> list[int]:
         return [i for i in range(len(self.rungs)) if (number, i) in self._found]
+
+    def _reached(self, number: int) -> int:
+        """The last rung that a trial climbed; -1 if none of these is known."""
+        return max(self._climbed(number), default=-1)
 
     def _links(self, trials: Sequence[TrialRecord]) -> list[dict[str, Link]]:
         """For each rung, final metric to what tells it; learnt from the complete trials, dense left out."""
