@@ -175,9 +175,8 @@ def test_costs_that_are_measured_are_told_by_predicted_ones() -> None:
     for number, (origin, policy) in enumerate(MANY.items()):
         slower = [m.model_copy(update={"value": 3 * m.value}) for m in known("speed", policy).measurements]
         speed = known("speed", policy, measurements=slower)
-        trials.append(
-            TrialRecord(number, policy, origin, State.COMPLETE, "", 1, "", evidence("quality", policy), speed)
-        )
+        quality = evidence("quality", policy)
+        trials.append(TrialRecord(number, policy, origin, State.COMPLETE, quality=quality, speed=speed))
         ladder.note(number, 0, known("speed", policy))
     policy = Policy.dense(4, 3).model_copy(update={"scales": SPACE.decode(dict.fromkeys(SPACE.knobs, 1)).scales})
     ladder.note(len(trials), 0, known("speed", policy))

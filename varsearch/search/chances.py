@@ -29,13 +29,17 @@ MEDIAN = math.sqrt(math.pi / 2)
 Array = NDArray[np.float64]
 
 
+def half_width(metric: str) -> float:
+    """Of a single number's interval, in standard errors. Latency is a median between quartiles, see `Measurement`."""
+    return WIDTH_QUARTILES / MEDIAN / 2 if metric == "latency_ms" else WIDTH_95 / 2
+
+
 def standard_error(m: Measurement) -> float:
-    """Of a number, from its interval; 0 without one. Latency is a median between quartiles, see `Measurement`."""
+    """Of a number, from its interval; 0 without one."""
     if m.low is None or m.high is None:
         return 0.0
-    if m.metric == "latency_ms":
-        return MEDIAN * (m.high - m.low) / WIDTH_QUARTILES / math.sqrt(m.n)
-    return (m.high - m.low) / WIDTH_95
+    rounds = m.n if m.metric == "latency_ms" else 1
+    return (m.high - m.low) / half_width(m.metric) / 2 / math.sqrt(rounds)
 
 
 def chances(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[float]:

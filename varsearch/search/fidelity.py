@@ -15,7 +15,7 @@ import numpy as np
 
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import METRICS, Evidence, Measurement
-from varsearch.search.chances import chances
+from varsearch.search.chances import chances, half_width
 from varsearch.search.front import dense_trial
 from varsearch.search.progress import Standing
 from varsearch.search.rungs import EXACT, PAIRS, RANK, Link, Rung, fit_link
@@ -118,22 +118,26 @@ class Ladder:
     def _estimated(
         self, trial: TrialRecord, trials: Sequence[TrialRecord], links: Sequence[Mapping[str, Link]]
     ) -> TrialRecord | None:
-        """A trial with what its rungs say of its final numbers: no loss, where they say nothing of quality yet.
+        """A trial with what its rungs say of its final numbers; None where the last rung says nothing.
 
-        None where the last rung says nothing.
+        Where they say nothing of quality yet, it loses none and breaks no bound on it.
         """
         climbed, dense = self._climbed(trial.number), dense_trial(trials)
         usable = [i for i in climbed if links[i] and all(link.is_usable for link in links[i].values())]
         if dense is None or 0 not in usable or climbed[-1] not in usable:
             return None
-        found = {"delta_fid": Measurement(metric="delta_fid", value=0.0)}
+        offset, bounds = dense.values["fid"], self.settings.bounds
+        hopes = {"delta_fid": min(0.0, bounds.get("delta_fid", 0.0)), "fid": min(offset, bounds.get("fid", offset))}
+        found = {metric: Measurement(metric=metric, value=value) for metric, value in hopes.items()}
         for i in usable:
             for metric, link in links[i].items():
-                early = self._found[trial.number, i].values[metric]
-                found[metric] = _told(metric, link, _bent(metric, early, dense), dense)
-        delta, offset = found["delta_fid"], dense.values["fid"]
-        shifted = {name: None if x is None else x + offset for name, x in (("low", delta.low), ("high", delta.high))}
-        found["fid"] = Measurement(metric="fid", value=delta.value + offset, **shifted)
+                found[metric] = _told(metric, link, self._found[trial.number, i].values[metric], dense)
+        if climbed[-1] > 0:
+            delta = found["delta_fid"]
+            shifted = {
+                name: None if x is None else x + offset for name, x in (("low", delta.low), ("high", delta.high))
+            }
+            found["fid"] = Measurement(metric="fid", value=delta.value + offset, **shifted)
         quality = tuple(m for m in found.values() if METRICS[m.metric].kind == "quality")
         speed = tuple(m for m in found.values() if METRICS[m.metric].kind == "speed")
         evidence = self._found[trial.number, climbed[-1]]
@@ -155,22 +159,24 @@ def _bent(metric: str, value: float, dense: TrialRecord) -> float:
     Next to dense ΔFID has an error of its own; far from it the error grows with it.
     """
     if metric == "delta_fid":
-        return math.asinh(value / dense.values["fid"])
+        return math.asinh(value / _scale(dense))
     return math.log(max(value, 1e-12))
 
 
 def _told(metric: str, link: Link, early: float, dense: TrialRecord) -> Measurement:
-    """The final number with the interval that holds it in 95 of 100 cases."""
-    bent = link.offset + link.slope * early
-    value, low, high = (_unbent(metric, bent + z * link.error, dense) for z in (0, -1.96, 1.96))
-    return (
-        Measurement(metric=metric, value=value, low=low, high=high)
-        if link.error
-        else Measurement(metric=metric, value=value)
-    )
+    """The final number with its error, see `standard_error`."""
+    if link is EXACT:
+        return Measurement(metric=metric, value=early)
+    bent, half = link.offset + link.slope * _bent(metric, early, dense), half_width(metric) * link.error
+    value, low, high = (_unbent(metric, bent + step, dense) for step in (0.0, -half, half))
+    return Measurement(metric=metric, value=value, low=low, high=high)
 
 
 def _unbent(metric: str, bent: float, dense: TrialRecord) -> float:
     if metric == "delta_fid":
-        return dense.values["fid"] * math.sinh(max(min(bent, 20.0), -20.0))
+        return _scale(dense) * math.sinh(max(min(bent, 20.0), -20.0))
     return math.exp(bent)
+
+
+def _scale(dense: TrialRecord) -> float:
+    return abs(dense.values["fid"]) or 1.0
