@@ -7,14 +7,15 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.search.fakes import QUALITY, outcome
+from tests.search.fakes import QUALITY, SPEED, STARTS, evidence, outcome, settings
 from tests.search.harness import Open, taken
 from varsearch.db import Store
 from varsearch.db.engine import locate
-from varsearch.measurement import Job, Outcome
+from varsearch.measurement import Job, Origin, Outcome
 from varsearch.search.broker import Broker
 from varsearch.search.front import read_front
 from varsearch.search.progress import Confirmed
+from varsearch.search.protocols import confirming
 from varsearch.search.study import open_storage
 
 
@@ -46,6 +47,20 @@ def test_finalists_come_after_the_last_trial(start: Open, tmp_path: Path) -> Non
     with open_storage(locate(tmp_path / "runs.db")) as backend:
         told = optuna.load_study(study_name=front.settings.default_name, storage=backend).user_attrs
     assert told["hypervolume"] == front.hypervolume and len(told["policies on the front"]) == len(front.entries)
+
+
+def test_quality_that_is_confirmed_already_is_told_beside_fresh_speed(start: Open) -> None:
+    timed = SPEED.model_copy(update={"origin": Origin.MEASURED, "repeats": 5})
+    chosen = settings(speed=timed)
+    fresh = confirming(chosen).quality
+    assert fresh is not None
+    broker = start(chosen, budget=2, confirm=True)
+    for policy in STARTS.values():
+        broker._ledger.store.save(evidence("quality", policy, fresh.seed, protocol=fresh.digest))
+    confirmed(broker)
+    told = [e.again for e in broker.events() if isinstance(e, Confirmed)]
+    assert len(told) == 2 and all(t.quality and t.quality.protocol == fresh.digest for t in told)
+    broker.close("finished")
 
 
 def test_a_worker_that_waits_takes_part(start: Open) -> None:

@@ -216,3 +216,11 @@ def test_a_guide_travels() -> None:
 
     guide = Guide(SPEC, (), problem().profile)
     assert pickle.loads(pickle.dumps(guide)) == guide
+
+
+def test_a_stopped_trial_whose_quality_another_run_found_out_has_no_costs() -> None:
+    trials = starts(9)
+    trials[8] = replace(trials[8], state=State.STOPPED, speed=None)
+    seen = {t.policy.digest for t in trials}
+    rng = random.Random(0)
+    assert promising(problem().settings, moves(), trials, rng, seen, None) is not None

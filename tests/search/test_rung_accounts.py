@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.search.harness import Open, stored
 from tests.search.test_fidelity import MANY, RUNGS, WHOLE, climb
 from varsearch.db import State
+from varsearch.search.knowledge import knowledge
 
 BUDGET = 22
 
@@ -25,3 +29,17 @@ def test_what_was_drawn_before_an_interruption_is_spent(start: Open, tmp_path: P
         (t.policy, t.state, t.cost) for t in expected
     ]
     assert broker.status().reused == 0
+    assert knowledge(WHOLE, WHOLE.default_name, tmp_path / "runs.db").taken == broker.status().spent
+
+
+def test_a_trial_that_has_begun_climbs_on_after_the_deadline(
+    start: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    broker = start(WHOLE, starts=MANY, budget=BUDGET, rungs=RUNGS, minutes=1)
+    climb(broker, jobs=5)
+    now += 61
+    assert [number for number, _ in climb(broker)] == [1, 1, 1]
+    broker.close("finished")
+    assert [t.state for t in stored(tmp_path / "runs.db")] == [State.COMPLETE] * 2

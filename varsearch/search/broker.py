@@ -104,10 +104,10 @@ class Broker:
             return self._explorer.report(outcome)
         self._leases = {worker: number for worker, number in self._leases.items() if number != outcome.number}
         self._pace.end(outcome.number)
+        known = self._confirmation.known(outcome.number)
         error = self._confirmation.take(outcome)
         self._pace.finish(outcome.number, 1.0)
-        trial = self._ledger.trials[outcome.number]
-        self._tell(replace(trial, quality=outcome.quality or trial.quality, speed=outcome.speed or trial.speed), error)
+        self._tell(replace(known, quality=outcome.quality or known.quality, speed=outcome.speed or known.speed), error)
         return True
 
     def _tell(self, trial: TrialRecord, error: str) -> None:

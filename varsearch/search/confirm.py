@@ -64,6 +64,10 @@ class Confirmation:
             speed=None if trial.speed else self._protocols.speed,
         )
 
+    def known(self, number: int) -> TrialRecord:
+        """A finalist without an outcome, with the confirmed numbers that it has nevertheless."""
+        return self._open[number]
+
     def put_back(self, number: int) -> str:
         """The worker that had this job is lost: it is handed out again, before all others.
 

@@ -79,7 +79,7 @@ class Explorer:
         """
         self.lost(worker)
         self._workers.add(worker)
-        while self._limits.allow(self._spent() + len(self._leases)):
+        while self._goes_on or self._limits.allow(self._spent() + len(self._leases)):
             number = self._waiting.popleft() if self._waiting else self._propose()
             if number is None:
                 break
@@ -87,6 +87,11 @@ class Explorer:
             if job is not None:
                 return job
         return None
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a trial is between two rungs: it has begun, so neither time nor patience ends it."""
+        return bool(self._waiting) and self._ledger.trials[self._waiting[0]].state is State.RUNNING
 
     @property
     def is_over(self) -> bool:

@@ -27,7 +27,7 @@ WARM_STARTS = 20
 def guided(
     plan: Plan,
     storage: str | Path,
-    evaluations: int,
+    evaluations: float,
     use_profile: bool = True,
     on_start: Callable[[], None] = lambda: None,
     on_step: OnStep = lambda step: None,
@@ -63,7 +63,7 @@ def starts_with(starts: Mapping[str, Policy], warm: Sequence[WarmStart]) -> dict
 
 
 def _profile(
-    plan: Plan, storage: str | Path, evaluations: int, on_start: Callable[[], None], on_step: OnStep
+    plan: Plan, storage: str | Path, evaluations: float, on_start: Callable[[], None], on_step: OnStep
 ) -> Profile | None:
     model, target = plan.worker.model, plan.settings.target
     if profile_refusal(model):

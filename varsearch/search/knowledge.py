@@ -25,7 +25,7 @@ class Knowledge:
         policies: by origin, those that other runs evaluated; members of their fronts first, the latest run's before
             others.
         fresh: how many of them the run has not tried yet, and `runs` the runs that evaluated these, latest first.
-        taken: evaluations that the run has made, and that those of them will take whose speed is not known.
+        taken: evaluations that the run has spent, and that those of them will take whose speed is not known.
         judged: digests of all policies whose quality is known, by whatever command.
         unread: why nothing is taken from other runs, by name.
     """
@@ -33,7 +33,7 @@ class Knowledge:
     policies: Mapping[str, Policy] = field(default_factory=dict)
     fresh: int = 0
     runs: tuple[str, ...] = ()
-    taken: int = 0
+    taken: float = 0
     judged: frozenset[str] = frozenset()
     unread: Mapping[str, str] = field(default_factory=dict)
 
@@ -73,7 +73,7 @@ def knowledge(settings: RunSettings, name: str, storage: str | Path) -> Knowledg
         policies={_origin(*sources[digest], digest): policy for digest, policy in policies.items()},
         fresh=len(fresh),
         runs=tuple(run for run in found if run in evaluating),
-        taken=sum(t.state.is_final and t.attempts > 0 for t in own) + len(fresh - costed),
+        taken=sum(t.cost for t in own) + len(fresh - costed),
         judged=judged,
         unread=unread,
     )

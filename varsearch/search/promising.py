@@ -82,7 +82,7 @@ class _Search:
         self.settings, self.dense = settings, dense.values
         ordered = sorted(trials, key=lambda trial: trial.number)
         complete = [t for t in ordered if t.state is State.COMPLETE]
-        stopped = [t for t in ordered if t.state is State.STOPPED and t.quality]  # with estimated numbers
+        stopped = [t for t in ordered if t.state is State.STOPPED and not settings.missing(t.values)]  # estimated
         pending = [moves.outlook.changes(t.policy) for t in ordered if not t.state.is_final]
         self.surrogate = Surrogate(moves.outlook, settings, dense.values, [*complete, *stopped], pending)
         points = [relative_costs(settings, t.values, dense.values) for t in front_trials(settings, complete)]
