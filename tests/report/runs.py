@@ -86,10 +86,10 @@ def make_run(
         for number, (origin, (policy, *numbers)) in enumerate(policies.items()):
             for found in evidence(policy, chosen, *numbers):
                 store.save(found)
-            store.write(run, TrialRecord(number, policy, origin, State.COMPLETE, attempts=1))
+            store.write(run, TrialRecord(number, policy, origin, State.COMPLETE, attempts=1, cost=1.0))
         scales = (*DENSE.scales[:5], ScalePolicy(run=False))
         broken = Policy(layers=DENSE.layers, scales=scales)
-        store.write(run, TrialRecord(len(policies), broken, "sampler", State.FAIL, error="no", attempts=1))
+        store.write(run, TrialRecord(len(policies), broken, "sampler", State.FAIL, error="no", attempts=1, cost=1.0))
         store.leave(run, "finished")
 
 
