@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from varsearch.db import State, TrialRecord
 from varsearch.report.svg import Axis, Picture, steps_of
-from varsearch.search.front import DENSE, KNOWN, PRESET, SEED, WARM, dense_trial, front_trials, front_volume
+from varsearch.search.front import DENSE, KNOWN, PRESET, SEED, WARM, dense_trial, front_trials, front_volume, volume_of
 from varsearch.search.settings import RunSettings
 
 WIDTH, HEIGHT = 560.0, 300.0
@@ -58,9 +58,7 @@ def history(
 
 def published_volume(settings: RunSettings, trials: Sequence[TrialRecord]) -> float | None:
     """Hypervolume that published systems and dense reach alone, by the search's numbers; None without dense."""
-    dense = dense_trial(trials)
-    alone = [t for t in trials if t.origin == DENSE or t.origin.startswith(PRESET)]
-    return front_volume(settings, [t.values for t in front_trials(settings, alone)], dense.values) if dense else None
+    return volume_of(settings, [t for t in trials if t.origin == DENSE or t.origin.startswith(PRESET)])
 
 
 def volume_chart(stages: Sequence[Stage], presets: float | None, *, over_time: bool) -> Picture:

@@ -10,7 +10,7 @@ from varsearch.db import State, TrialRecord
 from varsearch.measurement import Evidence, Job, Kind, Outcome
 from varsearch.policy import Policy
 from varsearch.search.fidelity import Ladder
-from varsearch.search.front import dense_trial, front_trials, front_volume
+from varsearch.search.front import front_trials, volume_of
 from varsearch.search.ledger import Ledger
 from varsearch.search.limits import Limits, Pace
 from varsearch.search.progress import Progress, Status
@@ -166,7 +166,7 @@ class Explorer:
             seconds_left=None if seconds is None else min(seconds, self._limits.seconds_left),
             rungs=self._ladder.standing(trials),
             front=tuple(t.number for t in front),
-            hypervolume=self._volume(trials),
+            hypervolume=volume_of(self._settings, trials),
         )
 
     def _spent(self) -> float:
@@ -259,11 +259,7 @@ class Explorer:
     def _note(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """Tells the limits what an evaluation did to the hypervolume; known evidence cost none."""
         if trial.attempts and self._limits.patience is not None and trial.state is not State.STOPPED:
-            self._limits.note(self._volume(trials), start=trial.origin in self._starts)
-
-    def _volume(self, trials: Sequence[TrialRecord]) -> float | None:
-        front, dense = front_trials(self._settings, trials), dense_trial(trials)
-        return front_volume(self._settings, [t.values for t in front], dense.values) if dense else None
+            self._limits.note(volume_of(self._settings, trials), start=trial.origin in self._starts)
 
     def _wait(self, trial: TrialRecord) -> None:
         self._ledger.record(replace(trial, state=State.WAITING))

@@ -185,7 +185,7 @@ def read_front(store: Store, run: RunRecord) -> Front:
         presets=tuple(
             entry_of(t, protocols) for t in shown if t.origin.startswith(PRESET) and t.state is State.COMPLETE
         ),
-        hypervolume=_volume(settings, shown),
+        hypervolume=volume_of(settings, shown),
         best=_best_values(settings, shown),
         protocols=protocols,
         confirmed=confirmed,
@@ -195,11 +195,11 @@ def read_front(store: Store, run: RunRecord) -> Front:
     if not confirmed or front.exact:
         return front
     members = [t for t in front_trials(settings, trials) if t.origin != DENSE]
-    return replace(front, optimism=optimism(settings, members, known, _volume(settings, trials)))
+    return replace(front, optimism=optimism(settings, members, known, volume_of(settings, trials)))
 
 
-def _volume(settings: RunSettings, trials: Sequence[TrialRecord]) -> float | None:
-    """See `front_volume`; None without dense."""
+def volume_of(settings: RunSettings, trials: Sequence[TrialRecord]) -> float | None:
+    """Hypervolume of the front of these trials, see `front_volume`; None without dense."""
     dense = dense_trial(trials)
     return front_volume(settings, [t.values for t in front_trials(settings, trials)], dense.values) if dense else None
 

@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from varsearch.db import TrialRecord
 from varsearch.measurement import METRICS
+from varsearch.search.chances import standard_error
 from varsearch.search.front import relative_costs
 from varsearch.search.outlook import Outlook, place_of
 from varsearch.search.regression import NOISE, Array, Fit, condition, fit
@@ -157,11 +158,11 @@ class Surrogate:
     def _noise(self, metric: str, trial: TrialRecord) -> float:
         """The standard error of a trial's bent cost."""
         found = {m.metric: m for e in (trial.quality, trial.speed) if e for m in e.measurements}.get(metric)
-        if METRICS[metric].kind != "quality" or found is None or found.low is None or found.high is None:
+        if METRICS[metric].kind != "quality" or found is None:
             return 0.0
         value = found.value if metric == "delta_fid" else found.value - self.dense[metric]
         scale = (self.dense.get("fid") if metric == "delta_fid" else self.dense[metric]) or 1.0
-        return (found.high - found.low) / 3.92 / float(np.hypot(value, SOFT * scale))
+        return standard_error(found) / float(np.hypot(value, SOFT * scale))
 
     def _bent(self, metric: str, cost_M: Array) -> Array:
         if METRICS[metric].kind == "quality":
