@@ -24,7 +24,9 @@ def show(progress: Progress) -> None:
 
 def main() -> None:
     storage, log, workers, budget, seconds, *kind = sys.argv[1:]
-    fake = partial(FakeWorker, Path(log), float(seconds))
+    address = kind[0] if kind and ":" in kind[0] else None
+    # On a cluster one worker may be up before another, and would do all the work.
+    fake = partial(FakeWorker, Path(log), float(seconds), int(workers) if address else 1)
     make_worker = {"broken": broken, "deadly": deadly}.get("".join(kind), fake)
     chosen, starts = settings(), STARTS
     if kind == ["other"]:
@@ -37,7 +39,7 @@ def main() -> None:
         run(
             chosen, SPACE, starts, make_worker,
             storage=storage, budget=int(budget), workers=int(workers), on_event=show,
-            ray_address=kind[0] if kind and ":" in kind[0] else None,
+            ray_address=address,
         )  # fmt: skip
     except VarsearchError as error:
         print(f"{type(error).__name__}: {error}", flush=True)

@@ -10,7 +10,7 @@ import pytest
 from tests.search.profiles import BATCH, effect
 from varsearch.policy import Policy
 from varsearch.profile import Cost, Effect
-from varsearch.search import profile
+from varsearch.search import profile, side_by_side
 
 
 class Calls(list[str]):
@@ -52,6 +52,7 @@ def fake_evaluators(patch: pytest.MonkeyPatch) -> Calls:
             calls.note("end_to_end")
             return cost(policy)
 
+    patch.setattr(side_by_side, "COPIES", 1)  # one call after the other, so that Ctrl-C comes at the call it should
     patch.setattr(profile, "SensitivityEvaluator", Quality)
     patch.setattr(profile, "CostEvaluator", Costs)
     return calls

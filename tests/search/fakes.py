@@ -118,18 +118,29 @@ def outcome(job: Job) -> Outcome:
 
 @dataclass
 class FakeWorker:
-    """Notes in `log` when an evaluation begins, draws images and ends."""
+    """Notes in `log` when an evaluation begins, draws images and ends; takes `seconds`, and waits for `together`
+    processes to have begun one."""
 
     log: Path | None = None
     seconds: float = 0.0
+    together: int = 1
 
     def evaluate(self, job: Job) -> Outcome:
         self.note("begin", job)
         if job.quality is not None:
             self.note("draw", job)
         time.sleep(self.seconds)
+        self.meet()
         self.note("end", job)
         return outcome(job)
+
+    def meet(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.log and self.together > 1 and time.monotonic() < deadline:
+            begun = [line for line in self.log.read_text().splitlines() if line.startswith("begin")]
+            if len({line.split()[2] for line in begun}) >= self.together:
+                break
+            time.sleep(0.05)
 
     def note(self, event: str, job: Job) -> None:
         if self.log:

@@ -48,7 +48,7 @@ def head() -> Iterator[str]:
 
 
 def test_workers_of_a_running_cluster(search: Search, head: str) -> None:
-    search.start(workers=2, budget=6, seconds=0.1, kind=head)
+    search.start(workers=2, budget=6, kind=head)
     code, output = search.wait()
     assert (code, sorted(output)) == (0, sorted(lines(6)))
     check_consistent(search.storage, 6)

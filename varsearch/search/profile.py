@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from varsearch.evaluators.speed import protocol_for as speed_protocol
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.profile import DENSE, CostProtocol, Costs, Profile, Sensitivity, SensitivityProtocol
+from varsearch.profile import DENSE, CostProtocol, Costs, Effect, Profile, Sensitivity, SensitivityProtocol
 from varsearch.search.interrupt import kept_interrupts, postponed_interrupts
+from varsearch.search.side_by_side import side_by_side
 from varsearch.space.probes import Chosen, Probes, probes
 from varsearch.space.units import compose
 from varsearch.target import ModelSpec, Target
@@ -69,18 +71,24 @@ def profiled(
         Interrupted: Ctrl-C. The same call goes on from here.
         ModelError, TargetError, StoreError: what is needed is missing or damaged.
     """
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(os.cpu_count() or 1)  # whole policies are timed on all cores
     if refusal := profile_refusal(model):
         raise ModelError(f"{model} cannot be profiled: {refusal}")
     wanted = _Wanted.of(model, target, images, seed)
     with Store(storage) as store:
         measuring = wanted.known(store)
-        held_out = zoo.held_out(model)
-        assert held_out is not None
-        sensitivity = SensitivityEvaluator(wanted.loaded, wanted.quality, wanted.extractor, held_out)
         dense = measuring.costs.policies.get(DENSE)
         evaluator = CostEvaluator(model, wanted.cost.speed, dense.latency_ms if dense else None)
-        measuring.run(_tasks(wanted.probes, sensitivity, evaluator), on_step)
+        sets = wanted.probes
+        with side_by_side(wanted.effects) as effects:
+            measuring.run(
+                [
+                    _Table("effects", sets.singles | sets.pairs | sets.policies, effects),
+                    _Table("parts", {DENSE: (), **sets.parts}, partial(map, evaluator.predicted)),
+                    _Table("policies", {DENSE: (), **sets.policies}, partial(map, evaluator.end_to_end)),
+                ],
+                on_step,
+            )
     return measuring.profile(wanted)
 
 
@@ -110,6 +118,7 @@ def profile_refusal(model: str) -> str:
 class _Wanted:
     """What the profile of a model for a target is made of."""
 
+    model: str
     loaded: ImageModel
     siblings: tuple[ModelSpec, ...]
     extractor: Extractor
@@ -126,7 +135,13 @@ class _Wanted:
             speed=speed_protocol(target), settings=_digest(loaded.spec, (wanted.parts, wanted.policies))
         )
         quality = _sensitivity_protocol(loaded, extractor, wanted, images, seed)
-        return cls(loaded, tuple(siblings), extractor, wanted, quality, cost)
+        return cls(model, loaded, tuple(siblings), extractor, wanted, quality, cost)
+
+    def effects(self) -> Callable[[Policy], Effect]:
+        """What measures effects, on a model of its own: applying a policy changes it."""
+        held_out = zoo.held_out(self.model)
+        assert held_out is not None
+        return SensitivityEvaluator(zoo.load(self.model), self.quality, self.extractor, held_out).effect
 
     def known(self, store: Store) -> _Measuring:
         """With what the store has."""
@@ -142,23 +157,12 @@ class _Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """What to measure, how, and the table that it goes to."""
+class _Table:
+    """Settings by name, and what measures policies, in their order."""
 
-    table: str
     name: str
-    chosen: Chosen
-    measure: Callable[[Policy], Any]
-
-
-def _tasks(wanted: Probes, quality: SensitivityEvaluator, cost: CostEvaluator) -> list[_Task]:
-    dense: dict[str, Chosen] = {DENSE: ()}
-    tables: tuple[tuple[str, Mapping[str, Chosen], Callable[[Policy], Any]], ...] = (
-        ("effects", wanted.singles | wanted.pairs | wanted.policies, quality.effect),
-        ("parts", dense | wanted.parts, cost.predicted),
-        ("policies", dense | wanted.policies, cost.end_to_end),
-    )
-    return [_Task(table, name, chosen, how) for table, sets, how in tables for name, chosen in sets.items()]
+    sets: Mapping[str, Chosen]
+    measure: Callable[[Iterable[Policy]], Iterator[Any]]
 
 
 class _Measuring:
@@ -180,10 +184,10 @@ class _Measuring:
             sensitivity=self.sensitivity, costs=self.costs, spec=wanted.loaded.spec, siblings=wanted.siblings
         )
 
-    def run(self, tasks: Iterable[_Task], on_step: OnStep) -> None:
+    def run(self, tables: Iterable[_Table], on_step: OnStep) -> None:
         """Measures what is missing, and stores it now and then and at the end, whatever ends it."""
-        todo = [task for task in tasks if task.name not in self.tables[task.table]]
-        if not todo:
+        todo = [(table, [name for name in table.sets if name not in self.tables[table.name]]) for table in tables]
+        if not any(names for _, names in todo):
             return
         try:
             with kept_interrupts() as check:
@@ -193,18 +197,21 @@ class _Measuring:
         finally:
             self._save()
 
-    def _measure(self, todo: list[_Task], on_step: OnStep, check: Callable[[], None]) -> None:
+    def _measure(self, todo: list[tuple[_Table, list[str]]], on_step: OnStep, check: Callable[[], None]) -> None:
         started = saved = ended = time.monotonic()
-        for done, task in enumerate(todo, start=1):
-            self.tables[task.table][task.name] = task.measure(compose(self.spec, task.chosen))
-            check()
-            began, ended = ended, time.monotonic()
-            self.seconds[task.table] += ended - began
-            left = len(todo) - done
-            on_step(Step(done, left, left * (ended - started) / done))
-            if ended - saved > SAVE_SECONDS:
-                self._save()
-                saved = time.monotonic()
+        done, left = 0, sum(len(names) for _, names in todo)
+        for table, names in todo:
+            policies = (compose(self.spec, table.sets[name]) for name in names)
+            for name, found in zip(names, table.measure(policies), strict=True):
+                self.tables[table.name][name] = found
+                check()
+                began, ended = ended, time.monotonic()
+                self.seconds[table.name] += ended - began
+                done, left = done + 1, left - 1
+                on_step(Step(done, left, left * (ended - started) / done))
+                if ended - saved > SAVE_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
 
     def _save(self) -> None:
         """Another process may have stored some of it meanwhile, and its numbers are taken over."""
