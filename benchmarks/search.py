@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
 import sys
@@ -84,7 +85,8 @@ def measured(asked: argparse.Namespace) -> list[dict[str, Any]]:
     key = json.dumps(vars(asked), default=str)
     tasks = [(key, method, seed) for seed in range(asked.seeds) for method in asked.methods]
     rows = []
-    with ProcessPoolExecutor(asked.workers) if asked.workers > 1 else nullcontext() as pool:
+    fresh = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads as locks that nobody opens
+    with ProcessPoolExecutor(asked.workers, fresh) if asked.workers > 1 else nullcontext() as pool:
         for row in pool.map(one, tasks) if pool else map(one, tasks):
             rows.append(row)
             told = f"{len(rows)}/{len(tasks)} {row['method']}, seed {row['seed']}: {row['volumes'][-1]:.4f}"

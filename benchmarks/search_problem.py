@@ -97,7 +97,8 @@ class Recorded:
 
     @cached_property
     def _plan(self) -> Plan:
-        return prepare(Request(target=self.target, images=self.images), self.storage)
+        # One core each, because seeds run side by side.
+        return prepare(Request(target=self.target, images=self.images, cpus_per_worker=1), self.storage)
 
     @cached_property
     def _store(self) -> Store:

@@ -26,8 +26,8 @@ ROUNDS = (300, 150, 150)
 BEST = 10
 """Parents of the next round."""
 
-EXACT = 8
-"""How many of the best may have their costs computed exactly."""
+EXACT = 3
+"""How many of the best may have their costs computed exactly: each takes as long as drawing dozens of images."""
 
 
 def promising(
