@@ -54,7 +54,7 @@ def test_before_anything_is_confirmed_there_are_candidates(storage: Path) -> Non
         assert not front.confirmed and front.optimism is None
         assert front.protocols == Protocols.of(settings()) == front.entries[0].protocols
         assert {e.number for e in front.entries} == {t.number for t in front_trials(settings(), trials)}
-        assert headline(front).startswith(f"{len(front.entries)} candidates, NOT confirmed (run the same command")
+        assert headline(front).startswith(f"{len(front.entries)} candidates, NOT confirmed (the same command again")
         assert regression_to_the_mean(front) == "" == shortfall(front)
         assert front.unconfirmed == len(finalists(settings(), trials)) - jobs
 
@@ -115,7 +115,7 @@ def test_measured_speed_regresses_too(tmp_path: Path) -> None:
         return found.model_copy(update={"speed": found.speed.model_copy(update={"measurements": tuple(less)})})
 
     storage = search(tmp_path / "runs.db", chosen)
-    assert headline(front_in(storage)).endswith("(run the same command again to confirm)")
+    assert headline(front_in(storage)).endswith("(the same command again confirms, without --no-confirm)")
     confirm(storage, slower)
     front = front_in(storage)
     assert headline(front) == f"{len(front.entries)} confirmed in 27 fresh timed rounds"

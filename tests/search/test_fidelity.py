@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import rungs as told_by_rungs
 from tests.search.fakes import QUALITY, SPACE, SPEED, STARTS, evidence, settings
-from tests.search.harness import Open, shown, stored
+from tests.search.harness import Open, shown, stored, taken
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol
 from varsearch.policy import Policy
@@ -121,6 +121,27 @@ def test_no_trial_is_stopped_that_would_be_on_the_front(start: Open, tmp_path: P
         losses = WHOLE.losses({**evidence("quality", trial.policy).values, **evidence("speed", trial.policy).values})
         rivals = [WHOLE.losses(t.values) for t in front]
         assert any(all(r <= c + 0.02 for r, c in zip(rival, losses, strict=True)) for rival in rivals)
+
+
+def test_a_late_answer_to_an_earlier_rung_is_kept_and_the_present_job_goes_on(start: Open, tmp_path: Path) -> None:
+    broker = start(WHOLE, starts=MANY, budget=25, rungs=RUNGS)
+    climb(broker, jobs=4)  # dense
+    slow = {asked(job): job for _ in range(2) if (job := broker.lease("slow")) and broker.report(answer(job))}
+    assert list(slow) == ["costs", "64 images"]
+    assert asked(present := taken(broker.lease("slow"))) == "192 images"
+    assert broker.report(answer(slow["64 images"])), "another worker had been given it too"
+    assert broker.status().running == 1 and not stored(tmp_path / "runs.db")[1].state.is_final
+    assert broker.report(answer(present))
+    climb(broker, jobs=1)
+    assert stored(tmp_path / "runs.db")[1].state is State.COMPLETE
+
+
+def test_a_worker_that_finds_nothing_has_failed(start: Open, tmp_path: Path) -> None:
+    broker = start(WHOLE, starts=MANY, budget=25, rungs=RUNGS)
+    job = taken(broker.lease("a"))
+    assert broker.report(Outcome(number=job.number))
+    trial = stored(tmp_path / "runs.db")[0]
+    assert (trial.state, trial.error) == (State.FAIL, "the worker found nothing")
 
 
 @pytest.mark.parametrize("every", [1, 2])

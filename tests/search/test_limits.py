@@ -15,10 +15,10 @@ from varsearch.search.limits import GROWTH, Limits
 from varsearch.search.run import run
 
 
-def noted(patience: int | None, *volumes: float | None, starts: int = 1) -> Limits:
+def noted(patience: int | None, *volumes: float | None, starts: int = 1, cost: float = 1.0) -> Limits:
     limits = Limits(1000, patience=patience)
     for i, volume in enumerate(volumes):
-        limits.note(volume, start=i < starts)
+        limits.note(volume, 1 + i * cost, start=i < starts)
     return limits
 
 
@@ -47,6 +47,12 @@ def test_what_a_search_starts_from_is_tried_in_any_case() -> None:
     assert not noted(2, *(0.5,) * 9, starts=9).plateau
     assert not noted(2, *(0.5,) * 10, starts=9).plateau
     assert noted(2, *(0.5,) * 11, starts=9).plateau
+
+
+def test_trials_that_were_stopped_early_count_by_their_share() -> None:
+    assert not noted(2, *(0.5,) * 16, cost=1 / 8).plateau
+    assert noted(2, *(0.5,) * 17, cost=1 / 8).plateau
+    assert not noted(2, *(0.5,) * 9, *(0.6,) * 8, cost=1 / 8).plateau
 
 
 @pytest.mark.parametrize(

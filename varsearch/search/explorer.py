@@ -55,6 +55,7 @@ class Explorer:
         self._workers: set[str] = set()
         self._leases: dict[str, int] = {}
         self._early: set[int] = set()
+        self._asked: dict[int, set[str]] = {}
         self._losses: Counter[int] = Counter()
         self._waiting: deque[int] = deque()
         self._pace = Pace()
@@ -101,20 +102,24 @@ class Explorer:
     def report(self, outcome: Outcome) -> bool:
         """Takes the outcome of a job; False if its trial has one already.
 
-        The trial fails if the outcome is an error, or lacks a finite number for an objective or a bound.
+        The trial fails if the outcome is an error, or lacks a finite number for an objective or a bound. An answer to
+        an earlier job, of a worker that was believed dead, is kept, and the trial's present job goes on.
         """
         trial = self._ledger.trials[outcome.number]
         if trial.state.is_final:
             return False
-        self._release(trial.number)
-        error = outcome.error
-        for evidence in (outcome.quality, outcome.speed):
-            if evidence is None:
-                continue
+        found = [e for e in (outcome.quality, outcome.speed) if e]
+        error = outcome.error or ("" if found else "the worker found nothing")
+        late = not error and self._asked.get(trial.number, set()).isdisjoint(e.protocol for e in found)
+        for evidence in found:
             objection = self._objection(evidence, trial)
             error = error or objection
             if not objection:
                 trial = self._told(trial, self._ledger.store.save(evidence))
+        if late and not error and trial.number in self._asked:
+            self._ledger.trials[trial.number] = trial
+            return True
+        self._release(trial.number)
         if trial.number in self._early and not error:
             self._ledger.trials[trial.number] = trial
             self._waiting.appendleft(trial.number)
@@ -126,6 +131,7 @@ class Explorer:
         """`worker` died: what it held is evaluated again under the same number, or fails after `ATTEMPTS`."""
         if worker in self._leases:
             number = self._leases.pop(worker)
+            self._asked.pop(number, None)
             self._losses[number] += 1
             trial = self._ledger.trials[number]
             if self._losses[number] < ATTEMPTS:
@@ -208,6 +214,7 @@ class Explorer:
             attempts = trial.attempts + (not again)
             self._ledger.record(replace(trial, state=State.RUNNING, attempts=attempts, worker=worker))
         self._leases[worker] = trial.number
+        self._asked[trial.number] = {protocol.digest for protocol in (quality, speed) if protocol}
         self._pace.begin(trial.number)
         return Job(number=trial.number, policy=trial.policy, quality=quality, speed=speed)
 
@@ -258,8 +265,9 @@ class Explorer:
 
     def _note(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """Tells the limits what an evaluation did to the hypervolume; known evidence cost none."""
-        if trial.attempts and self._limits.patience is not None and trial.state is not State.STOPPED:
-            self._limits.note(volume_of(self._settings, trials), start=trial.origin in self._starts)
+        if trial.attempts and self._limits.patience is not None:
+            spent, start = sum(t.cost for t in trials), trial.origin in self._starts
+            self._limits.note(volume_of(self._settings, trials), spent, start=start)
 
     def _wait(self, trial: TrialRecord) -> None:
         self._ledger.record(replace(trial, state=State.WAITING))
@@ -268,6 +276,7 @@ class Explorer:
     def _release(self, number: int) -> None:
         """Ends the lease of a trial, or its wait for a new one if an outcome was late."""
         self._leases = {worker: leased for worker, leased in self._leases.items() if leased != number}
+        self._asked.pop(number, None)
         self._pace.end(number)
         if number in self._waiting:
             self._waiting.remove(number)

@@ -43,7 +43,7 @@ class Limits:
         check_limits(budget, minutes, patience)
         self.budget, self.patience = budget, patience
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        self._volumes: deque[float | None] = deque(maxlen=(patience or 0) + 1)
+        self._volumes: deque[tuple[float, float | None]] = deque()
 
     @property
     def seconds_left(self) -> float:
@@ -54,18 +54,24 @@ class Limits:
         """Whether another evaluation may begin after so many, which are no whole number if some were stopped early."""
         return self.seconds_left > 0 and begun + 1 <= self.budget + 1e-9 and not self.plateau
 
-    def note(self, volume: float | None, *, start: bool) -> None:
-        """An evaluation ended with this hypervolume of the front; `start` if the search was to begin with it."""
+    def note(self, volume: float | None, spent: float, *, start: bool) -> None:
+        """The front has this hypervolume after so many evaluations; `start` if the last was one to begin with."""
         if start:
             self._volumes.clear()
-        self._volumes.append(volume)
+        self._volumes.append((spent, volume))
+        while len(self._volumes) > 1 and self._patient(self._volumes[1][0]):
+            self._volumes.popleft()
+
+    def _patient(self, since: float) -> bool:
+        """Whether as many evaluations as patience allows were spent since."""
+        return self.patience is not None and self._volumes[-1][0] - since >= self.patience - 1e-9
 
     @property
     def plateau(self) -> bool:
         """Whether patience is spent; never while the hypervolume is not known."""
-        if self.patience is None or len(self._volumes) <= self.patience:
+        if not self._volumes or not self._patient(self._volumes[0][0]):
             return False
-        first, last = self._volumes[0], self._volumes[-1]
+        (_, first), (_, last) = self._volumes[0], self._volumes[-1]
         return first is not None and last is not None and last <= first * (1 + GROWTH)
 
 

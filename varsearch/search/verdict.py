@@ -7,7 +7,7 @@ from typing import Any
 from varsearch.search.front import Front, FrontEntry
 from varsearch.search.wording import interval
 
-AGAIN = "run the same command again to confirm"
+AGAIN = "the same command again confirms, without --no-confirm"
 NAMES = {"delta_fid": "ΔFID", "speedup": "speed-up"}
 
 
