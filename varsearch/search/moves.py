@@ -109,6 +109,7 @@ class Path:
             for f, frame in enumerate(self._frames):
                 self._works_FGO[f, g, : len(group)] = [has_effect(frame.chosen, o.chosen) for o in group]
         self._kinds = [group[1].chosen[0].kind for group in self._groups]
+        self._distinct = sorted(set(self._kinds))
 
     def draw(self, rng: random.Random) -> Chosen:
         """The best settings at a random price, divided at random between time and memory."""
@@ -116,7 +117,7 @@ class Path:
         price = PRICE[0] * (PRICE[1] / PRICE[0]) ** rng.random()
         mixture = np.array([share, 1 - share])
         noise = np.random.default_rng(rng.getrandbits(32))
-        kinds = {kind: DOUBT * noise.standard_normal() for kind in sorted(set(self._kinds))}
+        kinds = {kind: DOUBT * noise.standard_normal() for kind in self._distinct}
         factor_GO = DOUBT * noise.standard_normal(self._loss_GO.shape) + np.array([[kinds[k]] for k in self._kinds])
         loss_GO = self._loss_GO * np.exp(factor_GO)
         drawn = sorted(rng.sample(range(len(self._frames)), min(FRAMES_DRAWN, len(self._frames))))

@@ -89,10 +89,11 @@ class Outlook:
         return rows_MS
 
     def _closest(self, setting: Setting) -> int | None:
-        if setting not in self._index:
+        index = self._index.get(setting)
+        if index is None:
             options = self.units.get(setting.unit, [])
-            self._index[setting] = self._index[min(options, key=lambda o: _gap(o, setting))] if options else -1
-        index = self._index[setting]
+            index = self._index[min(options, key=lambda o: _gap(o, setting))] if options else -1
+            self._index[setting] = index
         return index if index >= 0 else None
 
     @cached_property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -50,19 +51,30 @@ def promising(
     """
     search = _Search(settings, moves, trials)
     parents = [moves.outlook.changes(trial.policy).settings for trial in inside(settings, trials)]
-    best: dict[Chosen, float] = {}
+    known: set[Chosen] = set()
+    ranked: list[tuple[float, Chosen]] = []
     for n in ROUNDS:
-        found = list(dict.fromkeys(candidates(moves, parents, rng, n)))
-        best |= dict(zip(found, search.gains(search.surrogate.draws(found)).tolist(), strict=True))
-        parents = sorted(best, key=best.__getitem__, reverse=True)[:BEST]
+        if found := list(_new(candidates(moves, parents, rng, n), known)):
+            ranked += zip(search.gains(search.surrogate.draws(found)).tolist(), found, strict=True)
+            ranked.sort(key=itemgetter(0), reverse=True)
+        parents = [chosen for _, chosen in ranked[:BEST]]
     fresh: dict[Chosen, Policy] = {}
-    for chosen in sorted(best, key=best.__getitem__, reverse=True):
+    for _, chosen in ranked:
         policy = compose(moves.outlook.spec, chosen)
         if policy.digest not in seen:
             fresh[chosen] = policy
         if len(fresh) == EXACT:
             break
     return search.best(fresh, costs) if fresh else None
+
+
+def _new(found: Iterable[Chosen], known: set[Chosen]) -> Iterator[Chosen]:
+    """Those that are not known, which then are. To hash one takes long, so it is done once."""
+    for chosen in found:
+        before = len(known)
+        known.add(chosen)
+        if len(known) > before:
+            yield chosen
 
 
 def inside(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRecord]:

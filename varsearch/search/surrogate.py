@@ -117,9 +117,12 @@ class Surrogate:
 
     def _distances(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
         """Summed differences of units as shares of their kinds, from each policy to each trial, (M, N)."""
-        own, trials = self._places_of(rows_MS, rests), self._places_of(self._rows_NS, self._rests)
-        found: Array = cdist(own, trials, "cityblock")
+        found: Array = cdist(self._places_of(rows_MS, rests), self._own_places, "cityblock")
         return found
+
+    @cached_property
+    def _own_places(self) -> Array:
+        return self._places_of(self._rows_NS, self._rests)
 
     def _places_of(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
         return np.hstack([rows_MS @ self.outlook.strength_SU, self._rest(rests)])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Frozen)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Setting:
     """What one unit is set to.
 
@@ -49,7 +49,7 @@ class Setting:
     part: str = ""
     heads: int = 0
 
-    @property
+    @cached_property
     def unit(self) -> str:
         """The place; two settings of one unit exclude each other."""
         places = (("L", self.layer), ("H", self.head), ("S", self.scale))
