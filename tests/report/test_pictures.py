@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from tests.conftest import build_tiny
 from tests.report.runs import make_run, settings
 from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker
 from tests.search.fakes import settings as fake_settings
-from varsearch.db import Store
+from varsearch.db import State, Store
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import (
     KVCompression,
@@ -134,6 +135,8 @@ def test_history_is_the_front_of_every_moment(tmp_path: Path) -> None:
     known = {(t.number, "quality") for t in trials if t.number}
     assert [s.minutes for s in history(chosen, trials, known)] == pytest.approx([(n + 2) / 6000 for n in range(12)])
     assert f"{front.hypervolume:.3f}" in volume_chart(stages, 0.1, over_time=True).label
+    stopped = [replace(t, state=State.STOPPED, cost=0.25) if t.number == 5 else t for t in trials]
+    assert [s.evaluations for s in history(chosen, stopped)] == [1, 2, 3, 4, 5, *(n + 0.25 for n in range(6, 12))]
 
 
 def test_history_without_dense_is_empty(tmp_path: Path) -> None:

@@ -20,14 +20,15 @@ class Stage:
 
     Attributes:
         trial: its number, `origin` who proposed it.
-        evaluations: how many there were so far, failed ones not counted.
-        minutes: that they took, added up over all workers.
+        evaluations: how many there were so far, of those that were stopped early the share that was drawn; failed
+            ones are not counted.
+        minutes: that whole ones took, added up over all workers.
         volume: hypervolume of the front now.
     """
 
     trial: int
     origin: str
-    evaluations: int
+    evaluations: float
     minutes: float
     volume: float
 
@@ -45,14 +46,17 @@ def history(
         return []
     stages: list[Stage] = []
     front: list[TrialRecord] = []
-    seconds = volume = 0.0
-    for trial in (t for t in trials if t.state is State.COMPLETE):
+    seconds = volume = evaluations = 0.0
+    for trial in (t for t in trials if t.state in (State.COMPLETE, State.STOPPED)):
+        evaluations += 1 if trial.state is State.COMPLETE else trial.cost
+        if trial.state is State.STOPPED:
+            continue
         if trial.attempts:
             seconds += sum(e.seconds for e in (trial.quality, trial.speed) if e and (trial.number, e.kind) not in known)
         grown = front_trials(settings, [*front, trial])
         if any(t is trial for t in grown):
             front, volume = grown, front_volume(settings, [t.values for t in grown], dense.values)
-        stages.append(Stage(trial.number, trial.origin, len(stages) + 1, seconds / 60, volume))
+        stages.append(Stage(trial.number, trial.origin, evaluations, seconds / 60, volume))
     return stages
 
 
@@ -67,7 +71,7 @@ def volume_chart(stages: Sequence[Stage], presets: float | None, *, over_time: b
     def at(stage: Stage) -> float:
         return stage.minutes if over_time else stage.evaluations
 
-    what = "minutes of evaluation" if over_time else "evaluations"
+    what = "minutes of whole evaluations" if over_time else "evaluations"
     last = stages[-1]
     picture = Picture(WIDTH, HEIGHT, f"hypervolume over {what}: {last.volume:.3f} after {at(last):.4g}")
     top = max(last.volume, presets or 0.0) * 1.12 or 1.0
