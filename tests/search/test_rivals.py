@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import front as benchmark
 from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, settings
 from tests.search.harness import front_of
 from tests.search.test_front import with_values
@@ -53,6 +54,16 @@ def test_the_search_adds_to_what_published_systems_reach(front: Front) -> None:
     alone = presets_volume(front)
     assert alone is not None and front.hypervolume is not None
     assert 0 < alone < front.hypervolume
+
+
+def test_the_benchmark_tells_what_the_front_shows(front: Front) -> None:
+    told = benchmark.lines(front)
+    beaten = [rival for rival in rivals(front) if rival.beaten_by]
+    assert f"{len(beaten)} of 4 published systems are dominated" in told
+    assert sum(line.startswith("    by trial") for line in told) == len(beaten) > 0
+    deltas = [(e.metrics["delta_fid"], e.value("speedup")) for e in front.entries]
+    fastest = max(speedup for delta, speedup in deltas if (delta.value if delta.low is None else delta.low) <= 0)
+    assert any("  fastest: trial" in line and f"speed-up {fastest:.2f}x" in line for line in told)
 
 
 def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""What the front of a run shows: `python -m benchmarks.front --storage FILE [--run NAME]`.
+
+Which published systems it dominates, by numbers of the same protocol, and what is the most that can be saved at a ΔFID
+whose interval includes 0, or is below it. Says whether the numbers are confirmed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from varsearch.db import Store
+from varsearch.measurement import Measurement
+from varsearch.search.front import Front, FrontEntry, read_front
+from varsearch.search.overview import find_run
+from varsearch.search.rivals import rivals
+from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
+from varsearch.search.wording import interval
+
+
+def times(m: Measurement) -> str:
+    """A factor with its interval, if it has one."""
+    return f"{m.value:.2f}x" + (f" [{m.low:.2f}, {m.high:.2f}]" if m.low is not None and m.high is not None else "")
+
+
+def saved(front: Front, entry: FrontEntry) -> str:
+    """ΔFID, speed-up and memory of an entry, with intervals where there are some."""
+    told = f"ΔFID {interval(entry.metrics['delta_fid'])}, speed-up {times(entry.metrics['speedup'])}"
+    if front.dense is None:
+        return told
+    return f"{told}, peak memory {entry.value('peak_bytes') / front.dense.value('peak_bytes'):.2f} of dense's"
+
+
+def harmless(entry: FrontEntry) -> bool:
+    """Whether its images cannot be told from dense's: the interval of its ΔFID reaches down to 0."""
+    delta = entry.metrics["delta_fid"]
+    return (delta.value if delta.low is None else delta.low) <= 0
+
+
+def lines(front: Front) -> list[str]:
+    """What is claimed."""
+    found = rivals(front)
+    beaten = [rival for rival in found if rival.beaten_by]
+    told = [f"{headline(front)}; hypervolume {front.hypervolume or 0.0:.3f}"]
+    told += filter(None, (shortfall(front), regression_to_the_mean(front)))
+    told.append(f"{len(beaten)} of {len(found)} published systems are dominated")
+    for rival in found:
+        told.append(f"  {rival.preset.origin.partition(':')[2]}: {saved(front, rival.preset)}")
+        better = rival.beaten_by
+        told.append(f"    by trial {better.number}: {saved(front, better)}" if better else "    by none")
+    told.append("of those whose images cannot be told from dense's")
+    kinds: tuple[tuple[str, Callable[[FrontEntry], float]], ...] = (
+        ("fastest", lambda e: -e.value("speedup")),
+        ("smallest", lambda e: e.value("peak_bytes")),
+    )
+    for name, key in kinds:
+        best = min(filter(harmless, front.entries), key=key, default=None)
+        told.append(f"  {name}: " + (f"trial {best.number}: {saved(front, best)}" if best else "none"))
+    return told
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Reads a run and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--storage", default="varsearch.db")
+    parser.add_argument("--run", default=None)
+    asked = parser.parse_args(given)
+    with Store(asked.storage, create=False) as store:
+        run = find_run(store, asked.run)
+        print(f"{run.name}: ", end="")
+        print("\n".join(lines(read_front(store, run))))
+
+
+if __name__ == "__main__":
+    main()
