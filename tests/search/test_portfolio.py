@@ -17,8 +17,9 @@ from varsearch.search.front import front_trials, front_volume
 from varsearch.search.guide import Guide
 from varsearch.search.moves import Moves, effective
 from varsearch.search.outlook import Outlook
+from varsearch.search.pareto import dominates
 from varsearch.search.promising import EXACT, promising
-from varsearch.search.proposals import FLOOR, MUTATION, SAMPLER, SURROGATE, Proposer
+from varsearch.search.proposals import FLOOR, MUTATION, RIVAL, SAMPLER, SURROGATE, Proposer
 from varsearch.search.settings import RunSettings
 from varsearch.space.changes import changes
 from varsearch.space.units import compose
@@ -114,6 +115,39 @@ def test_the_surrogate_proposes_better_than_changes_of_the_front() -> None:
     best = [gain(made._promising(random.Random(i), set())) for i in range(3)]
     changed = [gain(made._mutant(random.Random(i), set())) for i in range(12)]
     assert sum(best) / 3 > 2 * sum(changed) / 12
+
+
+def published_among(trials: list[TrialRecord]) -> tuple[list[TrialRecord], TrialRecord]:
+    """The same trials, one of which is a published system now: the mildest member of the front beside dense."""
+    front = [t for t in front_trials(problem().settings, trials) if t.number]
+    mildest = min(front, key=lambda t: t.values["delta_fid"])
+    rival = replace(mildest, origin="preset:x")
+    return [rival if t is mildest else t for t in trials], rival
+
+
+def test_a_published_system_is_dominated_on_purpose() -> None:
+    settings, trials = problem().settings, starts(12)
+    rival = trial(12, problem().published["seed:kv-none"], "preset:x")
+
+    def dominating(against: TrialRecord | None, seed: int) -> bool:
+        found = promising(settings, moves(), [*trials, rival], random.Random(seed), set(), None, against)
+        assert found is not None
+        return dominates(*(settings.losses(t.values) for t in (trial(13, found), rival)))
+
+    assert all(dominating(rival, seed) for seed in range(3)) and not dominating(None, 0)
+
+
+def test_rivals_are_published_systems_that_may_be_on_the_front() -> None:
+    trials, rival = published_among(starts(30))
+
+    def origins(known: list[TrialRecord]) -> list[str]:
+        made, seen = proposer(known), {t.policy.digest for t in known}
+        found = [made._against_a_rival(random.Random(i), seen) for i in range(40)]
+        return [RIVAL for policy in found if policy is not None]
+
+    assert 1 <= len(origins(trials)) <= 14, "a share of RIVALRY"
+    beaten = replace(rival, number=30, speed=trials[0].speed, quality=trials[-1].quality)
+    assert origins([*starts(30), beaten]) == [], "nobody uses what costs as much as dense and loses quality"
 
 
 def test_all_ways_are_used_and_no_proposal_is_without_origin() -> None:

@@ -1,4 +1,4 @@
-"""The policy that is expected to add most hypervolume, of many that descend from the front."""
+"""The policy that is expected to add most hypervolume, or is likeliest to dominate a given one, of many candidates."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def promising(
     rng: random.Random,
     seen: Container[str],
     costs: Callable[[Policy], Mapping[str, float]] | None,
+    rival: TrialRecord | None = None,
 ) -> Policy | None:
     """The best candidate whose digest is not in `seen`; None if all are.
 
@@ -48,9 +49,12 @@ def promising(
         rng: of the candidates.
         seen: digests of all trials.
         costs: exact metrics of speed, where they can be had; `VarsearchError` for a policy that cannot run.
+        rival: the best candidate is the likeliest to be nowhere worse than this trial, and descends from it; without
+            it, the best adds most hypervolume and descends from the front.
     """
-    search = _Search(settings, moves, trials)
-    parents = [moves.outlook.changes(trial.policy).settings for trial in inside(settings, trials)]
+    search = _Search(settings, moves, trials, rival)
+    ancestors = inside(settings, trials) if rival is None else [rival]
+    parents = [moves.outlook.changes(trial.policy).settings for trial in ancestors]
     known: set[Chosen] = set()
     ranked: list[tuple[float, Chosen]] = []
     for n in ROUNDS:
@@ -88,7 +92,9 @@ def inside(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRe
 class _Search:
     """The surrogate, and the region that nothing known dominates."""
 
-    def __init__(self, settings: RunSettings, moves: Moves, trials: Sequence[TrialRecord]) -> None:
+    def __init__(
+        self, settings: RunSettings, moves: Moves, trials: Sequence[TrialRecord], rival: TrialRecord | None
+    ) -> None:
         dense = dense_trial(trials)
         assert dense is not None
         self.settings, self.dense = settings, dense.values
@@ -105,10 +111,18 @@ class _Search:
         worst = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
         index = {metric: j for j, metric in enumerate(settings.objectives)}
         self.limits = {index[name]: cost[index[name]] for name, cost in worst.items() if name in index}
+        self.rival = rival and relative_costs(settings, rival.values, dense.values)
 
     def gains(self, draws: Sequence[Array]) -> Array:
-        """Expected hypervolume that each candidate adds, times the probability that it meets the bounds."""
-        gains = expected_gains(draws, self.boxes)
+        """Expected hypervolume that each candidate adds, or the probability that it is nowhere worse than the rival.
+
+        Either times the probability that it meets the bounds.
+        """
+        if self.rival:
+            as_good = [(drawn <= cost).mean(1) for drawn, cost in zip(draws, self.rival, strict=True)]
+            gains: Array = np.prod(as_good, axis=0)
+        else:
+            gains = expected_gains(draws, self.boxes)
         for j, limit in self.limits.items():
             gains = gains * (draws[j] <= limit).mean(1)
         return gains

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
-from varsearch.search.front import dense_trial, front_trials, front_volume
+from varsearch.search.chances import chances
+from varsearch.search.front import NEAR, PRESET, dense_trial, front_trials, front_volume
 from varsearch.search.guide import Guide
 from varsearch.search.moves import Moves
 from varsearch.search.outlook import Outlook
@@ -36,8 +37,12 @@ MUTATIONS = 1000
 GENERATION = "NSGAIISampler:generation"
 """Where Optuna's sampler keeps the generation of a trial."""
 
-SURROGATE, SAMPLER, MUTATION = "surrogate", "sampler", "mutation"
+SURROGATE, SAMPLER, MUTATION, RIVAL = "surrogate", "sampler", "mutation", "rival"
 """Origins of proposals."""
+
+RIVALRY = 0.15
+"""Share of the proposals that are to dominate a published system, as long as one may be on the front. Hypervolume alone
+prefers what loses a little more and saves much more, but whoever uses that system wants to know."""
 
 FLOOR = {SURROGATE: 0.5, SAMPLER: 0.05, MUTATION: 0.05}
 """Least share of each in the proposals."""
@@ -48,6 +53,8 @@ MEMORY = 0.95
 
 class Proposer:
     """Proposes policies by three ways: a surrogate, Optuna's NSGA-II, and random changes of the front.
+
+    Now and then the surrogate is asked for what dominates a published system instead.
 
     NSGA-II is asked on a copy of the study in memory, where asking costs no transactions. It works in steady state:
     everything evaluated so far is one generation, whose best `POPULATION` trials by rank and crowding are the parents
@@ -74,6 +81,9 @@ class Proposer:
     def propose(self, number: int, seen: Container[str]) -> tuple[str, Policy] | None:
         """Origin and policy of trial `number`, whose digest is not in `seen`; None if no other can be found."""
         rng = random.Random(f"{self._settings.seed}/{number}")
+        policy = self._against_a_rival(rng, seen)
+        if policy is not None:
+            return RIVAL, policy
         ways = self._ways()
         weights = self.shares(number) if len(ways) > 1 else dict.fromkeys(ways, 1.0)
         first = rng.choices(list(ways), [weights[way] for way in ways])[0]
@@ -135,6 +145,20 @@ class Proposer:
 
     def _promising(self, rng: random.Random, seen: Container[str]) -> Policy | None:
         return promising(self._settings, self._moves, list(self._trials.values()), rng, seen, self._costs)
+
+    def _against_a_rival(self, rng: random.Random, seen: Container[str]) -> Policy | None:
+        """Now and then, what may dominate a published system that is on the front as far as one can tell."""
+        trials = list(self._trials.values())
+        complete = [t for t in trials if t.state is State.COMPLETE]
+        published = any(t.origin.startswith(PRESET) for t in complete)
+        if self._guide is None or not published or dense_trial(complete) is None or rng.random() >= RIVALRY:
+            return None
+        likely = zip(complete, chances(self._settings, complete), strict=True)
+        rivals = {t.number: chance for t, chance in likely if t.origin.startswith(PRESET) and chance >= NEAR}
+        if not rivals:
+            return None
+        rival = self._trials[rng.choices(list(rivals), list(rivals.values()))[0]]
+        return promising(self._settings, self._moves, trials, rng, seen, self._costs, rival)
 
     def _sampled(self, rng: random.Random, seen: Container[str]) -> Policy | None:
         study = self._generation(rng.getrandbits(32))
