@@ -83,7 +83,7 @@ def test_ctrl_c_keeps_what_is_measured_and_the_same_call_continues(tmp_path: Pat
     ("make_worker", "error", "message"),
     [
         (broken, ModelError, "weights of model fake are missing"),
-        (lambda: FakeWorker(*"abc"), EvaluationError, "a worker cannot start: TypeError: "),
+        (lambda: FakeWorker(*"abcd"), EvaluationError, "a worker cannot start: TypeError: "),
     ],
 )
 def test_a_worker_that_cannot_start_ends_the_run(
