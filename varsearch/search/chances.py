@@ -68,7 +68,7 @@ def _drawn(settings: RunSettings, trials: Sequence[TrialRecord]) -> tuple[Array,
         """(S, T), to be minimized."""
         metric = METRICS[name]
         sign = 1.0 if metric.direction == "minimize" else -1.0
-        m = [_measurement(trial, name) for trial in trials]
+        m = [measurement_of(trial, name) for trial in trials]
         luck_ST = luck_T2S[:, 0 if metric.kind == "quality" else 1].T
         return sign * np.array([x.value for x in m]) + luck_ST * np.array([standard_error(x) for x in m])
 
@@ -79,7 +79,8 @@ def _drawn(settings: RunSettings, trials: Sequence[TrialRecord]) -> tuple[Array,
     return np.stack(losses, axis=-1), feasible_ST
 
 
-def _measurement(trial: TrialRecord, metric: str) -> Measurement:
+def measurement_of(trial: TrialRecord, metric: str) -> Measurement:
+    """A number of a trial with its interval."""
     found = (m for evidence in (trial.quality, trial.speed) if evidence for m in evidence.measurements)
     return next(m for m in found if m.metric == metric)
 

@@ -13,11 +13,12 @@ from varsearch.errors import VarsearchError
 from varsearch.measurement import METRICS
 from varsearch.policy import Policy
 from varsearch.search.acquisition import expected_gains, free_boxes
+from varsearch.search.chances import measurement_of, standard_error
 from varsearch.search.front import WORST, dense_trial, front_trials, relative_costs
 from varsearch.search.moves import Moves, candidates
 from varsearch.search.regression import Array
 from varsearch.search.settings import RunSettings
-from varsearch.search.surrogate import Surrogate
+from varsearch.search.surrogate import Surrogate, normal_levels
 from varsearch.space.probes import Chosen
 from varsearch.space.units import compose
 
@@ -29,6 +30,9 @@ BEST = 10
 
 EXACT = 3
 """How many of the best may have their costs computed exactly: each takes as long as drawing dozens of images."""
+
+FAINT = 0.01
+"""Added to the probability that an objective is no worse: where all are hopeless in one, the others still count."""
 
 
 def promising(
@@ -111,16 +115,25 @@ class _Search:
         worst = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
         index = {metric: j for j, metric in enumerate(settings.objectives)}
         self.limits = {index[name]: cost[index[name]] for name, cost in worst.items() if name in index}
-        self.rival = rival and relative_costs(settings, rival.values, dense.values)
+        self.rival = [] if rival is None else [self._drawn(rival, j) for j in range(len(settings.objectives))]
+
+    def _drawn(self, trial: TrialRecord, j: int) -> Array:
+        """Equally likely relative costs of a trial in one objective, by its own error, (K,)."""
+        metric = self.settings.objectives[j]
+        found = measurement_of(trial, metric)
+        values = [found.value + standard_error(found) * level for level in normal_levels()]
+        costs = [relative_costs(self.settings, {**trial.values, metric: value}, self.dense) for value in values]
+        return np.array([cost[j] for cost in costs])
 
     def gains(self, draws: Sequence[Array]) -> Array:
-        """Expected hypervolume that each candidate adds, or the probability that it is nowhere worse than the rival.
+        """Expected hypervolume that each candidate adds, or about its probability to be nowhere worse than the rival.
 
         Either times the probability that it meets the bounds.
         """
         if self.rival:
-            as_good = [(drawn <= cost).mean(1) for drawn, cost in zip(draws, self.rival, strict=True)]
-            gains: Array = np.prod(as_good, axis=0)
+            pairs = zip(draws, self.rival, strict=True)
+            as_good = [(drawn_CK[:, :, None] <= rival_K).mean((1, 2)) for drawn_CK, rival_K in pairs]
+            gains: Array = np.prod(np.array(as_good) + FAINT, axis=0)
         else:
             gains = expected_gains(draws, self.boxes)
         for j, limit in self.limits.items():

@@ -47,6 +47,12 @@ class Model:
     fitted: Fit
 
 
+def normal_levels() -> Array:
+    """Equally likely values of a standard normal variable, (K,)."""
+    found: Array = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
+    return found
+
+
 class Surrogate:
     """Fitted to the complete trials of a run, of which `dense` is the one to compare with.
 
@@ -106,7 +112,7 @@ class Surrogate:
         rests = [()] * len(chosen) if rests is None else rests
         rows_MS = self.outlook.rows(chosen)
         distances_MN = self._distances(rows_MS, rests)
-        levels_K = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
+        levels_K = normal_levels()
         found = []
         for model in self._models:
             expected_M, features_MF = self._prior(model.metric, rows_MS, rests)
