@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +50,7 @@ def test_what_has_not_begun_is_left(cores: None) -> None:
     def make() -> Callable[[int], int]:
         def fails(item: int) -> int:
             begun.append(item)
+            time.sleep(0.01)
             raise KeyboardInterrupt
 
         return fails
