@@ -29,7 +29,7 @@ def test_killed_in_process_the_same_command_continues(search: Search) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_second_driver_takes_the_run_over_and_the_first_says_so(search: Search, workers: int) -> None:
-    search.start(workers=workers, budget=6, seconds=1.0)
+    search.start(workers=workers, budget=6, seconds=5.0)
     search.until_begun(2)
     first = search.process
     assert first is not None
