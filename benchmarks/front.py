@@ -6,13 +6,11 @@ whose interval includes 0, or is below it. Says whether the numbers are confirme
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 
-from varsearch.db import Store
+from benchmarks.stored import stored_run
 from varsearch.measurement import Measurement
 from varsearch.search.front import Front, FrontEntry, read_front
-from varsearch.search.overview import find_run
 from varsearch.search.rivals import rivals
 from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
 from varsearch.search.wording import interval
@@ -61,12 +59,7 @@ def lines(front: Front) -> list[str]:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Reads a run and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", default="varsearch.db")
-    parser.add_argument("--run", default=None)
-    asked = parser.parse_args(given)
-    with Store(asked.storage, create=False) as store:
-        run = find_run(store, asked.run)
+    with stored_run(__doc__, given) as (store, run):
         print(f"{run.name}: ", end="")
         print("\n".join(lines(read_front(store, run))))
 

@@ -6,17 +6,16 @@ same for the better half of them, and the error of a line between bent numbers: 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks.stored import stored_run
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.evaluators.cost_model import predicted_protocol
 from varsearch.evaluators.draws import BATCH
 from varsearch.search.front import dense_trial
-from varsearch.search.overview import find_run
 from varsearch.search.rungs import Rung, rungs_of
 from varsearch.search.settings import RunSettings
 
@@ -49,12 +48,7 @@ def lines(store: Store, run: RunRecord, rung: Rung, trials: Sequence[TrialRecord
 
 def main(given: Sequence[str] | None = None) -> None:
     """Reads a run and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", default="varsearch.db")
-    parser.add_argument("--run", default=None)
-    asked = parser.parse_args(given)
-    with Store(asked.storage, create=False) as store:
-        run = find_run(store, asked.run)
+    with stored_run(__doc__, given) as (store, run):
         settings = RunSettings.parse(run.settings)
         trials = [t for t in store.trials(run) if t.state is State.COMPLETE]
         dense = dense_trial(trials)
