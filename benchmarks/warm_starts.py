@@ -1,65 +1,68 @@
-"""Warm starts from a profile next to hand-made policies: `python -m benchmarks.warm_starts --target 4090`.
+"""Warm starts from a profile next to hand-made policies and published systems: `python -m benchmarks.warm_starts`.
 
-ΔFID of every policy, with its predicted loss, and the hypervolume of the dense model with each set. What the database
-knows is not measured again, the profile included.
+ΔFID of every policy, by a search's images and on fresh noise, with the loss that the profile predicts, and the
+hypervolume of the dense model with each set. What the database knows is not measured again, the profile included.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from varsearch.db import Store
-from varsearch.search.compare import Row, compare
-from varsearch.search.front import front_volume
-from varsearch.search.profile import profiled
-from varsearch.search.settings import RunSettings
-from varsearch.search.setup import Request, prepare
+from benchmarks.search_problem import Found, Recorded
+from varsearch.search.front import DENSE, PRESET, SEED, WARM, front_volume
+from varsearch.search.guidance import WARM_STARTS
 from varsearch.search.warm import warm_starts
 
 
-def values(row: Row) -> dict[str, float]:
-    return {name: m.value for name, m in row.metrics.items()}
+@dataclass
+class Row:
+    """The numbers of a policy: `[0]` by the search's images, `[1]` on fresh noise."""
+
+    values: tuple[dict[str, float], dict[str, float]]
+    told: str = ""
 
 
-def line(name: str, row: Row, dense: Row, told: str = "") -> None:
-    v, d = values(row), values(dense)
-    print(
-        f"{name:18s} ΔFID {v['delta_fid']:+7.2f}  {v['latency_ms'] / d['latency_ms']:.2f}x latency  "
-        f"{v['peak_bytes'] / d['peak_bytes']:.2f}x peak  {told}",
-        flush=True,
+def values(found: Found) -> dict[str, float]:
+    """By metric."""
+    return {m.metric: m.value for evidence in found for m in evidence.measurements}
+
+
+def line(origin: str, row: Row, dense: Row) -> str:
+    """One policy as a line."""
+    (searched, fresh), (full, _) = row.values, dense.values
+    return (
+        f"{origin:22s} ΔFID {searched['delta_fid']:+7.2f}, on fresh noise {fresh['delta_fid']:+7.2f}; "
+        f"{searched['latency_ms'] / full['latency_ms']:.2f}x latency, "
+        f"{searched['peak_bytes'] / full['peak_bytes']:.2f}x peak{row.told}"
     )
 
 
-def volume(settings: RunSettings, rows: dict[str, Row], dense: Row) -> float:
-    return front_volume(settings, [values(row) for row in (dense, *rows.values())], values(dense))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(given: Sequence[str] | None = None) -> None:
+    """Evaluates what the database lacks and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="4090")
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--starts", type=int, default=15)
-    parser.add_argument("--storage", default="varsearch.db")
-    asked = parser.parse_args()
-    plan = prepare(Request(target=asked.target, images=asked.images), asked.storage)
-    warm = warm_starts(profiled("mnist", plan.settings.target, asked.storage), asked.starts)
-    starts = {f"warm {i}": start for i, start in enumerate(warm)}
-    with Store(asked.storage) as store:
-        worker = plan.worker.make()
-        hand = compare(plan.starts.seeds, plan.settings, worker, store)
-        dense = hand.pop("dense")
-        for name, row in hand.items():
-            line(name, row, dense)
-        found: dict[str, Row] = {}
-        for name, start in starts.items():
-            found |= compare({name: start.policy}, plan.settings, worker, store)
-            cost, full = start.cost, values(dense)
-            kinds = ", ".join(sorted({setting.kind for setting in start.chosen}))
-            told = f"loss {start.loss:.2f}, {cost.latency_ms / full['latency_ms']:.2f}x, "
-            told += f"{cost.peak_bytes / full['peak_bytes']:.2f}x; {len(start.chosen)} settings of {kinds}"
-            line(name, found[name], dense, f"predicted: {told}")
-    for what, rows in {f"{len(hand)} hand-made": hand, f"{len(found)} warm": found, "both": hand | found}.items():
-        print(f"hypervolume of {what}: {volume(plan.settings, rows, dense):.3f}")
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--starts", type=int, default=WARM_STARTS)
+    parser.add_argument("--storage", default="search.db")
+    asked = parser.parse_args(given)
+    problem = Recorded(asked.storage, asked.target, asked.images, record=True)
+    starts = {origin: (policy, "") for origin, policy in problem.published.items()}
+    for i, start in enumerate(warm_starts(problem.profile, asked.starts)):
+        starts[f"{WARM}{i}"] = start.policy, f"; predicted loss {start.loss:.2f}"
+    rows: dict[str, Row] = {}
+    for origin, (policy, told) in starts.items():
+        found = values(problem.evaluate(policy)), values(problem.confirmed(policy))
+        rows[origin] = Row(found, told)
+        print(line(origin, rows[origin], rows[DENSE]), flush=True)
+    sets = {"published": (PRESET,), "hand-made": (SEED,), "warm": (WARM,), "warm and published": (WARM, PRESET)}
+    for what, kinds in (sets | {"all": ("",)}).items():
+        chosen = [row.values for origin, row in rows.items() if origin == DENSE or origin.startswith(kinds)]
+        searched, fresh = (
+            front_volume(problem.settings, [both[i] for both in chosen], rows[DENSE].values[i]) for i in range(2)
+        )
+        print(f"hypervolume of dense and {len(chosen) - 1} {what}: {searched:.3f}, on fresh noise {fresh:.3f}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> None:
     chosen, starts = settings(), STARTS
     if kind == ["other"]:
         chosen = settings(speed=OTHER)
-        starts = knowledge(chosen, chosen.default_name, storage).starts(STARTS, {})
+        starts = knowledge(chosen, chosen.default_name, storage).starts(STARTS)
     if kind == ["full"]:
         # Larger files cannot be written, as on a full disk. Python ignores the signal that would end the process.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))

@@ -69,18 +69,18 @@ def test_another_target_costs_what_is_known_and_draws_nothing(start: Open, first
     known = knowledge(other, "second", first)
     assert (known.fresh, known.taken, known.runs, known.unread) == (N, N, ("first",), {})
     assert known.judged == {trial.policy.digest for trial in stored(first)}
-    jobs = finished(start, other, "second", known.starts(NEW, NEW), storage=first, budget=N)
+    jobs = finished(start, other, "second", known.starts(NEW), storage=first, budget=N)
     assert len(jobs) == N and all(job.quality is None and job.speed is not None for job in jobs)
     trials = stored(first, "second")
     assert {t.policy.digest for t in trials} == {t.policy.digest for t in stored(first, "first")}
     assert all(t.attempts == 1 for t in trials)
     more = knowledge(other, "second", first)
-    (job,) = finished(start, other, "second", more.starts(NEW, NEW), storage=first, budget=N + 1)
+    (job,) = finished(start, other, "second", more.starts(NEW), storage=first, budget=N + 1)
     assert job.policy == W3 and job.quality is not None, "what is new comes after what is known"
 
 
 def test_dense_comes_first_then_the_front_then_the_rest(first: str) -> None:
-    starts = knowledge(settings(speed=OTHER), "second", first).starts(NEW, NEW)
+    starts = knowledge(settings(speed=OTHER), "second", first).starts(NEW)
     best = [t for t in on_front(first, "first") if t.policy not in STARTS.values()]
     rest = [t for t in stored(first) if t.number not in {t.number for t in on_front(first, "first")}]
     order = [origin for origin in starts if origin not in NEW]
@@ -93,7 +93,7 @@ def test_dense_comes_first_then_the_front_then_the_rest(first: str) -> None:
 def test_the_latest_front_comes_first_and_origins_name_who_evaluated_a_policy(start: Open, first: str) -> None:
     other, third = settings(speed=OTHER), settings(speed=THIRD)
     known = knowledge(other, "second", first)
-    finished(start, other, "second", known.starts(STARTS, STARTS), storage=first, budget=N + 5)
+    finished(start, other, "second", known.starts(STARTS), storage=first, budget=N + 5)
     found = knowledge(third, "third", first)
     assert (found.fresh, found.taken, found.runs) == (N + 5, N + 5, ("second", "first"))
     own = {t.policy.digest: f"known:first/{t.number}" for t in stored(first, "first")}
@@ -107,7 +107,7 @@ def test_the_same_target_takes_all_for_nothing_and_spends_its_budget_on_new_poli
     bounded = settings(bounds={"peak_bytes": 9e5})
     known = knowledge(bounded, "bounded", first)
     assert (known.fresh, known.taken) == (N, 0)
-    jobs = finished(start, bounded, "bounded", known.starts(STARTS, STARTS), storage=first, budget=7)
+    jobs = finished(start, bounded, "bounded", known.starts(STARTS), storage=first, budget=7)
     assert len(jobs) == 7 and all(job.quality is not None for job in jobs)
     trials = stored(first, "bounded")
     assert [t.attempts for t in trials] == [0] * N + [1] * 7
@@ -120,7 +120,7 @@ def test_a_run_that_goes_on_takes_up_what_was_learnt_meanwhile_and_tries_nothing
     other, third = settings(speed=OTHER), settings(speed=THIRD)
 
     def starts() -> dict[str, Policy]:
-        return knowledge(other, "second", first).starts(STARTS, STARTS)
+        return knowledge(other, "second", first).starts(STARTS)
 
     begun = start(other, starts=starts(), storage=first, name="second", budget=N + 10)
     assert len(evaluated(begun, OTHER, 12)) == 12
@@ -128,9 +128,7 @@ def test_a_run_that_goes_on_takes_up_what_was_learnt_meanwhile_and_tries_nothing
     begun.close("interrupted")
     known = knowledge(other, "second", first)
     assert (known.fresh, known.taken) == (N - 13, N - 1), "the interrupted trial waits under its number"
-    finished(
-        start, third, "third", knowledge(third, "third", first).starts(STARTS, STARTS), storage=first, budget=N + 5
-    )
+    finished(start, third, "third", knowledge(third, "third", first).starts(STARTS), storage=first, budget=N + 5)
     assert knowledge(other, "second", first).fresh == N - 13 + 5
     jobs = finished(start, other, "second", starts(), storage=first, budget=N + 10)
     assert [job.number for job in jobs] == list(range(12, N + 10))
@@ -146,7 +144,7 @@ def test_patience_counts_known_policies_as_starts_when_the_run_goes_on(start: Op
     other, patience = settings(speed=OTHER, objectives=FIRST.objectives), 2
 
     def opened() -> Broker:
-        starts = knowledge(other, "second", first).starts(STARTS, STARTS)
+        starts = knowledge(other, "second", first).starts(STARTS)
         return start(other, starts=starts, storage=first, name="second", budget=80, patience=patience)
 
     assert N - 1 - len(on_front(first, "first")) > patience, "the last of the known policies add nothing"
@@ -191,7 +189,7 @@ def test_on_both_databases_origins_of_long_names_are_short_and_differ(start: Ope
     digests = {t.policy.digest for name in names for t in stored(storage, name)}
     assert {policy.digest for policy in known.policies.values()} == digests and len(digests) > 3
     assert max(map(len, known.policies)) < 60
-    finished(start, other, "second", known.starts(STARTS, STARTS), storage=storage, budget=len(digests))
+    finished(start, other, "second", known.starts(STARTS), storage=storage, budget=len(digests))
     assert {t.policy.digest for t in stored(storage, "second")} == digests
 
 

@@ -132,7 +132,7 @@ def _search(
     known = knowledge(plan.settings, name, storage)
     proposals = limits["budget"] - known.taken
     guide, starts = guided(plan, storage, proposals, use_profile, announce_profile, print_step)
-    starts = known.starts(starts, plan.starts.by_origin)
+    starts = known.starts(starts)
     _announce(plan, starts, name, storage, **limits)
     announce_known(known)
     lines = ProgressLines(starts, known.judged)

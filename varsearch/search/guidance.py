@@ -11,7 +11,7 @@ from varsearch.measurement import Origin
 from varsearch.models import zoo
 from varsearch.policy import Policy
 from varsearch.profile import Profile
-from varsearch.search.front import DENSE, PRESET, WARM
+from varsearch.search.front import DENSE, WARM
 from varsearch.search.guide import Guide
 from varsearch.search.profile import OnStep, known_profile, profile_refusal, profiled
 from varsearch.search.setup import Plan
@@ -54,12 +54,11 @@ def guided(
 
 
 def starts_with(starts: Mapping[str, Policy], warm: Sequence[WarmStart]) -> dict[str, Policy]:
-    """Dense, the warm starts from mild to strong, and what is published, by origin.
+    """Dense, the warm starts from mild to strong, and then the others, by origin.
 
-    Hand-made policies are left out: fewer of a profile's are better, see docs/log.md.
+    Both, because a profile is wrong about some whole policies and a hand is right about some, see docs/log.md.
     """
-    first = {DENSE: starts[DENSE], **{f"{WARM}{i}": start.policy for i, start in enumerate(warm)}}
-    return first | {origin: policy for origin, policy in starts.items() if origin.startswith(PRESET)}
+    return {DENSE: starts[DENSE], **{f"{WARM}{i}": start.policy for i, start in enumerate(warm)}} | dict(starts)
 
 
 def _profile(

@@ -37,15 +37,13 @@ class Knowledge:
     judged: frozenset[str] = frozenset()
     unread: Mapping[str, str] = field(default_factory=dict)
 
-    def starts(self, starts: Mapping[str, Policy], names: Mapping[str, Policy]) -> dict[str, Policy]:
+    def starts(self, starts: Mapping[str, Policy]) -> dict[str, Policy]:
         """Dense, what is known, and the rest of `starts`: nothing costs images as long as anything does not.
 
         Args:
-            starts: what the run starts from otherwise, by origin.
-            names: origins that known policies keep besides those of `starts`.
+            starts: what the run starts from otherwise, by origin, which known policies keep.
         """
-        named = [*starts.items(), *names.items()]
-        called = {policy.digest: origin for origin, policy in reversed(named)}
+        called = {policy.digest: origin for origin, policy in reversed([*starts.items()])}
         known = {called.get(policy.digest, origin): policy for origin, policy in self.policies.items()}
         return {DENSE: starts[DENSE]} | known | dict(starts)
 
