@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from benchmarks.search_synthetic import SPEC, Synthetic
+from benchmarks.search_synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC, Synthetic
 from varsearch.db import State, TrialRecord
 from varsearch.errors import EvaluationError
 from varsearch.policy import Policy
@@ -200,16 +200,33 @@ def test_only_a_few_exact_costs_are_asked_for() -> None:
     assert len(set(asked)) == len(asked) == EXACT
 
 
-def test_bounds_are_met_by_prediction() -> None:
-    """Without a bound the most is gained by policies that lose more."""
-    bounded = RunSettings.model_validate({**dict(problem().settings), "bounds": {"delta_fid": 0.1}})
+@pytest.mark.parametrize(
+    ("metric", "limit", "clearly_beyond", "objectives"),
+    [
+        ("delta_fid", 0.1, 0.2, ("delta_fid", "latency_ms", "peak_bytes")),
+        ("fid", DENSE_FID + 0.1, DENSE_FID + 0.2, ("delta_fid", "latency_ms", "peak_bytes")),
+        ("latency_ms", 2.6, 2.7, ("delta_fid", "latency_ms", "peak_bytes")),
+        ("speedup", DENSE_MS / 2.6, DENSE_MS / 2.7, ("delta_fid", "latency_ms", "peak_bytes")),
+        ("latency_ms", 2.6, 2.7, ("delta_fid", "speedup", "peak_bytes")),
+        ("peak_bytes", 0.3 * DENSE_BYTES, 0.33 * DENSE_BYTES, ("delta_fid", "latency_ms")),
+    ],
+)
+def test_bounds_are_met_by_prediction(
+    metric: str, limit: float, clearly_beyond: float, objectives: tuple[str, ...]
+) -> None:
+    """Also those on what is no objective. Without a bound the most is gained by policies that exceed it."""
+    given = {**dict(problem().settings), "objectives": objectives}
+    sign = -1 if metric == "speedup" else 1
     for seed in range(2):
         free, found = (
-            promising(settings, moves(), starts(30), random.Random(seed), set(), None)
-            for settings in (problem().settings, bounded)
+            promising(
+                RunSettings.model_validate(settings), moves(), starts(30), random.Random(seed), set(), problem().values
+            )
+            for settings in (given, {**given, "bounds": {metric: limit}})
         )
         assert free is not None and found is not None
-        assert problem().values(found)["delta_fid"] < 0.2 < problem().values(free)["delta_fid"]
+        asked, unasked = (sign * problem().values(policy)[metric] for policy in (found, free))
+        assert asked < sign * clearly_beyond < unasked
 
 
 def test_without_dense_or_a_guide_the_sampler_proposes() -> None:

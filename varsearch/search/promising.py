@@ -94,7 +94,7 @@ def inside(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRe
 
 
 class _Search:
-    """The surrogate, and the region that nothing known dominates."""
+    """The surrogate of all objectives and bounded metrics, and the region that nothing known dominates."""
 
     def __init__(
         self, settings: RunSettings, moves: Moves, trials: Sequence[TrialRecord], rival: TrialRecord | None
@@ -106,15 +106,18 @@ class _Search:
         complete = [t for t in ordered if t.state is State.COMPLETE]
         stopped = [t for t in ordered if t.state is State.STOPPED and not settings.missing(t.values)]  # estimated
         pending = [moves.outlook.changes(t.policy) for t in ordered if not t.state.is_final]
-        self.surrogate = Surrogate(moves.outlook, settings, dense.values, [*complete, *stopped], pending)
+        bounded = [name for name in settings.bounds if name not in settings.objectives]
+        self.metrics = (*settings.objectives, *bounded)
+        predicted = settings.model_copy(update={"objectives": self.metrics})
+        self.surrogate = Surrogate(moves.outlook, predicted, dense.values, [*complete, *stopped], pending)
         points = [relative_costs(settings, t.values, dense.values) for t in front_trials(settings, complete)]
         if pending:
             draws = self.surrogate.draws([c.settings for c in pending], [c.rest for c in pending])
-            points += list(zip(*(np.median(drawn, axis=1) for drawn in draws), strict=True))
+            points += list(zip(*(np.median(drawn, axis=1) for drawn in draws[: len(settings.objectives)]), strict=True))
         self.boxes = free_boxes(points, (WORST,) * len(settings.objectives))
+        index = {metric: j for j, metric in enumerate(self.metrics)}
         worst = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
-        index = {metric: j for j, metric in enumerate(settings.objectives)}
-        self.limits = {index[name]: cost[index[name]] for name, cost in worst.items() if name in index}
+        self.limits = {index[name]: cost[index[name]] for name, cost in worst.items()}
         self.rival = [] if rival is None else [self._drawn(rival, j) for j in range(len(settings.objectives))]
 
     def _drawn(self, trial: TrialRecord, j: int) -> Array:
@@ -130,12 +133,13 @@ class _Search:
 
         Either times the probability that it meets the bounds.
         """
+        counted = draws[: len(self.settings.objectives)]
         if self.rival:
-            pairs = zip(draws, self.rival, strict=True)
+            pairs = zip(counted, self.rival, strict=True)
             as_good = [(drawn_CK[:, :, None] <= rival_K).mean((1, 2)) for drawn_CK, rival_K in pairs]
             gains: Array = np.prod(np.array(as_good) + FAINT, axis=0)
         else:
-            gains = expected_gains(draws, self.boxes)
+            gains = expected_gains(counted, self.boxes)
         for j, limit in self.limits.items():
             gains = gains * (draws[j] <= limit).mean(1)
         return gains
@@ -154,7 +158,7 @@ class _Search:
                 known = self.surrogate.cost({**self.dense, **costs(policy)})
             except VarsearchError:
                 known = (WORST,) * len(draws)
-            for j, metric in enumerate(self.settings.objectives):
+            for j, metric in enumerate(self.metrics):
                 if METRICS[metric].kind == "speed":
                     draws[j][i] = known[j]
             best = max(best, (float(self.gains([drawn[i : i + 1] for drawn in draws])[0]), -i))

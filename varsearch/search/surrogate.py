@@ -173,14 +173,18 @@ class Surrogate:
         scale = (self.dense.get("fid") if metric == "delta_fid" else self.dense[metric]) or 1.0
         return standard_error(found) / float(np.hypot(value, SOFT * scale))
 
+    def _lossless(self, metric: str) -> float:
+        """Dense's own relative cost: 1, or 0 where the metric is a difference to dense."""
+        return self.cost(self.dense)[self.settings.objectives.index(metric)]
+
     def _bent(self, metric: str, cost_M: Array) -> Array:
         if METRICS[metric].kind == "quality":
-            bent: Array = np.arcsinh((cost_M - (metric != "delta_fid")) / SOFT)
+            bent: Array = np.arcsinh((cost_M - self._lossless(metric)) / SOFT)
             return bent
         return np.log(np.maximum(cost_M, 1e-6))
 
     def _unbent(self, metric: str, bent_MK: Array) -> Array:
         if METRICS[metric].kind == "quality":
-            cost: Array = SOFT * np.sinh(np.clip(bent_MK, -20, 20)) + (metric != "delta_fid")
+            cost: Array = SOFT * np.sinh(np.clip(bent_MK, -20, 20)) + self._lossless(metric)
             return np.maximum(cost, 0)
         return np.exp(bent_MK)
