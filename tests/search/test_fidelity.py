@@ -74,6 +74,16 @@ def test_rungs_are_whole_batches_and_fewer_than_all_images() -> None:
     assert rungs_of(settings(), SPEED, 64) == ()
     assert rungs_of(settings(quality=WHOLE.quality, objectives=("kid", "latency_ms")), SPEED, 64) == ()
     assert rungs_of(settings(quality=None, objectives=("latency_ms",)), SPEED, 64) == ()
+    blind = settings(quality=WHOLE.quality, objectives=("fid",))
+    assert [r.name for r in rungs_of(blind, SPEED, 64)] == ["64 images", "192 images"], "costs do not count"
+
+
+def test_without_costs_images_alone_stop_trials(start: Open) -> None:
+    chosen = settings(quality=WHOLE.quality, objectives=("fid",))
+    broker = start(chosen, starts=MANY, budget=30, rungs=rungs_of(chosen, SPEED, 64))
+    climb(broker, noise=0.0)
+    status = broker.status()
+    assert status.stopped == sum(rung.stopped for rung in status.rungs) > 5
 
 
 def test_a_trial_climbs_and_starts_are_never_given_up(start: Open, tmp_path: Path) -> None:
@@ -180,11 +190,15 @@ def test_a_rung_that_tells_nothing_is_switched_off_with_a_message(start: Open) -
 
 
 def test_what_dominates_at_no_loss_stops_a_trial_before_any_image(start: Open, tmp_path: Path) -> None:
-    """A policy that costs more than one without loss is hopeless whatever its images are."""
+    """A policy that costs more than one without loss is hopeless whatever its images are. Here none loses anything."""
     broker = start(WHOLE, starts=MANY, budget=30, rungs=RUNGS)
-    climb(broker, noise=0.0)
+    exact = tuple(Measurement(metric=m, value=v) for m, v in {"fid": 4.0, "delta_fid": 0.0}.items())
+    while (job := broker.lease("a")) is not None:
+        found = answer(job)
+        quality = found.quality and found.quality.model_copy(update={"measurements": exact})
+        broker.report(found.model_copy(update={"quality": quality}))
     early = [t for t in stored(tmp_path / "runs.db") if "predicted costs" in t.error]
-    assert all(t.quality is None for t in early)
+    assert early and all(t.quality is None for t in early)
     assert broker.status().rungs[0].stopped == len(early)
 
 

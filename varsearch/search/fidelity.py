@@ -68,7 +68,7 @@ class Ladder:
         Of a rung that says nothing any more they have none.
         """
         links = self._links(trials)
-        stopped = (t for t in trials if t.state is State.STOPPED and self._reached(t.number) > 0)
+        stopped = (t for t in trials if t.state is State.STOPPED and self._has_drawn(t.number))
         return [self._estimated(t, trials, links) or t for t in stopped]
 
     def standing(self, trials: Sequence[TrialRecord]) -> tuple[Standing, ...]:
@@ -97,6 +97,11 @@ class Ladder:
         """The last rung that a trial climbed; -1 if none of these is known."""
         return max(self._climbed(number), default=-1)
 
+    def _has_drawn(self, number: int) -> bool:
+        """Whether images were drawn for a trial."""
+        climbed = self._climbed(number)
+        return bool(climbed) and self.rungs[climbed[-1]].kind == "quality"
+
     def _links(self, trials: Sequence[TrialRecord]) -> list[dict[str, Link]]:
         """For each rung, final metric to what tells it; learnt from the complete trials, dense left out."""
         dense = dense_trial(trials)
@@ -124,7 +129,8 @@ class Ladder:
         """
         climbed, dense = self._climbed(trial.number), dense_trial(trials)
         usable = [i for i in climbed if links[i] and all(link.is_usable for link in links[i].values())]
-        if dense is None or 0 not in usable or climbed[-1] not in usable:
+        needed = {*climbed[-1:], *(i for i, rung in enumerate(self.rungs) if rung.kind == "speed")}
+        if dense is None or not climbed or not needed <= {*usable}:
             return None
         offset, bounds = dense.values["fid"], self.settings.bounds
         hopes = {"delta_fid": min(0.0, bounds.get("delta_fid", 0.0)), "fid": min(offset, bounds.get("fid", offset))}
@@ -132,7 +138,7 @@ class Ladder:
         for i in usable:
             for metric, link in links[i].items():
                 found[metric] = _told(metric, link, self._found[trial.number, i].values[metric], dense)
-        if climbed[-1] > 0:
+        if self._has_drawn(trial.number):
             delta = found["delta_fid"]
             shifted = {
                 name: None if x is None else x + offset for name, x in (("low", delta.low), ("high", delta.high))

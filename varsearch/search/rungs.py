@@ -78,7 +78,8 @@ def rungs_of(settings: RunSettings, predicted: SpeedProtocol, batch: int) -> tup
     costs = speed if speed.origin is Origin.PREDICTED else predicted
     names = dict.fromkeys((*settings.objectives, *settings.bounds))
     metrics = tuple(name for name in names if METRICS[name].kind == "speed")
-    return Rung("predicted costs", costs, looks[0].share / 2, metrics), *looks
+    first = [Rung("predicted costs", costs, looks[0].share / 2, metrics)] if metrics else []
+    return (*first, *looks)
 
 
 @dataclass(frozen=True, slots=True)
