@@ -111,7 +111,7 @@ def test_provenance(page: Page) -> None:
     for told in (SPEC.fingerprint, chosen.digest, chosen.quality.digest, chosen.speed.digest, "predicted", "a CPU"):
         assert told in page.words, told
     assert "6 with numbers (0 of them known already), 0 stopped early, 1 failed" in page.words
-    told = "varsearch run --model mnist --target 4090 --budget 7 --batch-size 256 --images 512 --seed 0"
+    told = "varsearch run --model mnist --target 4090 --budget 7 --batch-size 256 --dtype float16 --images 512 --seed 0"
     assert told in page.words
 
 
@@ -119,9 +119,21 @@ def test_the_command_sets_the_same_bounds() -> None:
     chosen = settings(speedup=1.25, peak_bytes=2e8, delta_fid=0.5)
     run = RunRecord("x", "mnist", SPEC.fingerprint, "", "", chosen.model_dump_json())
     words = shlex.split(command(run, []))
+    assert words[words.index("--dtype") + 1] == "float16" and "--attention" not in words
     given = dict(zip(words[2::2], words[3::2], strict=True))
     goals = parse_goals(given["--max-latency"], given["--max-memory"], given["--max-fid"])
     assert resolve(goals, SearchSpace(SPEC), "mnist", chosen.speed) == pytest.approx(chosen.bounds)
+
+
+def test_the_command_names_what_is_not_usual() -> None:
+    chosen = settings(delta_fid=1e-5, latency_ms=2.5e7)
+    target = chosen.speed.target.model_copy(update={"dtype": "float32"})
+    unusual = chosen.model_copy(
+        update={"speed": chosen.speed.model_copy(update={"target": target, "attention": "reference"})}
+    )
+    told = command(RunRecord("x", "mnist", SPEC.fingerprint, "", "", unusual.model_dump_json()), [])
+    assert "--dtype float32" in told and "--attention reference" in told
+    assert "--max-fid +0.00001" in told and "--max-latency 25000000ms" in told
 
 
 def test_a_run_without_quality_shows_latency_against_memory(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 import varsearch
 from varsearch.db import RunRecord, State, TrialRecord
@@ -122,7 +123,8 @@ def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
     s = RunSettings.parse(run.settings)
     budget = math.ceil(sum(t.cost for t in trials) - 1e-9)
     words = ["varsearch", "run", "--model", s.model, "--target", s.target.device, "--budget", str(max(1, budget))]
-    words += ["--batch-size", str(s.target.batch_size)]
+    words += ["--batch-size", str(s.target.batch_size), "--dtype", s.target.dtype]
+    words += ["--attention", s.speed.attention] if s.speed.attention != "sdpa" else []
     words += ["--images", str(s.quality.n_images)] if s.quality else []
     words += ["--seed", str(s.seed)]
     if s.objectives != default_objectives(s.origin):
@@ -132,10 +134,15 @@ def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
 
 def _bounds(bounds: Iterable[tuple[str, float]]) -> list[str]:
     forms = {
-        "speedup": lambda limit: ["--max-latency", f"{1 / limit:.6g}x"],
-        "latency_ms": lambda limit: ["--max-latency", f"{limit:.6g}ms"],
+        "speedup": lambda limit: ["--max-latency", f"{_digits(1 / limit)}x"],
+        "latency_ms": lambda limit: ["--max-latency", f"{_digits(limit)}ms"],
         "peak_bytes": lambda limit: ["--max-memory", f"{limit:.0f}B"],
-        "delta_fid": lambda limit: ["--max-fid", f"+{limit:.6g}"],
-        "fid": lambda limit: ["--max-fid", f"{limit:.6g}"],
+        "delta_fid": lambda limit: ["--max-fid", f"+{_digits(limit)}"],
+        "fid": lambda limit: ["--max-fid", _digits(limit)],
     }
     return [word for metric, limit in bounds if metric in forms for word in forms[metric](limit)]
+
+
+def _digits(number: float) -> str:
+    """Six significant digits without an exponent, which bounds do not have."""
+    return f"{Decimal(f'{number:.6g}'):f}"

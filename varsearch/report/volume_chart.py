@@ -48,7 +48,7 @@ def history(
     front: list[TrialRecord] = []
     seconds = volume = evaluations = 0.0
     for trial in (t for t in trials if t.state in (State.COMPLETE, State.STOPPED)):
-        evaluations += 1 if trial.state is State.COMPLETE else trial.cost
+        evaluations += trial.cost
         if trial.state is State.STOPPED:
             continue
         if trial.attempts:
