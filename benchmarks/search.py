@@ -124,7 +124,11 @@ def main(given: Sequence[str] | None = None) -> None:
     print("\n".join(summarized(rows, asked.at)))
     if asked.problem == "recorded":
         replayed, new = (sum(row[name] for row in rows) for name in ("replayed", "evaluated"))
-        print(f"{replayed} evaluations were replayed from {Path(asked.storage).name}, {new} made and recorded")
+        print(f"{replayed + new} answers (also of rungs and confirmations), {new} of them new to {asked.storage}")
+        images = len(problem.profile.sensitivity.effects) * problem.profile.sensitivity.protocol.images
+        print(
+            f"the profile's {images} images, as many as {images / asked.images:.0f} evaluations draw, are not counted"
+        )
     packages = {name: version(name) for name in ("varsearch", "optuna", "numpy", "scipy", "torch")}
     settings = {name: value for name, value in vars(asked).items() if name not in ("out", "storage")}
     found = {"settings": settings, "machine": machine(torch.device("cpu")), "python": platform.python_version()}

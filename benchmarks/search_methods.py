@@ -16,12 +16,11 @@ from optuna.trial import FrozenTrial
 
 from benchmarks.search_problem import Problem
 from varsearch.db import State, Store, TrialRecord
-from varsearch.errors import EvaluationError
+from varsearch.errors import EvaluationError, UsageError
 from varsearch.measurement import Job, Outcome
 from varsearch.policy import Policy
 from varsearch.search.front import dense_trial, front_trials, front_volume
 from varsearch.search.progress import Event, Progress
-from varsearch.search.proposals import Proposer
 from varsearch.search.run import run
 from varsearch.search.settings import RunSettings
 
@@ -111,14 +110,24 @@ def _seeded(problem: Problem, seed: int) -> RunSettings:
     return problem.settings.model_copy(update={"seed": seed})
 
 
-def _ours(problem: Problem, seed: int, profile: bool = True, surrogate: bool = True) -> Method:
-    return Proposer(_seeded(problem, seed), problem.space, problem.guide(profile) if surrogate else None)
+@dataclass(frozen=True)
+class Ours:
+    """As `varsearch run` searches, by its broker.
+
+    Attributes:
+        profile: whether it knows what single settings do; without it there are no warm starts either.
+        warm: whether it starts from warm starts besides what every search starts from.
+        surrogate: whether there is one; without it NSGA-II alone proposes.
+        rungs: whether it gives policies up after a few images, where the problem has rungs.
+    """
+
+    profile: bool = True
+    warm: bool = True
+    surrogate: bool = True
+    rungs: bool = True
 
 
-OURS = "ours"
-"""As `varsearch run` searches: by its broker, and with rungs where the problem has some."""
-
-METHODS: dict[str, Make | None] = {
+METHODS: dict[str, Make | Ours] = {
     "random": lambda p, s: (Sampler(p, None, s), _dense(p)),
     "TPE cold": lambda p, s: (Sampler(p, TPESampler(multivariate=True, seed=s), s), _dense(p)),
     "NSGA-II cold": lambda p, s: (Sampler(p, NSGAIISampler(population_size=20, seed=s), s), _dense(p)),
@@ -126,24 +135,25 @@ METHODS: dict[str, Make | None] = {
         Sampler(p, TPESampler(multivariate=True, n_startup_trials=len(p.warm), seed=s), s),
         p.warm,
     ),
-    OURS: None,
-    "ours, no rungs": lambda p, s: (_ours(p, s), p.warm),
-    "ours, no profile": lambda p, s: (_ours(p, s, profile=False), p.published),
-    "ours, no warm start": lambda p, s: (_ours(p, s), p.published),
-    "ours, no surrogate": lambda p, s: (_ours(p, s, surrogate=False), p.warm),
+    "ours": Ours(),
+    "ours, no rungs": Ours(rungs=False),
+    "ours, no profile": Ours(profile=False, warm=False),
+    "ours, no warm start": Ours(warm=False),
+    "ours, no surrogate": Ours(surrogate=False),
 }
 
 
 def search(problem: Problem, method: str, seed: int, budget: int) -> Costed:
     """The trials that a method spends `budget` evaluations on, no policy twice."""
     make = METHODS[method]
-    if make is None:
-        return _run(problem, seed, budget)
+    if isinstance(make, Ours):
+        return _run(problem, make, seed, budget)
     return list(enumerate(_trials(problem, *make(problem, seed), budget), start=1))
 
 
-def _run(problem: Problem, seed: int, budget: int) -> Costed:
+def _run(problem: Problem, parts: Ours, seed: int, budget: int) -> Costed:
     spent: dict[int, float] = {}
+    worker = Answering(problem)
 
     def note(event: Event) -> None:
         if isinstance(event, Progress):
@@ -152,9 +162,12 @@ def _run(problem: Problem, seed: int, budget: int) -> Costed:
     with tempfile.TemporaryDirectory() as folder:
         storage = f"{folder}/run.db"
         run(
-            _seeded(problem, seed), problem.space, problem.warm, lambda: Answering(problem),
-            storage=storage, budget=budget, guide=problem.guide(True), rungs=problem.rungs, on_event=note,
+            _seeded(problem, seed), problem.space, problem.warm if parts.warm else problem.published, lambda: worker,
+            storage=storage, budget=budget, guide=problem.guide(parts.profile) if parts.surrogate else None,
+            rungs=problem.rungs if parts.rungs else (), on_event=note,
         )  # fmt: skip
+        if worker.lacking is not None:
+            raise worker.lacking
         with Store(storage) as store:
             trials = {t.number: t for t in store.trials(store.runs()[0])}
     return [(cost, trials[number]) for number, cost in spent.items()]
@@ -162,13 +175,22 @@ def _run(problem: Problem, seed: int, budget: int) -> Costed:
 
 @dataclass
 class Answering:
-    """A worker that answers what the problem knows."""
+    """A worker that answers what the problem knows.
+
+    Attributes:
+        lacking: what it does not know. A run takes errors of workers for failures of policies, which this is not.
+    """
 
     problem: Problem
+    lacking: UsageError | None = None
 
     def evaluate(self, job: Job) -> Outcome:
         """What the problem says."""
-        return self.problem.answer(job)
+        try:
+            return self.problem.answer(job)
+        except UsageError as error:
+            self.lacking = error
+            raise
 
 
 def _trials(problem: Problem, method: Method, starts: Mapping[str, Policy], budget: int) -> Iterator[TrialRecord]:

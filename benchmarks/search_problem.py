@@ -53,7 +53,7 @@ class Problem(Protocol):
 
     @property
     def warm(self) -> dict[str, Policy]:
-        """Dense, what the profile suggests, and published systems, by origin."""
+        """Dense, what the profile suggests, and all of `published`, by origin."""
         ...
 
     @property

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import search
+from benchmarks import search, search_methods
 from benchmarks.search_methods import METHODS
 from benchmarks.search_problem import Recorded
 from benchmarks.search_synthetic import SPEC, Synthetic
@@ -78,3 +78,14 @@ def test_what_was_recorded_is_replayed_and_nothing_else(tmp_path: Path) -> None:
     replaying = problem(record=False)
     assert replaying.evaluate(fakes.DENSE) == first and replaying.counts == {"replayed": 1, "evaluated": 0}
     assert len(evaluated) == 1
+
+
+def test_what_the_record_lacks_ends_a_search_and_is_no_failed_policy() -> None:
+    class Forgetful(Synthetic):
+        def answer(self, job: Job) -> Outcome:
+            if job.number > 2:
+                raise UsageError("run again with --record")
+            return super().answer(job)
+
+    with pytest.raises(UsageError, match="--record"):
+        search_methods.search(Forgetful(), "ours", 0, 6)
