@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,8 +85,11 @@ def test_costs_are_exact_where_they_are_predicted(calls: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("option", [[], ["--no-profile"]])
-def test_the_command_line_says_whether_there_may_be_one(option: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_says_whether_there_may_be_one(
+    option: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked: list[Any] = []
+    storage = str(tmp_path / "x.db")
 
     def stop(*arguments: Any) -> None:
         asked.extend(arguments)
@@ -93,6 +97,6 @@ def test_the_command_line_says_whether_there_may_be_one(option: list[str], monke
 
     monkeypatch.setattr(setup, "prepare", lambda *_: plan())
     monkeypatch.setattr(guidance, "guided", stop)
-    result = CliRunner().invoke(app, ["run", "--budget", "7", "--storage", "x.db", *option])
+    result = CliRunner().invoke(app, ["run", "--budget", "7", "--storage", storage, *option])
     assert isinstance(result.exception, UsageError)
-    assert asked[1:4] == ["x.db", 7, not option]
+    assert asked[1:4] == [storage, 7, not option]

@@ -31,7 +31,8 @@ def _place(setting: Setting) -> tuple[int, str]:
 class LinearFit:
     """y = intercept + slope x by least squares.
 
-    `r2` is the share of y's variance that it explains, `median_error` the median of |error| / y.
+    `r2` is the share of y's variance that it explains, `median_error` the median of |error| / y, or of
+    |error| where y is a logarithm.
     """
 
     intercept: float
@@ -40,13 +41,14 @@ class LinearFit:
     median_error: float
 
     @classmethod
-    def of(cls, x: Sequence[float], y: Sequence[float]) -> LinearFit:
+    def of(cls, x: Sequence[float], y: Sequence[float], *, is_log: bool = False) -> LinearFit:
         """Raises `statistics.StatisticsError` unless there are two different x."""
         slope, intercept = statistics.linear_regression(x, y)
         errors = [b - intercept - slope * a for a, b in zip(x, y, strict=True)]
         total = sum((b - statistics.fmean(y)) ** 2 for b in y)
         r2 = 1 - sum(e * e for e in errors) / total if total else 1.0
-        return cls(intercept, slope, r2, statistics.median(abs(e) / b for e, b in zip(errors, y, strict=True)))
+        sizes = [1.0] * len(errors) if is_log else y
+        return cls(intercept, slope, r2, statistics.median(abs(e) / b for e, b in zip(errors, sizes, strict=True)))
 
     def __call__(self, x: float) -> float:
         """The y that belongs to `x`."""
@@ -151,9 +153,8 @@ class Estimates:
         """
         policies = self.probes.policies
         measured = [max(shift.value, shift.error) for shift in (self.effects[name].shift for name in policies)]
-        return LinearFit.of(
-            [math.log(self.loss(chosen)) for chosen in policies.values()], list(map(math.log, measured))
-        )
+        summed = [self.loss(chosen) for chosen in policies.values()]
+        return LinearFit.of(list(map(math.log, summed)), list(map(math.log, measured)), is_log=True)
 
     def predicted_loss(self, chosen: Iterable[Setting]) -> float:
         """The sum of losses, corrected to what whole policies lose."""

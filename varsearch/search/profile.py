@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,11 +72,10 @@ def profiled(
         Interrupted: Ctrl-C. The same call goes on from here.
         ModelError, TargetError, StoreError: what is needed is missing or damaged.
     """
-    torch.set_num_threads(os.cpu_count() or 1)  # whole policies are timed on all cores
     if refusal := profile_refusal(model):
         raise ModelError(f"{model} cannot be profiled: {refusal}")
     wanted = _Wanted.of(model, target, images, seed)
-    with Store(storage) as store:
+    with Store(storage) as store, _all_cores():
         measuring = wanted.known(store)
         dense = measuring.costs.policies.get(DENSE)
         evaluator = CostEvaluator(model, wanted.cost.speed, dense.latency_ms if dense else None)
@@ -90,6 +90,17 @@ def profiled(
                 on_step,
             )
     return measuring.profile(wanted)
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Whole policies are timed on all cores; whoever asked goes on with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def known_profile(
