@@ -220,10 +220,10 @@ class Explorer:
 
     def _climb(self, trial: TrialRecord) -> Rung | str | None:
         """The rung that `trial` is to climb next, why it is given up, or None if it has climbed all."""
-        trials = self._ledger.trials
-        if trial.origin not in self._starts and (reason := self._ladder.verdict(trial.number, trials)):
+        trials, is_start = self._ledger.trials, trial.origin in self._starts
+        if not is_start and (reason := self._ladder.verdict(trial.number, trials)):
             return reason
-        return self._ladder.next(trial.number, trials)
+        return self._ladder.next(trial.number, trials, also_off=is_start)
 
     def _looked_up(self, trial: TrialRecord) -> TrialRecord:
         """With all that is stored of it, whoever evaluated it; the ladder is told too."""

@@ -45,10 +45,14 @@ class Ladder:
         """What the rungs that a trial climbed count as, in evaluations."""
         return max((self.rungs[i].share for i in self._climbed(number)), default=0.0)
 
-    def next(self, number: int, trials: Sequence[TrialRecord]) -> Rung | None:
-        """The rung that trial `number` climbs next; None if it has climbed all that are in use."""
+    def next(self, number: int, trials: Sequence[TrialRecord], also_off: bool) -> Rung | None:
+        """The rung that trial `number` climbs next; None if it has climbed all that are in use.
+
+        With `also_off` it climbs the others too, as starts do, which draw those images anyway: a rung that failed to
+        rank a dozen mild policies, all as good as dense, may rank the stronger ones after them.
+        """
         links, last = self._links(trials), self._reached(number)
-        left = (rung for i, rung in enumerate(self.rungs) if i > last and not _is_off(links[i]))
+        left = (rung for i, rung in enumerate(self.rungs) if i > last and (also_off or not _is_off(links[i])))
         return next(left, None)
 
     def verdict(self, number: int, trials: Sequence[TrialRecord]) -> str:
