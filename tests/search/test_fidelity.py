@@ -189,6 +189,18 @@ def test_a_rung_that_tells_nothing_is_switched_off_with_a_message(start: Open) -
     assert all(rung.stopped == 0 for rung in broker.status().rungs[1:])
 
 
+def test_starts_switch_a_rung_on_again(start: Open) -> None:
+    """The first ones are told apart by noise alone, all of them by what they lose."""
+    more = ({k: random.Random(f"more {i}{k}").randrange(n) for k, n in SPACE.knobs.items()} for i in range(40))
+    starts = {**MANY, **{f"warm:{i}": SPACE.decode(levels) for i, levels in enumerate(more)}}
+    broker = start(WHOLE, starts=starts, budget=len(starts) + 10, rungs=RUNGS)
+    while (job := broker.lease("a")) is not None:
+        broker.report(answer(job, noise=20.0 if job.number <= PAIRS else 0.0))
+    news = " ".join(event.news for event in broker.events())
+    assert 0 <= news.find("64 images switched off") < news.find("64 images switched on")
+    assert not any(rung.is_off for rung in broker.status().rungs)
+
+
 def test_what_dominates_at_no_loss_stops_a_trial_before_any_image(start: Open, tmp_path: Path) -> None:
     """A policy that costs more than one without loss is hopeless whatever its images are. Here none loses anything."""
     broker = start(WHOLE, starts=MANY, budget=30, rungs=RUNGS)
