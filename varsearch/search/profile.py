@@ -49,6 +49,18 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Whole policies are timed on all cores; whoever asked goes on with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_all_cores()  # also while the protocol is written, which says how many
 def profiled(
     model: str,
     target: Target,
@@ -75,7 +87,7 @@ def profiled(
     if refusal := profile_refusal(model):
         raise ModelError(f"{model} cannot be profiled: {refusal}")
     wanted = _Wanted.of(model, target, images, seed)
-    with Store(storage) as store, _all_cores():
+    with Store(storage) as store:
         measuring = wanted.known(store)
         dense = measuring.costs.policies.get(DENSE)
         evaluator = CostEvaluator(model, wanted.cost.speed, dense.latency_ms if dense else None)
@@ -90,17 +102,6 @@ def profiled(
                 on_step,
             )
     return measuring.profile(wanted)
-
-
-@contextmanager
-def _all_cores() -> Iterator[None]:
-    """Whole policies are timed on all cores; whoever asked goes on with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def known_profile(
