@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import optuna
 from optuna.distributions import IntDistribution
@@ -26,18 +25,6 @@ from varsearch.search.settings import RunSettings
 
 REPEATS = 50
 """How often a method may ask for what was tried before; this is not counted."""
-
-
-class Method(Protocol):
-    """Proposes a policy for a trial number that was not seen, and learns from trials."""
-
-    def propose(self, number: int, seen: Container[str]) -> tuple[str, Policy] | None:
-        """Origin and policy."""
-        ...
-
-    def show(self, trial: TrialRecord) -> None:
-        """A trial that was evaluated."""
-        ...
 
 
 class Sampler:
@@ -95,7 +82,7 @@ def _state(trial: TrialRecord) -> optuna.trial.TrialState:
     return optuna.trial.TrialState.COMPLETE if trial.state is State.COMPLETE else optuna.trial.TrialState.FAIL
 
 
-Make = Callable[[Problem, int], tuple[Method, Mapping[str, Policy]]]
+Make = Callable[[Problem, int], tuple[Sampler, Mapping[str, Policy]]]
 """From problem and seed: the method and what it starts from."""
 
 Costed = list[tuple[float, TrialRecord]]
@@ -193,7 +180,7 @@ class Answering:
             raise
 
 
-def _trials(problem: Problem, method: Method, starts: Mapping[str, Policy], budget: int) -> Iterator[TrialRecord]:
+def _trials(problem: Problem, method: Sampler, starts: Mapping[str, Policy], budget: int) -> Iterator[TrialRecord]:
     seen: set[str] = set()
     waiting = iter(starts.items())
     for number in range(budget):

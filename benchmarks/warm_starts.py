@@ -26,7 +26,8 @@ class Row:
 
 def values(found: Found) -> dict[str, float]:
     """By metric."""
-    return {m.metric: m.value for evidence in found for m in evidence.measurements}
+    quality, speed = found
+    return quality.values | speed.values
 
 
 def line(origin: str, row: Row, dense: Row) -> str:

@@ -103,8 +103,8 @@ class Ladder:
 
     def _has_drawn(self, number: int) -> bool:
         """Whether images were drawn for a trial."""
-        climbed = self._climbed(number)
-        return bool(climbed) and self.rungs[climbed[-1]].kind == "quality"
+        last = self._reached(number)
+        return last >= 0 and self.rungs[last].kind == "quality"
 
     def _links(self, trials: Sequence[TrialRecord]) -> list[dict[str, Link]]:
         """For each rung, final metric to what tells it; learnt from the complete trials, dense left out."""
