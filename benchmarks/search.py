@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import cache
@@ -26,10 +26,14 @@ import torch
 from benchmarks.search_methods import METHODS, search, volumes
 from benchmarks.search_problem import Problem, Recorded
 from benchmarks.search_synthetic import Synthetic
+from varsearch.errors import UsageError
 from varsearch.evaluators.speed import machine
+from varsearch.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 COLD = ("TPE cold", "NSGA-II cold")
+PROBLEM = ("problem", "budget", "at", "problem_seed", "target", "images")
+"""Arguments that make numbers comparable."""
 
 
 def problem_of(asked: argparse.Namespace) -> Problem:
@@ -80,18 +84,51 @@ def summarized(rows: Sequence[dict[str, Any]], at: Sequence[int]) -> list[str]:
     return lines
 
 
-def measured(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """All methods with all seeds, in `asked.workers` processes."""
+def measured(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All methods with all seeds, in `asked.workers` processes; each as soon as those before it are known."""
     key = json.dumps(vars(asked), default=str)
     tasks = [(key, method, seed) for seed in range(asked.seeds) for method in asked.methods]
-    rows = []
     fresh = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads as locks that nobody opens
     with ProcessPoolExecutor(asked.workers, fresh) if asked.workers > 1 else nullcontext() as pool:
-        for row in pool.map(one, tasks) if pool else map(one, tasks):
-            rows.append(row)
-            told = f"{len(rows)}/{len(tasks)} {row['method']}, seed {row['seed']}: {row['volumes'][-1]:.4f}"
+        for done, row in enumerate(pool.map(one, tasks) if pool else map(one, tasks), start=1):
+            told = f"{done}/{len(tasks)} {row['method']}, seed {row['seed']}: {row['volumes'][-1]:.4f}"
             print(told, file=sys.stderr, flush=True)
-    return rows
+            yield row
+
+
+class Results:
+    """A file of rows, written whenever there is a new one.
+
+    Args:
+        asked: the arguments. With `--add` the file's rows of other methods and seeds stay; they must be of the same
+            problem, or it is a `UsageError`.
+    """
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.path = asked.out or RESULTS / f"search-{asked.problem}.json"
+        problem = {name: vars(asked)[name] for name in PROBLEM}
+        packages = {name: version(name) for name in ("varsearch", "optuna", "numpy", "scipy", "torch")}
+        here = {"machine": machine(torch.device("cpu")), "python": platform.python_version(), "packages": packages}
+        self.found: dict[str, Any] = {"problem": problem, **here, "runs": []}
+        if asked.add and self.path.exists():
+            known = json.loads(self.path.read_text())
+            if known | {"runs": []} != self.found:
+                raise UsageError(f"{self.path} is of another problem, machine or packages: give another --out")
+            self.found = known
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the file."""
+        rows: list[dict[str, Any]] = self.found["runs"]
+        return rows
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """In place of what the file has of this method and seed."""
+        others = [r for r in self.rows if (r["method"], r["seed"]) != (row["method"], row["seed"])]
+        order = list(METHODS)
+        self.found["runs"] = sorted([*others, row], key=lambda r: (order.index(r["method"]), r["seed"]))
+        self.path.parent.mkdir(exist_ok=True)
+        write_atomically(self.path, json.dumps(self.found, indent=1) + "\n")
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -108,6 +145,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=128, help="of each recorded evaluation")
     parser.add_argument("--record", action="store_true", help="evaluate what the record lacks")
     parser.add_argument("--out", type=Path, default=None, help="JSON; default: results/search-PROBLEM.json")
+    parser.add_argument("--add", action="store_true", help="keep other methods' and seeds' rows of the JSON")
     asked = parser.parse_args(given)
     asked.at = sorted({min(60, asked.budget), asked.budget})
     return asked
@@ -116,12 +154,16 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def main(given: Sequence[str] | None = None) -> None:
     """Runs, prints and keeps it."""
     asked = arguments(given)
+    torch.set_num_threads(1)  # as every search
     if asked.problem == "recorded":  # calibration and profile, before processes would each make them
         problem = problem_of(asked)
         print(f"{len(problem.published)} published policies, {len(problem.profile.sensitivity.effects)} profiled")
-    rows = measured(asked)
-    print(f"{asked.problem}, {asked.budget} evaluations, {asked.seeds} seeds; {machine(torch.device('cpu'))}")
-    print("\n".join(summarized(rows, asked.at)))
+    results, rows = Results(asked), []
+    for row in measured(asked):
+        results.keep(row)
+        rows.append(row)
+    print(f"{asked.problem}, {asked.budget} evaluations; {machine(torch.device('cpu'))}")
+    print("\n".join(summarized(results.rows, asked.at)))
     if asked.problem == "recorded":
         replayed, new = (sum(row[name] for row in rows) for name in ("replayed", "evaluated"))
         print(f"{replayed + new} answers (also of rungs and confirmations), {new} of them new to {asked.storage}")
@@ -129,13 +171,7 @@ def main(given: Sequence[str] | None = None) -> None:
         print(
             f"the profile's {images} images, as many as {images / asked.images:.0f} evaluations draw, are not counted"
         )
-    packages = {name: version(name) for name in ("varsearch", "optuna", "numpy", "scipy", "torch")}
-    settings = {name: value for name, value in vars(asked).items() if name not in ("out", "storage")}
-    found = {"settings": settings, "machine": machine(torch.device("cpu")), "python": platform.python_version()}
-    out = asked.out or RESULTS / f"search-{asked.problem}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps({**found, "packages": packages, "runs": rows}, indent=1) + "\n")
-    print(f"written to {out.name}")
+    print(f"written to {results.path.name}")
 
 
 if __name__ == "__main__":

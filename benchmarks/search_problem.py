@@ -136,7 +136,8 @@ class Recorded:
     def guide(self, profile: bool) -> Guide:
         """What the search itself would know."""
         found, speed = self.profile, self.settings.speed
-        return Guide(found.spec, found.siblings, found if profile else None, partial(exact_costs, "mnist", speed))
+        costs = partial(exact_costs, self._plan.worker.model, speed)
+        return Guide(found.spec, found.siblings, found if profile else None, costs)
 
     @property
     def rungs(self) -> tuple[Rung, ...]:

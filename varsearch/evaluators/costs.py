@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.evaluators.speed import SpeedEvaluator
@@ -12,6 +12,9 @@ from varsearch.measurement import Evidence, Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
 from varsearch.profile import Cost
+
+REMEMBERED = 4096
+"""Predictions that are kept, some kilobytes each."""
 
 
 class CostEvaluator:
@@ -29,7 +32,7 @@ class CostEvaluator:
     def __init__(self, model: str, protocol: SpeedProtocol, dense_ms: float | None = None) -> None:
         self.model, self.protocol = model, protocol
         self._known_dense_ms = dense_ms
-        self._predicting = CostModel(zoo_skeleton(model), predicted_protocol(protocol.target))
+        self._predict = predicting(model, predicted_protocol(protocol.target))
 
     def predicted(self, policy: Policy) -> Cost:
         """By the cost model, whatever the protocol says.
@@ -38,7 +41,7 @@ class CostEvaluator:
             PolicyError: the policy does not fit the model.
             EvaluationError: the batch would not fit into the device's memory.
         """
-        return _cost(self._predicting.evaluate(policy))
+        return _cost(self._predict(policy))
 
     def end_to_end(self, policy: Policy) -> Cost:
         """As the protocol says.
@@ -67,12 +70,16 @@ def _cost(evidence: Evidence) -> Cost:
     return Cost(**{name: evidence.values[name] for name in Cost.model_fields})
 
 
+@cache
+def predicting(model: str, protocol: SpeedProtocol) -> Callable[[Policy], Evidence]:
+    """What predicts speed and memory of a zoo model's policies; see `CostModel.evaluate`.
+
+    There is one in each process, which remembers: a proposal is traced before it is chosen, and evaluated afterwards.
+    """
+    return lru_cache(REMEMBERED)(CostModel(zoo_skeleton(model), protocol).evaluate)
+
+
 def exact_costs(model: str, protocol: SpeedProtocol) -> Callable[[Policy], dict[str, float]]:
-    """What gives the metrics of speed that the cost model predicts for a zoo model, each policy once."""
-    predicting = CostModel(zoo_skeleton(model), protocol)
-
-    @cache
-    def costs(policy: Policy) -> dict[str, float]:
-        return predicting.evaluate(policy).values
-
-    return costs
+    """What gives the metrics of speed that the cost model predicts for a zoo model."""
+    predict = predicting(model, protocol)
+    return lambda policy: predict(policy).values

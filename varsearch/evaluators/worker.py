@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from varsearch.evaluators.cost_model import CostModel
+from varsearch.evaluators.costs import predicting
 from varsearch.evaluators.draws import Draws
 from varsearch.evaluators.extractors import Extractor, classifier_extractor, inception_extractor
 from varsearch.evaluators.quality import QualityEvaluator
 from varsearch.evaluators.reference import Reference, load_reference, zoo_reference
 from varsearch.evaluators.speed import SpeedEvaluator
-from varsearch.evaluators.workload import zoo_skeleton
-from varsearch.measurement import Job, Origin, Outcome, QualityProtocol, SpeedProtocol
+from varsearch.measurement import Evidence, Job, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
+from varsearch.policy import Policy
 from varsearch.target import Frozen
+
+Clock = Callable[[Policy], Evidence]
+"""Measures or predicts the speed and memory of a policy."""
 
 
 class WorkerConfig(Frozen):
@@ -50,7 +54,7 @@ class PolicyWorker:
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
         self._judges: dict[str, QualityEvaluator] = {}
-        self._clocks: dict[str, SpeedEvaluator | CostModel] = {}
+        self._clocks: dict[str, Clock] = {}
 
     def evaluate(self, job: Job) -> Outcome:
         """The evidence that the job asks for.
@@ -58,7 +62,7 @@ class PolicyWorker:
         Raises:
             VarsearchError: the policy does not fit, or gave no usable number.
         """
-        speed = job.speed and self.speed(job.speed).evaluate(job.policy)
+        speed = job.speed and self.speed(job.speed)(job.policy)
         quality = job.quality and self.quality(job.quality).evaluate(job.policy)
         return Outcome(number=job.number, quality=quality, speed=speed)
 
@@ -71,14 +75,12 @@ class PolicyWorker:
             )
         return self._judges[protocol.digest]
 
-    def speed(self, protocol: SpeedProtocol) -> SpeedEvaluator | CostModel:
+    def speed(self, protocol: SpeedProtocol) -> Clock:
         """Made on first use. Measures where the protocol says so, predicts otherwise."""
         if protocol.digest not in self._clocks:
-            measured = protocol.origin is Origin.MEASURED
+            model, measured = self.config.model, protocol.origin is Origin.MEASURED
             self._clocks[protocol.digest] = (
-                SpeedEvaluator(zoo.load(self.config.model), protocol)
-                if measured
-                else CostModel(zoo_skeleton(self.config.model), protocol)
+                SpeedEvaluator(zoo.load(model), protocol).evaluate if measured else predicting(model, protocol)
             )
         return self._clocks[protocol.digest]
 

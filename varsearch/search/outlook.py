@@ -13,11 +13,10 @@ from functools import cached_property
 
 import numpy as np
 
-from varsearch.policy import Policy, Quantization
+from varsearch.policy import Quantization
 from varsearch.profile import Profile
 from varsearch.search.estimates import Estimates
 from varsearch.search.regression import Array
-from varsearch.space.changes import Changes, changes
 from varsearch.space.probes import cost_parts
 from varsearch.space.units import Kind, Setting, settings
 from varsearch.target import ModelSpec
@@ -70,15 +69,8 @@ class Outlook:
         self.units: dict[str, list[Setting]] = {}
         for setting in self.settings:
             self.units.setdefault(setting.unit, []).append(setting)
-        self._changes: dict[str, Changes] = {}
         self._index = {setting: i for i, setting in enumerate(self.settings)}
         self.effects = _guess(self) if self.estimates is None else _measured(self, self.estimates)
-
-    def changes(self, policy: Policy) -> Changes:
-        """How a policy differs from dense; kept, because every proposal asks it of every trial."""
-        if policy.digest not in self._changes:
-            self._changes[policy.digest] = changes(policy)
-        return self._changes[policy.digest]
 
     def rows(self, policies: Iterable[Iterable[Setting]]) -> Array:
         """Policies as (M, S) of 0 and 1; a setting that is none of ours counts as the closest one of its unit."""

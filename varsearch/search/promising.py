@@ -18,7 +18,8 @@ from varsearch.search.front import WORST, dense_trial, front_trials, relative_co
 from varsearch.search.moves import Moves, candidates
 from varsearch.search.regression import Array
 from varsearch.search.settings import RunSettings
-from varsearch.search.surrogate import Surrogate, normal_levels
+from varsearch.search.surrogate import Surrogate
+from varsearch.space.changes import changes
 from varsearch.space.probes import Chosen
 from varsearch.space.units import compose
 
@@ -58,7 +59,7 @@ def promising(
     """
     search = _Search(settings, moves, trials, rival)
     ancestors = inside(settings, trials) if rival is None else [rival]
-    parents = [moves.outlook.changes(trial.policy).settings for trial in ancestors]
+    parents = [changes(trial.policy).settings for trial in ancestors]
     known: set[Chosen] = set()
     ranked: list[tuple[float, Chosen]] = []
     for n in ROUNDS:
@@ -105,7 +106,7 @@ class _Search:
         ordered = sorted(trials, key=lambda trial: trial.number)
         complete = [t for t in ordered if t.state is State.COMPLETE]
         stopped = [t for t in ordered if t.state is State.STOPPED and not settings.missing(t.values)]  # estimated
-        pending = [moves.outlook.changes(t.policy) for t in ordered if not t.state.is_final]
+        pending = [changes(t.policy) for t in ordered if not t.state.is_final]
         bounded = [name for name in settings.bounds if name not in settings.objectives]
         self.metrics = (*settings.objectives, *bounded)
         predicted = settings.model_copy(update={"objectives": self.metrics})
@@ -118,15 +119,18 @@ class _Search:
         index = {metric: j for j, metric in enumerate(self.metrics)}
         worst = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
         self.limits = {index[name]: cost[index[name]] for name, cost in worst.items()}
-        self.rival = [] if rival is None else [self._drawn(rival, j) for j in range(len(settings.objectives))]
+        self.rival = [] if rival is None else self._drawn(rival)
 
-    def _drawn(self, trial: TrialRecord, j: int) -> Array:
-        """Equally likely relative costs of a trial in one objective, by its own error, (K,)."""
-        metric = self.settings.objectives[j]
-        found = measurement_of(trial, metric)
-        values = [found.value + standard_error(found) * level for level in normal_levels()]
-        costs = [relative_costs(self.settings, {**trial.values, metric: value}, self.dense) for value in values]
-        return np.array([cost[j] for cost in costs])
+    def _drawn(self, trial: TrialRecord) -> list[Array]:
+        """Equally likely relative costs of a trial in each objective, (K,) or (1,).
+
+        What has an error is smoothed by the surrogate, which knows other trials too: a published system that was lucky
+        once would be hard to beat.
+        """
+        own, costs = changes(trial.policy), relative_costs(self.settings, trial.values, self.dense)
+        smoothed = self.surrogate.draws([own.settings], [own.rest])
+        exact = [not standard_error(measurement_of(trial, metric)) for metric in self.settings.objectives]
+        return [np.array([costs[j]]) if known else smoothed[j][0] for j, known in enumerate(exact)]
 
     def gains(self, draws: Sequence[Array]) -> Array:
         """Expected hypervolume that each candidate adds, or about its probability to be nowhere worse than the rival.

@@ -23,6 +23,7 @@ from varsearch.search.outlook import Outlook
 from varsearch.search.promising import inside, promising
 from varsearch.search.settings import RunSettings
 from varsearch.search.study import Space, StudyView
+from varsearch.space.changes import changes
 from varsearch.space.units import compose
 
 POPULATION = 30
@@ -170,7 +171,7 @@ class Proposer:
         parents = inside(self._settings, list(self._trials.values()))
         spec = self._moves.outlook.spec
         for _ in range(ASKS):
-            parent = self._moves.outlook.changes(rng.choice(parents).policy).settings
+            parent = changes(rng.choice(parents).policy).settings
             policy = compose(spec, self._moves.edited(parent, rng))
             if policy.digest not in seen:
                 return policy

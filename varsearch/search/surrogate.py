@@ -24,7 +24,7 @@ from varsearch.search.front import relative_costs
 from varsearch.search.outlook import Outlook, place_of
 from varsearch.search.regression import NOISE, Array, Fit, condition, fit
 from varsearch.search.settings import RunSettings
-from varsearch.space.changes import Changes
+from varsearch.space.changes import Changes, changes
 from varsearch.space.probes import Chosen
 
 SOFT = 0.02
@@ -47,12 +47,6 @@ class Model:
     fitted: Fit
 
 
-def normal_levels() -> Array:
-    """Equally likely values of a standard normal variable, (K,)."""
-    found: Array = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
-    return found
-
-
 class Surrogate:
     """Fitted to the complete trials of a run, of which `dense` is the one to compare with.
 
@@ -73,7 +67,7 @@ class Surrogate:
         pending: Sequence[Changes] = (),
     ) -> None:
         self.outlook, self.settings, self.dense = outlook, settings, dense
-        found = [*(outlook.changes(trial.policy) for trial in trials), *pending]
+        found = [*(changes(trial.policy) for trial in trials), *pending]
         self._rows_NS = outlook.rows(c.settings for c in found)
         self._rests = [c.rest for c in found]
         self._trials = trials
@@ -112,7 +106,7 @@ class Surrogate:
         rests = [()] * len(chosen) if rests is None else rests
         rows_MS = self.outlook.rows(chosen)
         distances_MN = self._distances(rows_MS, rests)
-        levels_K = normal_levels()
+        levels_K = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)  # equally likely values of a standard normal variable
         found = []
         for model in self._models:
             expected_M, features_MF = self._prior(model.metric, rows_MS, rests)
@@ -167,8 +161,10 @@ class Surrogate:
     def _noise(self, metric: str, trial: TrialRecord) -> float:
         """The standard error of a trial's bent cost."""
         found = {m.metric: m for e in (trial.quality, trial.speed) if e for m in e.measurements}.get(metric)
-        if METRICS[metric].kind != "quality" or found is None:
+        if found is None:
             return 0.0
+        if METRICS[metric].kind != "quality":
+            return standard_error(found) / found.value
         value = found.value if metric == "delta_fid" else found.value - self.dense[metric]
         scale = (self.dense.get("fid") if metric == "delta_fid" else self.dense[metric]) or 1.0
         return standard_error(found) / float(np.hypot(value, SOFT * scale))

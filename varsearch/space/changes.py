@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import NamedTuple
 
 from varsearch.policy import LINEARS, LayerPolicy, Policy
 from varsearch.space.units import Setting, edit
 from varsearch.target import Frozen
+
+REMEMBERED = 4096
+"""Policies whose changes are kept: every proposal asks for those of all trials of a run."""
 
 
 class Changes(NamedTuple):
@@ -23,6 +26,7 @@ class Changes(NamedTuple):
     rest: tuple[str, ...]
 
 
+@lru_cache(REMEMBERED)
 def changes(policy: Policy) -> Changes:
     """The settings that make `policy` of the dense one, as far as units can say it, and what remains.
 
