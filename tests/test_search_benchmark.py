@@ -89,3 +89,25 @@ def test_what_the_record_lacks_ends_a_search_and_is_no_failed_policy() -> None:
 
     with pytest.raises(UsageError, match="--record"):
         search_methods.search(Forgetful(), "ours", 0, 6)
+
+
+def test_rows_of_other_seeds_and_methods_stay_when_more_are_added(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*given: str) -> list[tuple[str, int]]:
+        search.main(["synthetic", "--budget", "3", "--out", str(tmp_path / "found.json"), *given])
+        runs = json.loads((tmp_path / "found.json").read_text())["runs"]
+        return [(row["method"], row["seed"]) for row in runs]
+
+    assert run("--methods", "TPE cold", "--seeds", "2") == [("TPE cold", 0), ("TPE cold", 1)]
+    capsys.readouterr()
+    assert run("--methods", "random", "TPE cold", "--seeds", "1", "--add") == [
+        ("random", 0),
+        ("TPE cold", 0),
+        ("TPE cold", 1),
+    ]
+    printed = capsys.readouterr().out
+    assert "\nrandom" in printed and "\nTPE cold" in printed, "the table is of the whole file"
+    with pytest.raises(UsageError, match="another problem"):
+        run("--methods", "random", "--seeds", "1", "--add", "--problem-seed", "7")
+    assert run("--methods", "random", "--seeds", "1") == [("random", 0)]

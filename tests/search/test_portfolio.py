@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 
 from benchmarks.search_synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC, Synthetic
 from varsearch.db import State, TrialRecord
 from varsearch.errors import EvaluationError
+from varsearch.measurement import Measurement
 from varsearch.policy import Policy
 from varsearch.search.front import front_trials, front_volume
 from varsearch.search.guide import Guide
 from varsearch.search.moves import Moves, effective
 from varsearch.search.outlook import Outlook
 from varsearch.search.pareto import dominates
-from varsearch.search.promising import EXACT, promising
+from varsearch.search.promising import EXACT, _Search, promising
 from varsearch.search.proposals import FLOOR, MUTATION, RIVAL, SAMPLER, SURROGATE, Proposer
 from varsearch.search.settings import RunSettings
 from varsearch.space.changes import changes
@@ -135,6 +137,27 @@ def test_a_published_system_is_dominated_on_purpose() -> None:
         return dominates(*(settings.losses(t.values) for t in (trial(13, found), rival)))
 
     assert all(dominating(rival, seed) for seed in range(3)) and not dominating(None, 0)
+
+
+def test_a_rival_that_was_lucky_once_is_not_chased() -> None:
+    """Its speed is what the surrogate makes of all trials, as far as it was measured; what is exact stays."""
+    settings = problem().settings.model_copy(update={"objectives": ("delta_fid", "speedup", "peak_bytes")})
+    trials, honest = starts(30), trial(30, problem().published["seed:kv-none"], "preset:x")
+    assert honest.speed is not None
+    real = honest.values["speedup"]
+    kept = tuple(m for m in honest.speed.measurements if m.metric != "speedup")
+
+    def chased(half: float | None) -> float:
+        interval = {} if half is None else {"low": 1.5 * real - half, "high": 1.5 * real + half, "n": 9}
+        told = Measurement(metric="speedup", value=1.5 * real, **interval)
+        speed = honest.speed and honest.speed.model_copy(update={"measurements": (*kept, told)})
+        rival = replace(honest, speed=speed)
+        found = _Search(settings, moves(), [*trials, rival], rival).rival
+        assert found[2].tolist() == [honest.values["peak_bytes"] / trials[0].values["peak_bytes"]]
+        return float(trials[0].values["speedup"] / np.median(found[1]))
+
+    assert chased(None) == pytest.approx(1.5 * real)
+    assert chased(0.01) > 1.15 * real > chased(real)
 
 
 def test_rivals_are_published_systems_that_may_be_on_the_front() -> None:

@@ -115,6 +115,26 @@ def test_wide_intervals_count_less() -> None:
     assert median(0.05) > 1.1 * median(20.0)
 
 
+def test_measured_speed_counts_by_its_interval() -> None:
+    """A policy that was timed once as twice as fast as it is, surely or in rounds that scattered."""
+    settings = problem().settings.model_copy(update={"objectives": ("delta_fid", "speedup", "peak_bytes")})
+    found, odd = trials(30), trials(1, seed=6)[1]
+    assert odd.speed is not None
+    real = odd.values["speedup"]
+
+    def predicted(half: float) -> float:
+        told = Measurement(metric="speedup", value=2 * real, low=2 * real - half, high=2 * real + half, n=9)
+        kept = tuple(m for m in odd.speed.measurements if m.metric != "speedup") if odd.speed else ()
+        speed = odd.speed and odd.speed.model_copy(update={"measurements": (*kept, told)})
+        known = [*found, TrialRecord(99, odd.policy, "sampler", State.COMPLETE, quality=odd.quality, speed=speed)]
+        surrogate = Surrogate(outlook(), settings, found[0].values, known)
+        return float(np.median(surrogate.draws([changes(odd.policy).settings])[1]))
+
+    truth = found[0].values["speedup"] / real
+    assert predicted(0.01) < 0.7 * truth, "believed"
+    assert predicted(real) > 0.9 * truth, "taken for chance"
+
+
 def test_regression_finds_a_line_and_its_own_doubt() -> None:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((60, 3))
