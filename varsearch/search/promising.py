@@ -54,11 +54,11 @@ def promising(
         rng: of the candidates.
         seen: digests of all trials.
         costs: exact metrics of speed, where they can be had; `VarsearchError` for a policy that cannot run.
-        rival: the best candidate is the likeliest to be nowhere worse than this trial, and descends from it; without
-            it, the best adds most hypervolume and descends from the front.
+        rival: the best candidate is the likeliest to be nowhere worse than this trial; without it, the best adds most
+            hypervolume. Candidates descend from the front, and from the rival.
     """
     search = _Search(settings, moves, trials, rival)
-    ancestors = inside(settings, trials) if rival is None else [rival]
+    ancestors = [*([] if rival is None else [rival]), *inside(settings, trials)]
     parents = [changes(trial.policy).settings for trial in ancestors]
     known: set[Chosen] = set()
     ranked: list[tuple[float, Chosen]] = []
