@@ -16,6 +16,7 @@ from varsearch.search.acquisition import expected_gains, free_boxes
 from varsearch.search.chances import measurement_of, standard_error
 from varsearch.search.front import WORST, dense_trial, front_trials, relative_costs
 from varsearch.search.moves import Moves, candidates
+from varsearch.search.pareto import non_dominated
 from varsearch.search.regression import Array
 from varsearch.search.settings import RunSettings
 from varsearch.search.surrogate import Surrogate
@@ -111,26 +112,31 @@ class _Search:
         self.metrics = (*settings.objectives, *bounded)
         predicted = settings.model_copy(update={"objectives": self.metrics})
         self.surrogate = Surrogate(moves.outlook, predicted, dense.values, [*complete, *stopped], pending)
-        points = [relative_costs(settings, t.values, dense.values) for t in front_trials(settings, complete)]
+        known = self._believed([t for t in complete if settings.is_feasible(t.values)])
         if pending:
             draws = self.surrogate.draws([c.settings for c in pending], [c.rest for c in pending])
-            points += list(zip(*(np.median(drawn, axis=1) for drawn in draws[: len(settings.objectives)]), strict=True))
-        self.boxes = free_boxes(points, (WORST,) * len(settings.objectives))
+            known = [np.vstack(pair) for pair in zip(known, draws[: len(known)], strict=True)]
+        points = list(zip(*(np.median(costs_NK, axis=1).tolist() for costs_NK in known), strict=True))
+        self.boxes = free_boxes([points[i] for i in non_dominated(points)], (WORST,) * len(settings.objectives))
         index = {metric: j for j, metric in enumerate(self.metrics)}
         worst = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
         self.limits = {index[name]: cost[index[name]] for name, cost in worst.items()}
-        self.rival = [] if rival is None else self._drawn(rival)
+        self.rival = [] if rival is None else [costs_1K[0] for costs_1K in self._believed([rival])]
 
-    def _drawn(self, trial: TrialRecord) -> list[Array]:
-        """Equally likely relative costs of a trial in each objective, (K,) or (1,).
+    def _believed(self, trials: Sequence[TrialRecord]) -> list[Array]:
+        """Equally likely relative costs of evaluated trials in each objective, (N, K).
 
-        What has an error is smoothed by the surrogate, which knows other trials too: a published system that was lucky
-        once would be hard to beat.
+        What has an error is smoothed by the surrogate, which knows all trials: the best of many noisy numbers were
+        lucky, and what had to beat them would be given up.
         """
-        own, costs = changes(trial.policy), relative_costs(self.settings, trial.values, self.dense)
-        smoothed = self.surrogate.draws([own.settings], [own.rest])
-        exact = [not standard_error(measurement_of(trial, metric)) for metric in self.settings.objectives]
-        return [np.array([costs[j]]) if known else smoothed[j][0] for j, known in enumerate(exact)]
+        own = [changes(trial.policy) for trial in trials]
+        found = self.surrogate.draws([c.settings for c in own], [c.rest for c in own])[: len(self.settings.objectives)]
+        costs = [relative_costs(self.settings, t.values, self.dense) for t in trials]
+        for j, metric in enumerate(self.settings.objectives):
+            for costs_K, trial, cost in zip(found[j], trials, costs, strict=True):
+                if not standard_error(measurement_of(trial, metric)):
+                    costs_K[:] = cost[j]
+        return found
 
     def gains(self, draws: Sequence[Array]) -> Array:
         """Expected hypervolume that each candidate adds, or about its probability to be nowhere worse than the rival.
