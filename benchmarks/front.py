@@ -9,16 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from benchmarks.stored import stored_run
-from varsearch.measurement import Measurement
 from varsearch.search.front import Front, FrontEntry, read_front
 from varsearch.search.rivals import rivals
 from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
-from varsearch.search.wording import interval
-
-
-def times(m: Measurement) -> str:
-    """A factor with its interval, if it has one."""
-    return f"{m.value:.2f}x" + (f" [{m.low:.2f}, {m.high:.2f}]" if m.low is not None and m.high is not None else "")
+from varsearch.search.wording import interval, times
 
 
 def saved(front: Front, entry: FrontEntry) -> str:

@@ -61,12 +61,13 @@ class Sample(Frozen):
 
 
 class Provenance(Frozen):
-    """Where the policy came from."""
+    """Where the policy came from, and whether its numbers were confirmed on fresh noise; files of old do not say."""
 
     run: str
     trial: int
     varsearch: str
     created: str
+    confirmed: bool | None = None
 
 
 class PolicyFile(Frozen):

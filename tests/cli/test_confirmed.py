@@ -72,7 +72,7 @@ def test_a_confirmed_policy_is_exported_and_repeated_under_the_fresh_protocol(
         fresh = confirming(RunSettings.parse(store.run("first").settings)).quality
     assert fresh is not None and file.sample is not None and file.sample.seed == fresh.seed
     assert {m.n for m in file.measurements if m.metric == "delta_fid"} == {2 * IMAGES}
-    assert "not confirmed" not in out
+    assert "not confirmed" not in out and file.provenance.confirmed is True
 
 
 def test_a_trial_that_was_not_confirmed_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,3 +81,6 @@ def test_a_trial_that_was_not_confirmed_says_so(capsys: pytest.CaptureFixture[st
     file = PolicyFile.read(Path("two.json"))
     assert file.sample is not None and file.sample.seed == 0
     assert {m.n for m in file.measurements if m.metric == "delta_fid"} == {IMAGES}
+    assert file.provenance.confirmed is False
+    for command in ("explain", "apply"):
+        assert "not confirmed on fresh noise" in output(capsys, command, "two.json")

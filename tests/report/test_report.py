@@ -15,8 +15,9 @@ import pytest
 from tests.report.conftest import write
 from tests.report.runs import POLICIES, SPEC, make_run, settings
 from varsearch.cli.main import main
-from varsearch.db import RunRecord, Store
+from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.measurement import Origin
+from varsearch.policy import Policy
 from varsearch.report.page import report
 from varsearch.report.provenance import command
 from varsearch.search.front import read_front
@@ -125,6 +126,25 @@ def test_the_command_sets_the_same_bounds() -> None:
     assert resolve(goals, SearchSpace(SPEC), "mnist", chosen.speed) == pytest.approx(chosen.bounds)
 
 
+def test_the_command_gives_bounds_to_the_last_digit() -> None:
+    chosen = settings(speedup=1 / 0.7, peak_bytes=4e8 / 3)
+    words = shlex.split(command(RunRecord("x", "mnist", SPEC.fingerprint, "", "", chosen.model_dump_json()), []))
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert given["--max-latency"] == "0.7x"
+    goals = parse_goals(given["--max-latency"], given["--max-memory"], None)
+    assert resolve(goals, SearchSpace(SPEC), "mnist", chosen.speed) == chosen.bounds
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "origin", "told"), [(120, "sampler", True), (120, "warm:3", False), (40, "sampler", False)]
+)
+def test_the_command_goes_without_a_profile_where_the_run_did(evaluated: int, origin: str, told: bool) -> None:
+    policy = Policy.dense(SPEC.n_layers, len(SPEC.scales))
+    trials = [TrialRecord(i, policy, origin, State.COMPLETE, attempts=1, cost=1.0) for i in range(evaluated)]
+    run = RunRecord("x", "mnist", SPEC.fingerprint, "", "", settings().model_dump_json())
+    assert ("--no-profile" in command(run, trials)) == told
+
+
 def test_the_command_names_what_is_not_usual() -> None:
     chosen = settings(delta_fid=1e-5, latency_ms=2.5e7)
     target = chosen.speed.target.model_copy(update={"dtype": "float32"})
@@ -230,4 +250,4 @@ def test_a_run_without_a_front(tmp_path: Path, capsys: pytest.CaptureFixture[str
     make_run(tmp_path / "x.db", "empty", settings(), {})
     out = tmp_path / "none.html"
     assert main(["report", "--storage", str(tmp_path / "x.db"), "--out", str(out)]) == 2
-    assert "there is nothing to report" in capsys.readouterr().err and not out.exists()
+    assert "the front is empty: the run has no evaluated trial yet" in capsys.readouterr().err and not out.exists()

@@ -10,6 +10,7 @@ from scipy.stats import t as student
 
 from tests.search.fakes import SPACE, STARTS, FakeWorker, luck, numbers, outcome, settings
 from tests.search.harness import confirm, forget_confirmation, stored
+from varsearch.cli.main import main
 from varsearch.db import Store
 from varsearch.measurement import Job, Origin, Outcome
 from varsearch.search.front import DENSE, Front, finalists, front_trials, front_volume, read_front, select
@@ -80,6 +81,40 @@ def test_a_confirmed_front_is_what_fresh_numbers_leave(storage: Path) -> None:
     assert front.hypervolume == front_volume(chosen, [fresh[n] for n in best], front.dense.values)
     assert headline(front) == f"{len(best)} confirmed on 4 fresh images"
     assert select(front, "best-quality").value("delta_fid") == min(fresh[n]["delta_fid"] for n in best)
+
+
+def test_status_and_files_say_what_is_not_confirmed(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def listed() -> str:
+        assert main(["status", "--storage", str(storage)]) == 0
+        return capsys.readouterr().out
+
+    assert f"{len(front_in(storage).entries)} candidates" in listed()
+    confirm(storage)
+    assert "candidates" not in listed()
+
+
+def test_a_bound_on_fid_keeps_its_distance_to_dense(tmp_path: Path) -> None:
+    """FID of twice the images is lower for all policies, and what the bound left out must not come back by that."""
+    free = search(tmp_path / "free.db", settings())
+    losses = sorted(t.values["fid"] for t in stored(free))
+    limit = losses[len(losses) // 2]
+    storage = search(tmp_path / "bound.db", settings(bounds={"fid": limit}))
+
+    def lower(job: Job) -> Outcome:
+        found = outcome(job)
+        assert found.quality is not None
+        shifted = (
+            m.model_copy(update={"value": m.value / (2 if m.metric == "fid" else 1)})
+            for m in found.quality.measurements
+        )
+        return found.model_copy(update={"quality": found.quality.model_copy(update={"measurements": tuple(shifted)})})
+
+    dense = next(t.values["fid"] for t in stored(storage) if t.origin == DENSE)
+    confirm(storage, lower)
+    front = front_in(storage)
+    assert front.confirmed and front.dense is not None
+    assert front.settings.bounds["fid"] == pytest.approx(limit + front.dense.value("fid") - dense)
+    assert all(entry.value("fid") <= front.settings.bounds["fid"] for entry in front.entries)
 
 
 def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import rungs as told_by_rungs
 from tests.search.fakes import QUALITY, SPACE, SPEED, STARTS, evidence, settings
 from tests.search.harness import Open, shown, stored, taken
+from varsearch.cli.run import conclude
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol
 from varsearch.policy import Policy
@@ -187,6 +188,15 @@ def test_a_rung_that_tells_nothing_is_switched_off_with_a_message(start: Open) -
     assert off["64 images"] and off["192 images"] and not off["predicted costs"]
     assert [rung for number, rung in seen if number == seen[-1][0]] == ["costs", "512 images"]
     assert all(rung.stopped == 0 for rung in broker.status().rungs[1:])
+
+
+def test_of_few_trials_no_rank_is_told(start: Open, capsys: pytest.CaptureFixture[str]) -> None:
+    broker = start(WHOLE, starts=MANY, budget=PAIRS, rungs=RUNGS)
+    climb(broker)
+    status = broker.status()
+    assert [rung.rank for rung in status.rungs] == [1.0, None, None]
+    conclude(status, None)
+    assert "rung of 64 images: stopped 0; rank correlation with the final numbers not known" in capsys.readouterr().out
 
 
 def test_starts_switch_a_rung_on_again(start: Open) -> None:

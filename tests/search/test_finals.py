@@ -102,6 +102,21 @@ def test_a_lost_worker_s_finalist_is_handed_out_again_and_fails_in_the_end(start
     assert job.number not in confirmed(broker)
 
 
+def test_a_late_answer_to_a_final_counts_and_one_of_the_search_does_not(start: Open) -> None:
+    broker = start(budget=2, confirm=True)
+    searched = []
+    while not is_final(job := taken(broker.lease("a"))):
+        searched.append(job)
+        broker.report(outcome(job))
+    broker.lost("a")
+    old = next(other for other in searched if other.number == job.number)
+    assert not broker.report(outcome(old)), "the trial has its outcome, and this confirms nothing"
+    assert broker.report(outcome(job))
+    told = [e for e in broker.events() if isinstance(e, Confirmed)]
+    assert [(e.trial.number, e.error) for e in told] == [(job.number, "")]
+    assert job.number not in confirmed(broker)
+
+
 @pytest.mark.parametrize("bad", ["error", "missing"])
 def test_a_finalist_that_fails_is_told_and_not_repeated(start: Open, bad: str) -> None:
     broker = start(budget=2, confirm=True)

@@ -73,7 +73,8 @@ def apply(
         "(medians: of the times, and of the ratios of paired rounds)"
     )
     if "speedup" in file.values:
-        console.print(f"the file says {file.values['speedup']:.2f}x, {file.origin.value} for {file.target}")
+        doubt = ", not confirmed on fresh noise" if file.provenance.confirmed is False else ""
+        console.print(f"the file says {file.values['speedup']:.2f}x, {file.origin.value} for {file.target}{doubt}")
 
 
 def _threads(file: PolicyFile) -> int:

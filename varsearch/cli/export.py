@@ -10,7 +10,7 @@ import typer
 
 from varsearch import library
 from varsearch.cli import options as o
-from varsearch.cli.render import console, interval, known, quantity, table
+from varsearch.cli.render import console, interval, known, quantity, table, times
 from varsearch.errors import EvaluationError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _told(entry: FrontEntry, found: Front) -> str:
     delta = f"ΔFID {interval(known(entry.metrics, 'delta_fid'))}" if judged else "quality NOT evaluated"
     doubt = "" if found.is_confirmed(entry) else ", not confirmed on fresh noise"
     return (
-        f"trial {entry.number} ({entry.origin}){doubt}, {delta}, {speedup.value:.2f}x dense, "
+        f"trial {entry.number} ({entry.origin}){doubt}, {delta}, {times(speedup)} dense, "
         f"peak {quantity('peak_bytes', peak.value)}"
     )
 

@@ -19,6 +19,7 @@ from varsearch.search.wording import interval as interval
 from varsearch.search.wording import quantity as quantity
 from varsearch.search.wording import ratio as ratio
 from varsearch.search.wording import scaled as scaled
+from varsearch.search.wording import times as times
 
 
 class Terminal(Console):

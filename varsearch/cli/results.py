@@ -20,6 +20,7 @@ from varsearch.cli.render import (
     quantity,
     ratio,
     table,
+    times,
 )
 from varsearch.errors import UsageError
 from varsearch.files import write_atomically
@@ -191,7 +192,7 @@ def _cells(entry: FrontEntry, found: Front) -> dict[str, str]:
     cells = {
         "ΔFID [95 %]": interval(m["delta_fid"]) if "delta_fid" in m else "",
         "latency": quantity("latency_ms", m["latency_ms"].value) if "latency_ms" in m else "",
-        "speed-up": f"{m['speedup'].value:.2f}x" if "speedup" in m else "",
+        "speed-up": times(m["speedup"]) if "speedup" in m else "",
         "peak": ratio(m, dense, "peak_bytes"),
         "KV": ratio(m, dense, "kv_bytes"),
         "NLL": f"{m['nll'].value:.3f}" if "nll" in m else "",

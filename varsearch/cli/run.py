@@ -212,7 +212,8 @@ def conclude(final: Status, patience: int | None) -> None:
     )
     for rung in final.rungs:
         told = "switched off" if rung.is_off else f"stopped {rung.stopped}"
-        console.print(f"rung of {rung.name}: {told}; rank correlation with the final numbers {rung.rank:.2f}")
+        rank = "not known from so few trials" if rung.rank is None else f"{rung.rank:.2f}"
+        console.print(f"rung of {rung.name}: {told}; rank correlation with the final numbers {rank}")
 
 
 def status(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: o.Json = False) -> None:
@@ -249,7 +250,7 @@ def status(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: 
                 f"{row['complete']}" + (f" + {row['stopped']} stopped" if row["stopped"] else ""),
                 str(row["failed"]),
                 str(row["open"]),
-                str(row["front"]),
+                f"{row['front']}" + ("" if row["confirmed"] or row["exact"] else " candidates"),
                 "" if row["hypervolume"] is None else f"{row['hypervolume']:.3f}",
                 str(row["updated"]),
             )

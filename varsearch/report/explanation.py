@@ -50,7 +50,7 @@ class Explanation:
         values = {m.metric: m for m in file.measurements}
         told = f"ΔFID {interval(values['delta_fid'])}, " if "delta_fid" in values else ""
         told += f"{values['speedup'].value:.2f}x dense's speed, " if "speedup" in values else ""
-        doubt = "" if self.subject.confirmed else ", not confirmed on fresh noise"
+        doubt = ", not confirmed on fresh noise" if self.subject.confirmed is False else ""
         return f"{self.subject.name}: {told}{file.origin.value} for {file.target}{doubt}; {summarize(file.policy)}"
 
     @property

@@ -25,7 +25,16 @@ from varsearch.report.samples import strips
 from varsearch.report.svg import Picture
 from varsearch.report.volume_chart import history, published_volume, volume_chart
 from varsearch.report.work import WorkLeft
-from varsearch.search.front import WORST, Front, FrontEntry, confirmed_trials, entry_of, read_front, select
+from varsearch.search.front import (
+    WORST,
+    Front,
+    FrontEntry,
+    confirmed_trials,
+    entry_of,
+    read_front,
+    require_entries,
+    select,
+)
 from varsearch.search.gallery import model_of
 from varsearch.search.protocols import Protocols
 from varsearch.search.rivals import presets_volume, rivals
@@ -56,12 +65,13 @@ def report(store: Store, run: RunRecord) -> str:
     """The page. The same database and weights give the same text.
 
     Raises:
-        UsageError: the run has no front yet, or dense, which all is relative to, has no numbers.
+        UsageError: nothing is on the front, or dense, which all is relative to, has no numbers.
         StoreError: the database lost a number that every evaluation gives.
     """
     front, trials = read_front(store, run), store.trials(run)
-    if not front.entries or front.dense is None:
-        raise UsageError("the run has no front yet, or dense has no numbers: there is nothing to report")
+    require_entries(front)
+    if front.dense is None:
+        raise UsageError("the dense policy has no numbers in this run: there is nothing to compare with")
     settings, searched = front.settings, Protocols.of(front.settings)
     entries = [_whole(entry_of(trial, searched), front) for trial in trials if trial.state is State.COMPLETE]
     chosen = chosen_entries(front)

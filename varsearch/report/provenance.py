@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
 import varsearch
 from varsearch.db import RunRecord, State, TrialRecord
 from varsearch.measurement import QualityProtocol
-from varsearch.search.front import Front
+from varsearch.search.front import WARM, Front
+from varsearch.search.guidance import WORTH_PROFILING
 from varsearch.search.protocols import confirming
 from varsearch.search.settings import RunSettings, default_objectives
 from varsearch.search.verdict import headline
@@ -119,7 +120,10 @@ def _environment(trials: Sequence[TrialRecord]) -> Facts:
 
 
 def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
-    """The `varsearch run` command with these settings. Files of other features or statistics are not known here."""
+    """The `varsearch run` command with these settings. Files of other features or statistics are not known here.
+
+    It makes the same search where as much is known as then: other runs' policies are starts too, see `knowledge`.
+    """
     s = RunSettings.parse(run.settings)
     budget = math.ceil(sum(t.cost for t in trials) - 1e-9)
     words = ["varsearch", "run", "--model", s.model, "--target", s.target.device, "--budget", str(max(1, budget))]
@@ -127,6 +131,8 @@ def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
     words += ["--attention", s.speed.attention] if s.speed.attention != "sdpa" else []
     words += ["--images", str(s.quality.n_images)] if s.quality else []
     words += ["--seed", str(s.seed)]
+    profiled = any(t.origin.startswith(WARM) for t in trials)
+    words += ["--no-profile"] if budget >= WORTH_PROFILING and not profiled else []
     if s.objectives != default_objectives(s.origin):
         words += ["--objectives", ",".join(s.objectives)]
     return shlex.join([*words, *_bounds(s.bounds.items())])
@@ -134,15 +140,17 @@ def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
 
 def _bounds(bounds: Iterable[tuple[str, float]]) -> list[str]:
     forms = {
-        "speedup": lambda limit: ["--max-latency", f"{_digits(1 / limit)}x"],
+        "speedup": lambda limit: ["--max-latency", f"{_digits(1 / limit, lambda share: 1 / share == limit)}x"],
         "latency_ms": lambda limit: ["--max-latency", f"{_digits(limit)}ms"],
-        "peak_bytes": lambda limit: ["--max-memory", f"{limit:.0f}B"],
+        "peak_bytes": lambda limit: ["--max-memory", f"{_digits(limit)}B"],
         "delta_fid": lambda limit: ["--max-fid", f"+{_digits(limit)}"],
         "fid": lambda limit: ["--max-fid", _digits(limit)],
     }
     return [word for metric, limit in bounds if metric in forms for word in forms[metric](limit)]
 
 
-def _digits(number: float) -> str:
-    """Six significant digits without an exponent, which bounds do not have."""
-    return f"{Decimal(f'{number:.6g}'):f}"
+def _digits(number: float, exact: Callable[[float], bool] | None = None) -> str:
+    """As few digits as are `exact`, or read back as the number; without an exponent, which bounds do not have."""
+    is_exact = exact or (lambda read: read == number)
+    texts = (f"{number:.{digits}g}" for digits in range(1, 18))
+    return f"{Decimal(next((text for text in texts if is_exact(float(text))), repr(number))):f}"

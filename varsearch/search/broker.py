@@ -100,7 +100,7 @@ class Broker:
 
     def report(self, outcome: Outcome) -> bool:
         """Takes the outcome of a job; False if nobody waits for it any more."""
-        if outcome.number not in self._leases.values():
+        if outcome.number not in self._leases.values() and not self._confirmation.waits_for(outcome):
             return self._explorer.report(outcome)
         self._leases = {worker: number for worker, number in self._leases.items() if number != outcome.number}
         self._pace.end(outcome.number)

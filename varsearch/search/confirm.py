@@ -64,6 +64,12 @@ class Confirmation:
             speed=None if trial.speed else self._protocols.speed,
         )
 
+    def waits_for(self, outcome: Outcome) -> bool:
+        """Whether a finalist still lacks what this answer of a worker that was believed lost has found."""
+        found = [e.protocol for e in (outcome.quality, outcome.speed) if e]
+        asked = {protocol.digest for protocol in self._protocols if protocol}
+        return outcome.number in self._open and bool(found) and asked.issuperset(found)
+
     def known(self, number: int) -> TrialRecord:
         """A finalist without an outcome, with the confirmed numbers that it has nevertheless."""
         return self._open[number]

@@ -22,7 +22,7 @@ from varsearch.models import zoo
 from varsearch.models.image_model import SamplingDefaults
 from varsearch.policy_file import Envelope, PolicyFile, Provenance, Sample
 from varsearch.search.front import FrontEntry
-from varsearch.search.protocols import Protocols
+from varsearch.search.protocols import Protocols, confirming
 from varsearch.search.settings import RunSettings
 
 LATENCY_TOLERANCE = 0.25
@@ -57,6 +57,7 @@ def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
         provenance=Provenance(
             run=run,
             trial=entry.number,
+            confirmed=entry.protocols == confirming(settings),
             varsearch=varsearch.__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),

@@ -80,7 +80,8 @@ class Ladder:
         stopped = [self._reached(t.number) for t in trials if t.state is State.STOPPED]
         found = []
         for i, (rung, links) in enumerate(zip(self.rungs, self._links(trials), strict=True)):
-            rank = min((link.rank for link in links.values()), default=0.0)
+            known = bool(links) and all(link.pairs >= PAIRS for link in links.values())
+            rank = min(link.rank for link in links.values()) if known else None
             found.append(Standing(rung.name, stopped.count(i), rank, _is_off(links)))
         return tuple(found)
 
@@ -91,7 +92,7 @@ class Ladder:
             f"rung of {rung.name} switched {'off' if rung.is_off else 'on'}: its numbers have rank correlation "
             f"{rung.rank:.2f} with the final ones, {RANK} is needed"
             for rung in standing
-            if rung.is_off != (rung.name in old)
+            if rung.rank is not None and rung.is_off != (rung.name in old)
         )
 
     def _climbed(self, number: int) -> list[int]:

@@ -70,7 +70,9 @@ class Front:
     them, before that the search's own, and then its entries are no more than candidates.
 
     Attributes:
-        complete: number of trials with numbers, feasible or not.
+        settings: of the run; a bound on `fid` stands for the same distance to dense as in the search, as FID shrinks with
+            the number of images.
+        complete: number of trials with numbers of `protocols`, feasible or not.
         dense: the dense policy's trial, on the front or not; None while it has no numbers.
         presets: the trials of published systems, on the front or not.
         hypervolume: see `front_volume`; None without dense.
@@ -175,12 +177,13 @@ def read_front(store: Store, run: RunRecord) -> Front:
     others = any(t.origin != DENSE for t in known)
     confirmed = all(t.origin != DENSE for t in missing) and (others or (bool(known) and not missing))
     protocols, shown = (confirming(settings), known) if confirmed else (Protocols.of(settings), trials)
+    searched, settings = settings, _moved(settings, dense_trial(trials), dense_trial(shown))
     best = sorted(front_trials(settings, shown), key=lambda t: settings.losses(t.values))
     dense = dense_trial(shown)
     front = Front(
         settings=settings,
         entries=tuple(entry_of(t, protocols) for t in best),
-        complete=sum(t.state is State.COMPLETE for t in trials),
+        complete=sum(t.state is State.COMPLETE for t in shown),
         dense=entry_of(dense, protocols) if dense else None,
         presets=tuple(
             entry_of(t, protocols) for t in shown if t.origin.startswith(PRESET) and t.state is State.COMPLETE
@@ -194,8 +197,16 @@ def read_front(store: Store, run: RunRecord) -> Front:
     )
     if not confirmed or front.exact:
         return front
-    members = [t for t in front_trials(settings, trials) if t.origin != DENSE]
-    return replace(front, optimism=optimism(settings, members, known, volume_of(settings, trials)))
+    members = [t for t in front_trials(searched, trials) if t.origin != DENSE]
+    return replace(front, optimism=optimism(settings, members, known, volume_of(searched, trials)))
+
+
+def _moved(settings: RunSettings, before: TrialRecord | None, now: TrialRecord | None) -> RunSettings:
+    """With the bound on `fid`, if there is one, as far from dense's now as it was from dense's before."""
+    if "fid" not in settings.bounds or before is None or now is None:
+        return settings
+    limit = settings.bounds["fid"] + now.values["fid"] - before.values["fid"]
+    return settings.model_copy(update={"bounds": {**settings.bounds, "fid": limit}})
 
 
 def volume_of(settings: RunSettings, trials: Sequence[TrialRecord]) -> float | None:
@@ -222,12 +233,7 @@ def select(front: Front, how: str) -> FrontEntry:
     Raises:
         UsageError: unknown selection, empty front, or no entry within the limit.
     """
-    if not front.complete:
-        raise UsageError("the front is empty: the run has no evaluated trial yet")
-    if not front.entries:
-        raise UsageError(
-            f"the front is empty: none of {front.complete} trials met all bounds; relax them or raise the budget"
-        )
+    require_entries(front)
     if how == "knee":
         return _knee(front)
     if how == "fastest":
@@ -238,6 +244,16 @@ def select(front: Front, how: str) -> FrontEntry:
     if single:
         return min(front.entries, key=lambda entry: entry.value(single))
     return _best_within(front.entries, how, front.settings.quality is not None)
+
+
+def require_entries(front: Front) -> None:
+    """Raises `UsageError` if there is nothing on the front, and says why."""
+    if not front.complete:
+        raise UsageError("the front is empty: the run has no evaluated trial yet")
+    if not front.entries:
+        raise UsageError(
+            f"the front is empty: none of {front.complete} trials met all bounds; relax them or raise the budget"
+        )
 
 
 def _knee(front: Front) -> FrontEntry:

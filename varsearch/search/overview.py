@@ -67,6 +67,7 @@ def _row(store: Store, run: RunRecord) -> dict[str, Any]:
         "open": sum(not t.state.is_final for t in trials),
         "front": len(front.entries),
         "confirmed": front.confirmed,
+        "exact": front.exact,
         "hypervolume": front.hypervolume,
         "updated": run.updated.isoformat(timespec="seconds") if run.updated else "",
     }

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from varsearch.db import RunRecord, State, Store
 from varsearch.errors import UsageError
 from varsearch.measurement import METRICS
-from varsearch.search.front import Front, read_front
+from varsearch.search.front import Front, read_front, require_entries
 from varsearch.search.verdict import headline
 
 QUALITY_SPAN = 6.0
@@ -27,8 +27,9 @@ def picture(store: Store, run: RunRecord, kind: str = "png") -> bytes:
         UsageError: the run has no front, or lacks a metric that is drawn.
     """
     front = read_front(store, run)
-    if not front.entries or front.dense is None:
-        raise UsageError("the run has no front yet: there is nothing to draw")
+    require_entries(front)
+    if front.dense is None:
+        raise UsageError("the dense policy has no numbers in this run: there is nothing to compare with")
     trials = [t.values for t in store.trials(run) if t.state is State.COMPLETE]
     settings, quality = front.settings, front.quality
     if quality is None:
@@ -72,6 +73,9 @@ def _draw(axes: Axes, front: Front, trials: list[dict[str, float]], metric: str)
     axes.axhline(0, color="0.6", lw=0.7)
     better = "more" if METRICS[metric].direction == "maximize" else "less"
     name = {"speedup": "speed-up over dense", "peak_bytes": "peak memory relative to dense"}[metric]
+    beyond = [f"{e.number} (ΔFID {e.value('delta_fid'):+.2f})" for e in front.entries if e not in entries]
+    if beyond:
+        axes.set_title(f"on the front beyond this axis: trial {', '.join(beyond)}", fontsize=8)
     axes.set_xlabel(f"{name} ({better} is better)")
     axes.set_ylabel("ΔFID to dense (less is better)")
     axes.legend(fontsize=8)

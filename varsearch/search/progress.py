@@ -28,13 +28,13 @@ class Standing:
     Attributes:
         name: for people.
         stopped: trials that it stopped.
-        rank: rank correlation of its numbers with the final ones.
+        rank: rank correlation of its numbers with the final ones; None while too few trials have both.
         is_off: whether that is too small for the rung to be of use.
     """
 
     name: str
     stopped: int
-    rank: float
+    rank: float | None
     is_off: bool
 
 

@@ -23,13 +23,13 @@ class Subject:
         name: what the user called it.
         file: the policy as it is or would be exported.
         model: name or folder of the model that it is for, which has the very weights.
-        confirmed: whether its numbers are final; a file does not say.
+        confirmed: whether its numbers are final; an old file does not say.
     """
 
     name: str
     file: PolicyFile
     model: str
-    confirmed: bool = True
+    confirmed: bool | None
 
 
 def find_subject(
@@ -67,7 +67,7 @@ def find_subject(
         raise error if Path(reference).is_file() else PolicyError(f"{error}; a trial of a run is RUN:NUMBER") from None
     named = registry.join(model or file.model.name, weights, prompts)
     file.check_model(zoo.manifest(named).spec())
-    return Subject(reference, file, named)
+    return Subject(reference, file, named, file.provenance.confirmed)
 
 
 def _of_run(reference: str, run: str, how: str, storage: str, model: str | None) -> Subject:
@@ -77,6 +77,7 @@ def _of_run(reference: str, run: str, how: str, storage: str, model: str | None)
         entry = pick(store, record, front, how)
     settings = front.settings if model is None else front.settings.model_copy(update={"model": model})
     try:
-        return Subject(reference, export(entry, settings, record.name), settings.model, front.is_confirmed(entry))
+        file = export(entry, settings, record.name)
+        return Subject(reference, file, settings.model, file.provenance.confirmed)
     except (KeyError, ValueError) as error:  # of the notes that an evaluation leaves in the database
         raise StoreError(f"the stored evidence of trial {entry.number} is damaged: {error}") from None

@@ -30,6 +30,11 @@ def interval(m: Measurement) -> str:
     return f"{m.value:+.2f}" + (f" [{m.low:+.2f}, {m.high:+.2f}]" if m.low is not None and m.high is not None else "")
 
 
+def times(m: Measurement) -> str:
+    """A factor with its interval, if it has one."""
+    return f"{m.value:.2f}x" + (f" [{m.low:.2f}, {m.high:.2f}]" if m.low is not None and m.high is not None else "")
+
+
 def ratio(metrics: Mapping[str, Measurement], dense: Mapping[str, Measurement] | None, metric: str) -> str:
     """A metric relative to dense, such as "0.53x"; empty where one of them is missing."""
     if dense is None or metric not in metrics or metric not in dense or not dense[metric].value:
