@@ -70,8 +70,7 @@ class Front:
     them, before that the search's own, and then its entries are no more than candidates.
 
     Attributes:
-        settings: of the run; a bound on `fid` stands for the same distance to dense as in the search, as FID shrinks with
-            the number of images.
+        settings: of the run; a bound on `fid` is as far from dense as in the search, as FID shrinks with more images.
         complete: number of trials with numbers of `protocols`, feasible or not.
         dense: the dense policy's trial, on the front or not; None while it has no numbers.
         presets: the trials of published systems, on the front or not.
