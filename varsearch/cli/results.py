@@ -178,6 +178,7 @@ def _print_rivals(found: Front) -> None:
 def _rival_cells(rival: Rival, found: Front) -> list[str]:
     def cells(entry: FrontEntry) -> list[str]:
         shown = _cells(entry, found)
+        shown["speed-up"] = shown["speed-up"].partition(" ")[0]  # its interval would leave no room for the other
         return [shown[column] for column in ("ΔFID [95 %]", "speed-up", "peak", "KV")]
 
     name, best = rival.preset.origin.partition(":")[2], rival.beaten_by

@@ -23,8 +23,9 @@ quality another run evaluated."""
 DENSE = f"{SEED}dense"
 """Origin of the trial that all others are compared with."""
 
-NEAR = 0.2
-"""Trials that are on the front with this probability or more are confirmed with it: one of them may be better."""
+NEAR = 0.1
+"""Trials that are on the front with this probability or more are confirmed with it: one of them may be better. Of a
+crowd of nearly the same policies each has a small one."""
 
 WORST = 1.1
 """Relative costs from here on add nothing to the hypervolume."""
