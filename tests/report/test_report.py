@@ -19,10 +19,10 @@ from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.measurement import Origin
 from varsearch.policy import Policy
 from varsearch.report.page import report
-from varsearch.report.provenance import command
-from varsearch.search.front import read_front
+from varsearch.report.provenance import command, provenance
+from varsearch.search.front import Front, read_front
 from varsearch.search.goals import parse_goals, resolve
-from varsearch.search.protocols import confirming
+from varsearch.search.protocols import Protocols, confirming
 from varsearch.space import SearchSpace
 
 
@@ -124,6 +124,18 @@ def test_the_command_sets_the_same_bounds() -> None:
     given = dict(zip(words[2::2], words[3::2], strict=True))
     goals = parse_goals(given["--max-latency"], given["--max-memory"], given["--max-fid"])
     assert resolve(goals, SearchSpace(SPEC), "mnist", chosen.speed) == pytest.approx(chosen.bounds)
+
+
+def test_provenance_has_the_bound_on_fid_that_was_asked_for() -> None:
+    """That among confirmed numbers, which the front has, is another."""
+    asked = settings(fid=5.0)
+    run = RunRecord("x", "mnist", SPEC.fingerprint, "", "", asked.model_dump_json())
+    shown = Front(
+        settings=settings(fid=3.5), entries=(), complete=0, dense=None, presets=(), hypervolume=None, best={},
+        protocols=Protocols.of(asked), confirmed=False, unconfirmed=0, optimism=None,
+    )  # fmt: skip
+    facts = dict(dict(provenance(run, shown, [], [], "a database"))["Run"])
+    assert facts["bounds"] == "fid 5" and facts["settings (sha256)"] == asked.digest
 
 
 def test_the_command_gives_bounds_to_the_last_digit() -> None:

@@ -38,6 +38,7 @@ from varsearch.search.front import (
 from varsearch.search.gallery import model_of
 from varsearch.search.protocols import Protocols
 from varsearch.search.rivals import presets_volume, rivals
+from varsearch.search.settings import RunSettings
 from varsearch.search.summary import summarize
 from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
 from varsearch.search.wording import interval, quantity, ratio
@@ -72,7 +73,8 @@ def report(store: Store, run: RunRecord) -> str:
     require_entries(front)
     if front.dense is None:
         raise UsageError("the dense policy has no numbers in this run: there is nothing to compare with")
-    settings, searched = front.settings, Protocols.of(front.settings)
+    settings = RunSettings.parse(run.settings)
+    searched = Protocols.of(settings)
     entries = [_whole(entry_of(trial, searched), front) for trial in trials if trial.state is State.COMPLETE]
     chosen = chosen_entries(front)
     names = {entry.number: name for name, entry in chosen}

@@ -36,7 +36,7 @@ def provenance(
 
     `trials` have the evidence of the search, `confirmed` that of the confirmation.
     """
-    settings = front.settings
+    settings = RunSettings.parse(run.settings)
     speed, quality = settings.speed, settings.quality
     groups = [
         ("Run", _run(run, settings, trials, database)),
