@@ -5,20 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
 
-from benchmarks.search_synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC, Synthetic
+from benchmarks.search_synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC
+from tests.search.interacting import moves, problem, starts, trial
 from varsearch.db import State, TrialRecord
 from varsearch.errors import EvaluationError
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
 from varsearch.search.front import WORST, front_trials, front_volume
 from varsearch.search.guide import Guide
-from varsearch.search.moves import Moves, effective
-from varsearch.search.outlook import Outlook
 from varsearch.search.pareto import dominates
 from varsearch.search.promising import EXACT, _Search, promising
 from varsearch.search.proposals import FLOOR, MUTATION, RIVAL, SAMPLER, SURROGATE, Proposer
@@ -27,25 +25,6 @@ from varsearch.space.changes import changes
 from varsearch.space.units import compose
 
 DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
-
-
-@cache
-def problem() -> Synthetic:
-    return Synthetic(1)
-
-
-@cache
-def moves(profile: bool = True) -> Moves:
-    return Moves(Outlook(SPEC, (), problem().profile if profile else None))
-
-
-def trial(number: int, policy: Policy, origin: str = SURROGATE) -> TrialRecord:
-    quality, speed = problem().evaluate(policy)
-    return TrialRecord(number, policy, origin, State.COMPLETE, attempts=1, quality=quality, speed=speed)
-
-
-def starts(n: int = 8) -> list[TrialRecord]:
-    return [trial(i, policy, origin) for i, (origin, policy) in enumerate(list(problem().warm.items())[:n])]
 
 
 def proposer(trials: list[TrialRecord], seed: int = 0, profile: bool = True) -> Proposer:
@@ -280,29 +259,6 @@ def test_without_dense_or_a_guide_the_sampler_proposes() -> None:
     blind.show(starts()[0])
     found = blind.propose(1, set())
     assert found is not None and found[0] == SAMPLER
-
-
-@pytest.mark.parametrize("profile", [True, False])
-def test_moves_change_something_and_leave_nothing_without_effect(profile: bool) -> None:
-    rng, parents = random.Random(0), [changes(t.policy).settings for t in starts()]
-    made = moves(profile)
-    for _ in range(60):
-        a, b = rng.sample(parents, 2)
-        for chosen in (made.edited(a, rng), made.crossed(a, b, rng)):
-            assert len({setting.unit for setting in chosen}) == len(chosen)
-            assert effective(chosen) == chosen
-            compose(SPEC, chosen)
-    crossed = {setting for _ in range(20) for setting in made.crossed(parents[-1], parents[2], rng)}
-    assert crossed <= {*parents[-1], *parents[2]}
-
-
-def test_points_on_the_path_trade_loss_for_savings() -> None:
-    rng, outlook, path = random.Random(0), moves().outlook, moves().path
-    assert path is not None
-    rows = outlook.rows([path.draw(rng) for _ in range(40)])
-    loss, saved = outlook.loss(rows), 2 - outlook.time(rows) - outlook.memory(rows)
-    order = loss.argsort()
-    assert saved[order[-10:]].mean() > saved[order[:10]].mean() + 0.2
 
 
 def test_a_guide_travels() -> None:

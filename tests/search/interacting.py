@@ -1,0 +1,31 @@
+"""Trials of the synthetic problem of `benchmarks.search`, whose units interact."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from benchmarks.search_synthetic import SPEC, Synthetic
+from varsearch.db import State, TrialRecord
+from varsearch.policy import Policy
+from varsearch.search.moves import Moves
+from varsearch.search.outlook import Outlook
+from varsearch.search.proposals import SURROGATE
+
+
+@cache
+def problem() -> Synthetic:
+    return Synthetic(1)
+
+
+@cache
+def moves(profile: bool = True) -> Moves:
+    return Moves(Outlook(SPEC, (), problem().profile if profile else None))
+
+
+def trial(number: int, policy: Policy, origin: str = SURROGATE) -> TrialRecord:
+    quality, speed = problem().evaluate(policy)
+    return TrialRecord(number, policy, origin, State.COMPLETE, attempts=1, quality=quality, speed=speed)
+
+
+def starts(n: int = 8) -> list[TrialRecord]:
+    return [trial(i, policy, origin) for i, (origin, policy) in enumerate(list(problem().warm.items())[:n])]
