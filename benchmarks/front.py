@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.stored import stored_run
+from benchmarks.stored import parser, stored_run
 from varsearch.search.front import Front, FrontEntry, read_front
 from varsearch.search.rivals import rivals
 from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
@@ -53,7 +53,7 @@ def lines(front: Front) -> list[str]:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Reads a run and prints."""
-    with stored_run(__doc__, given) as (store, run):
+    with stored_run(parser(__doc__).parse_args(given)) as (store, run):
         print(f"{run.name}: ", end="")
         print("\n".join(lines(read_front(store, run))))
 

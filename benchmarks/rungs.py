@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.stored import stored_run
+from benchmarks.stored import parser, stored_run
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.evaluators.cost_model import predicted_protocol
 from varsearch.evaluators.draws import BATCH
@@ -48,7 +48,7 @@ def lines(store: Store, run: RunRecord, rung: Rung, trials: Sequence[TrialRecord
 
 def main(given: Sequence[str] | None = None) -> None:
     """Reads a run and prints."""
-    with stored_run(__doc__, given) as (store, run):
+    with stored_run(parser(__doc__).parse_args(given)) as (store, run):
         settings = RunSettings.parse(run.settings)
         trials = [t for t in store.trials(run) if t.state is State.COMPLETE]
         dense = dense_trial(trials)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import losses
 from tests.search.harness import forget_confirmation
 from varsearch.cli.main import main
 from varsearch.db import Store
 from varsearch.evaluators.worker import WorkerConfig
 from varsearch.policy_file import PolicyFile
 from varsearch.search.confirm import Confirmation
+from varsearch.search.front import read_front
 from varsearch.search.protocols import confirming
 from varsearch.search.settings import RunSettings
 
@@ -84,3 +86,20 @@ def test_a_trial_that_was_not_confirmed_says_so(capsys: pytest.CaptureFixture[st
     assert file.provenance.confirmed is False
     for command in ("explain", "apply"):
         assert "not confirmed on fresh noise" in output(capsys, command, "two.json")
+
+
+def test_what_is_lost_is_drawn_again_from_other_noise(capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    losses.main(["--images", "24"])
+    first, _, *rows, last = capsys.readouterr().out.splitlines()
+    assert f"by {2 * IMAGES} images and by 24 of other noise" in first
+    with Store("varsearch.db") as store:
+        front = read_front(store, store.runs()[0])
+    assert front.quality is not None
+    again = list(losses.again(front.quality, "mnist", front.entries, 24))
+    changed = [e for e in again if e.value("delta_fid") != 0]
+    assert changed and all(e.metrics["delta_fid"].n == 24 for e in again)
+    for old, new in zip(front.entries, again, strict=True):
+        assert (old.value("delta_fid") == new.value("delta_fid")) == (new not in changed)
+    assert {int(row.split()[0]) for row in rows} == {entry.number for entry in losses.fast(front)}
+    assert last.startswith("fastest whose interval reaches 0, by 24: trial")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import front as benchmark
+from benchmarks import losses
 from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, settings
 from tests.search.harness import front_of
 from tests.search.test_front import with_values
@@ -64,6 +65,17 @@ def test_the_benchmark_tells_what_the_front_shows(front: Front) -> None:
     deltas = [(e.metrics["delta_fid"], e.value("speedup")) for e in front.entries]
     fastest = max(speedup for delta, speedup in deltas if (delta.value if delta.low is None else delta.low) <= 0)
     assert any("  fastest: trial" in line and f"speed-up {fastest:.2f}x" in line for line in told)
+
+
+def test_what_is_fast_is_beaten_in_loss_or_speed_by_nothing(front: Front) -> None:
+    fast = losses.fast(front)
+    assert 0 < len(fast) < len(front.entries)
+    for entry in front.entries:
+        other = [e for e in fast if e is not entry]
+        as_good = [e for e in other if e.value("speedup") >= entry.value("speedup")]
+        beaten = any(e.value("delta_fid") <= entry.value("delta_fid") for e in as_good)
+        assert beaten != (entry in fast)
+    assert [e.value("speedup") for e in fast] == sorted((e.value("speedup") for e in fast), reverse=True)
 
 
 def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""What the fast policies of a front lose, by many images: `python -m benchmarks.losses --storage FILE [--images 4096]`.
+
+Of each policy that none beats in both ΔFID and speed-up the ΔFID is evaluated again, on noise that neither the search
+nor the confirmation has drawn. Policies that draw nearly the same images share their luck in the confirmation: ten that
+agree are hardly more than one. The speed-up is the front's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from benchmarks.front import harmless
+from benchmarks.stored import parser, stored_run
+from varsearch.evaluators.worker import WorkerConfig
+from varsearch.measurement import QualityProtocol
+from varsearch.search.front import Front, FrontEntry, read_front
+from varsearch.search.pareto import non_dominated
+from varsearch.search.protocols import FRESH_NOISE
+from varsearch.search.wording import interval, times
+
+ROW = "{:>6}  {:<22}{:<22}{:<24}{}"
+
+
+def fast(front: Front) -> list[FrontEntry]:
+    """The entries that none beats in both ΔFID and speed-up, fastest first."""
+    points = [(entry.value("delta_fid"), -entry.value("speedup")) for entry in front.entries]
+    return sorted((front.entries[i] for i in non_dominated(points)), key=lambda e: -e.value("speedup"))
+
+
+def again(quality: QualityProtocol, model: str, entries: Sequence[FrontEntry], images: int) -> Iterator[FrontEntry]:
+    """The entries with the ΔFID of so many images of other noise, one after the other."""
+    fresh = {"seed": quality.seed + FRESH_NOISE, "n_images": images, "nll_images": 0}
+    judge = WorkerConfig(model=model, device="cpu", threads=1).make().quality(quality.model_copy(update=fresh))
+    for entry in entries:
+        found = {m.metric: m for m in judge.evaluate(entry.policy).measurements}
+        yield replace(entry, metrics={**entry.metrics, "delta_fid": found["delta_fid"]})
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Reads a run, draws and prints."""
+    takes = parser(__doc__)
+    takes.add_argument("--images", type=int, default=4096)
+    asked = takes.parse_args(given)
+    with stored_run(asked) as (store, run):
+        front = read_front(store, run)
+    if front.quality is None:
+        raise SystemExit(f"{run.name} has no ΔFID")
+    before, after = fast(front), []
+    print(f"{run.name}: ΔFID, 95 %, by {front.quality.n_images} images and by {asked.images} of other noise")
+    print(ROW.format("trial", "origin", "speed-up", f"by {front.quality.n_images}", f"by {asked.images}"))
+    for old, new in zip(before, again(front.quality, front.settings.model, before, asked.images), strict=True):
+        deltas = (interval(entry.metrics["delta_fid"]) for entry in (old, new))
+        print(ROW.format(new.number, new.origin, times(new.metrics["speedup"]), *deltas), flush=True)
+        after.append(new)
+    best = next(filter(harmless, after), None)
+    told = f"trial {best.number}, {times(best.metrics['speedup'])}" if best else "none"
+    print(f"fastest whose interval reaches 0, by {asked.images}: {told}")
+
+
+if __name__ == "__main__":
+    main()
