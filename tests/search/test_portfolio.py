@@ -115,7 +115,7 @@ def test_a_published_system_is_dominated_on_purpose() -> None:
         assert found is not None
         return dominates(*(settings.losses(t.values) for t in (trial(41, found), rival)))
 
-    assert all(dominating(True, seed) for seed in range(3)) and not dominating(False, 0)
+    assert all(dominating(True, seed) for seed in range(3)) and not all(dominating(False, seed) for seed in range(3))
 
 
 def test_a_rival_that_was_lucky_once_is_not_chased() -> None:
@@ -131,7 +131,7 @@ def test_a_rival_that_was_lucky_once_is_not_chased() -> None:
         told = Measurement(metric="speedup", value=1.5 * real, **interval)
         speed = honest.speed and honest.speed.model_copy(update={"measurements": (*kept, told)})
         rival = replace(honest, speed=speed)
-        surrogate = _Search(settings, moves(), [*trials, rival], random.Random(0)).surrogate
+        surrogate = _Search(settings, moves(), [*trials, rival]).surrogate
         time_S, memory_S = (known[30] for known in surrogate.known()[1:3])
         assert {*memory_S.tolist()} == {honest.values["peak_bytes"] / trials[0].values["peak_bytes"]}
         return float(trials[0].values["speedup"] / np.median(time_S))
@@ -152,7 +152,7 @@ def test_luck_on_the_front_hides_no_proposal() -> None:
         told = Measurement(metric="delta_fid", value=0.0, low=-half, high=half)
         quality = member.quality and member.quality.model_copy(update={"measurements": (*kept, told)})
         lucky = replace(member, quality=quality)
-        search = _Search(settings, moves(), [lucky if t is member else t for t in trials], random.Random(0))
+        search = _Search(settings, moves(), [lucky if t is member else t for t in trials])
         return float(np.mean([np.prod(high - low, axis=1).sum() for low, high in search.boxes]))
 
     honest = front_volume(settings, [t.values for t in front_trials(settings, trials)], dense)

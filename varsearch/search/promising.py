@@ -60,7 +60,7 @@ def promising(
         against_a_rival: the best candidate is the likeliest to be nowhere worse than a published system that may be on
             the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival.
     """
-    search = _Search(settings, moves, trials, rng)
+    search = _Search(settings, moves, trials)
     if against_a_rival and not search.choose_rival(rng):
         return None
     ancestors = [*search.rivals, *inside(settings, trials)]
@@ -111,7 +111,7 @@ class _Search:
         rivals: the published system that is to be dominated, if there is one.
     """
 
-    def __init__(self, settings: RunSettings, moves: Moves, trials: Sequence[TrialRecord], rng: random.Random) -> None:
+    def __init__(self, settings: RunSettings, moves: Moves, trials: Sequence[TrialRecord]) -> None:
         dense = dense_trial(trials)
         assert dense is not None
         self.settings, self.dense, self.rivals = settings, dense.values, list[TrialRecord]()
@@ -123,7 +123,8 @@ class _Search:
         self.metrics = (*settings.objectives, *bounded)
         predicted = settings.model_copy(update={"objectives": self.metrics})
         evaluated = [*self._complete, *stopped]
-        self.surrogate = Surrogate(moves.outlook, predicted, dense.values, evaluated, pending, rng.getrandbits(32))
+        seed = (settings.seed, len(trials))
+        self.surrogate = Surrogate(moves.outlook, predicted, dense.values, evaluated, pending, seed)
         self._known = np.stack(self.surrogate.known()[: len(settings.objectives)], axis=-1)
         feasible = [t.state is State.COMPLETE and settings.is_feasible(t.values) for t in evaluated]
         self._counted = np.flatnonzero([*feasible, *(True for _ in pending)])

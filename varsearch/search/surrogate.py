@@ -75,7 +75,7 @@ class Surrogate:
         dense: Mapping[str, float],
         trials: Sequence[TrialRecord],
         pending: Sequence[Changes] = (),
-        seed: int = 0,
+        seed: Sequence[int] = (0,),
     ) -> None:
         self._seed = seed
         self.outlook, self.settings, self.dense = outlook, settings, dense
@@ -102,7 +102,7 @@ class Surrogate:
         levels = NOISE if METRICS[metric].kind == "quality" else COST_NOISE
         fitted = fit(features_NF[:done], distances_NN[:done, :done], residual_N, noise_N, levels)
         if noise_N.any():
-            luck_NS = np.random.default_rng((self._seed, j)).standard_normal((len(expected_N), WORLDS))
+            luck_NS = np.random.default_rng((*self._seed, j)).standard_normal((len(expected_N), WORLDS))
             fitted = fitted.courses(features_NF, distances_NN[:, :done], distances_NN, luck_NS)
         elif done < len(expected_N):
             believed, _ = fitted(features_NF[done:], distances_NN[done:, :done])
