@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -53,7 +54,7 @@ def errors(known: list[TrialRecord], fresh: list[TrialRecord], profile: bool = T
     surrogate = Surrogate(outlook(profile), problem().settings, dense, known)
     draws = surrogate.draws([changes(t.policy).settings for t in fresh])
     truth = np.array([relative_costs(problem().settings, t.values, dense) for t in fresh])
-    guess = np.array([np.median(draw, axis=1) for draw in draws]).T
+    guess = np.array([np.median(draw, axis=(1, 2)) for draw in draws]).T
     bent = [np.arcsinh(x[:, 0] / 0.02) for x in (truth, guess)]
     return [float(np.median(abs(bent[0] - bent[1]))), *np.median(abs(truth - guess), axis=0)[1:].tolist()]
 
@@ -74,9 +75,9 @@ def test_intervals_hold_what_they_promise() -> None:
     surrogate = Surrogate(outlook(), problem().settings, found[0].values, found)
     draws = surrogate.draws([changes(t.policy).settings for t in fresh])[0]
     loss = np.array([t.values["delta_fid"] / found[0].values["fid"] for t in fresh])
-    inside = np.mean((draws[:, 0] <= loss) & (loss <= draws[:, -1]))  # 94 % of a normal distribution
+    inside = np.mean((draws.min((1, 2)) <= loss) & (loss <= draws.max((1, 2))))  # 94 % of a normal distribution
     assert 0.75 < inside < 1
-    assert np.std(np.arcsinh(draws / 0.02), axis=1).mean() < 1
+    assert np.std(np.arcsinh(draws / 0.02), axis=(1, 2)).mean() < 1
 
 
 def test_what_was_tried_is_known() -> None:
@@ -158,6 +159,43 @@ def test_a_metric_that_is_a_difference_to_dense_has_no_loss_at_zero() -> None:
     known, fresh = map(seen, trials(40)), [seen(t) for t in trials(60, seed=1)[1:]]
     first, *rest = known
     surrogate = Surrogate(outlook(), settings, first.values, [first, *rest])
-    guess = np.median(surrogate.draws([changes(t.policy).settings for t in fresh])[0], axis=1)
+    guess = np.median(surrogate.draws([changes(t.policy).settings for t in fresh])[0], axis=(1, 2))
     truth = np.array([t.values["feature_distance"] for t in fresh])
     assert np.median(abs(np.arcsinh(guess / 0.02) - np.arcsinh(truth / 0.02))) < 0.5
+
+
+def with_error(one: TrialRecord, half: float) -> TrialRecord:
+    """The same trial, whose ΔFID has an interval."""
+    assert one.quality is not None
+    value = one.values["delta_fid"]
+    told = Measurement(metric="delta_fid", value=value, low=value - half, high=value + half)
+    kept = tuple(m for m in one.quality.measurements if m.metric != "delta_fid")
+    return replace(one, quality=one.quality.model_copy(update={"measurements": (*kept, told)}))
+
+
+def test_policies_that_are_alike_share_their_errors() -> None:
+    """A trial and what differs from it in little go up and down together; a stranger goes its own way."""
+    dense, *others = trials(30)
+    known = [dense, *(with_error(t, 2 * t.values["delta_fid"] + 0.5) for t in others)]
+    surrogate = Surrogate(outlook(), problem().settings, dense.values, known)
+    own, shared, strange = changes(others[0].policy).settings, [], []
+    worlds = surrogate.known()[0][1]
+    assert np.std(worlds) > 0 and np.ptp(surrogate.known()[1], axis=1).max() == 0, "costs are known"
+    for near in (own[1:], own[:-1]):
+        courses = np.median(surrogate.draws([near])[0], axis=2)[0]
+        shared.append(np.corrcoef(np.arcsinh(worlds), np.arcsinh(courses))[0, 1])
+    for far in (changes(t.policy).settings for t in trials(6, seed=9)[1:]):
+        courses = np.median(surrogate.draws([far])[0], axis=2)[0]
+        strange.append(abs(np.corrcoef(np.arcsinh(worlds), np.arcsinh(courses))[0, 1]))
+    assert min(shared) > 0.9 and np.median(strange) < min(shared)
+
+
+def test_each_world_agrees_with_what_is_known() -> None:
+    dense, *others = trials(30)
+    known = [dense, *(with_error(t, 1e-3 * (t.values["delta_fid"] + 0.02)) for t in others)]
+    surrogate = Surrogate(outlook(), problem().settings, dense.values, known)
+    told = np.arcsinh(surrogate.known()[0] / 0.02)
+    truth = np.arcsinh(np.array([max(t.values["delta_fid"], 0) / dense.values["fid"] for t in known]) / 0.02)
+    assert np.median(abs(told - truth[:, None])) < 0.1
+    again = [np.median(d, axis=2) for d in surrogate.draws([changes(t.policy).settings for t in others])]
+    assert np.median(abs(np.arcsinh(again[0] / 0.02) - told[1:])) < 0.05, "what is tried again is what it was"

@@ -13,8 +13,7 @@ from varsearch.errors import VarsearchError
 from varsearch.measurement import METRICS
 from varsearch.policy import Policy
 from varsearch.search.acquisition import expected_gains, free_boxes
-from varsearch.search.chances import measurement_of, standard_error
-from varsearch.search.front import WORST, dense_trial, front_trials, relative_costs
+from varsearch.search.front import PRESET, WORST, dense_trial, front_trials, relative_costs
 from varsearch.search.moves import Moves, candidates
 from varsearch.search.pareto import non_dominated
 from varsearch.search.regression import Array
@@ -33,6 +32,9 @@ BEST = 10
 EXACT = 3
 """How many of the best may have their costs computed exactly: each takes as long as drawing dozens of images."""
 
+STANDING = 0.2
+"""Share of worlds on whose front a published system is that is one to dominate."""
+
 FAINT = 0.01
 """Added to the probability that an objective is no worse: where all are hopeless in one, the others still count."""
 
@@ -44,9 +46,9 @@ def promising(
     rng: random.Random,
     seen: Container[str],
     costs: Callable[[Policy], Mapping[str, float]] | None,
-    rival: TrialRecord | None = None,
+    against_a_rival: bool = False,
 ) -> Policy | None:
-    """The best candidate whose digest is not in `seen`; None if all are.
+    """The best candidate whose digest is not in `seen`; None if all are, or there is no rival.
 
     Args:
         settings: objectives and bounds.
@@ -55,11 +57,13 @@ def promising(
         rng: of the candidates.
         seen: digests of all trials.
         costs: exact metrics of speed, where they can be had; `VarsearchError` for a policy that cannot run.
-        rival: the best candidate is the likeliest to be nowhere worse than this trial; without it, the best adds most
-            hypervolume. Candidates descend from the front, and from the rival.
+        against_a_rival: the best candidate is the likeliest to be nowhere worse than a published system that may be on
+            the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival.
     """
-    search = _Search(settings, moves, trials, rival)
-    ancestors = [*([] if rival is None else [rival]), *inside(settings, trials)]
+    search = _Search(settings, moves, trials)
+    if against_a_rival and not search.choose_rival(rng):
+        return None
+    ancestors = [*search.rivals, *inside(settings, trials)]
     parents = [changes(trial.policy).settings for trial in ancestors]
     known: set[Chosen] = set()
     ranked: list[tuple[float, Chosen]] = []
@@ -87,6 +91,11 @@ def _new(found: Iterable[Chosen], known: set[Chosen]) -> Iterator[Chosen]:
             yield chosen
 
 
+def _front(points_TD: Array) -> list[int]:
+    """Those that no other one dominates."""
+    return non_dominated([tuple(point) for point in points_TD.tolist()])
+
+
 def inside(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The front, without what costs too much to count for the hypervolume, as long as anything else is on it."""
     dense, front = dense_trial(trials), front_trials(settings, trials)
@@ -96,47 +105,50 @@ def inside(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRe
 
 
 class _Search:
-    """The surrogate of all objectives and bounded metrics, and the region that nothing known dominates."""
+    """The surrogate of all objectives and bounded metrics, and the region that nothing known dominates in each world.
 
-    def __init__(
-        self, settings: RunSettings, moves: Moves, trials: Sequence[TrialRecord], rival: TrialRecord | None
-    ) -> None:
+    Attributes:
+        rivals: the published system that is to be dominated, if there is one.
+    """
+
+    def __init__(self, settings: RunSettings, moves: Moves, trials: Sequence[TrialRecord]) -> None:
         dense = dense_trial(trials)
         assert dense is not None
-        self.settings, self.dense = settings, dense.values
+        self.settings, self.dense, self.rivals = settings, dense.values, list[TrialRecord]()
         ordered = sorted(trials, key=lambda trial: trial.number)
-        complete = [t for t in ordered if t.state is State.COMPLETE]
+        self._complete = [t for t in ordered if t.state is State.COMPLETE]
         stopped = [t for t in ordered if t.state is State.STOPPED and not settings.missing(t.values)]  # estimated
         pending = [changes(t.policy) for t in ordered if not t.state.is_final]
         bounded = [name for name in settings.bounds if name not in settings.objectives]
         self.metrics = (*settings.objectives, *bounded)
         predicted = settings.model_copy(update={"objectives": self.metrics})
-        self.surrogate = Surrogate(moves.outlook, predicted, dense.values, [*complete, *stopped], pending)
-        known = self._believed([t for t in complete if settings.is_feasible(t.values)])
-        if pending:
-            draws = self.surrogate.draws([c.settings for c in pending], [c.rest for c in pending])
-            known = [np.vstack(pair) for pair in zip(known, draws[: len(known)], strict=True)]
-        points = list(zip(*(np.median(costs_NK, axis=1).tolist() for costs_NK in known), strict=True))
-        self.boxes = free_boxes([points[i] for i in non_dominated(points)], (WORST,) * len(settings.objectives))
+        evaluated = [*self._complete, *stopped]
+        seed = (settings.seed, len(trials))
+        self.surrogate = Surrogate(moves.outlook, predicted, dense.values, evaluated, pending, seed)
+        self._known = np.stack(self.surrogate.known()[: len(settings.objectives)], axis=-1)
+        feasible = [t.state is State.COMPLETE and settings.is_feasible(t.values) for t in evaluated]
+        self._counted = np.flatnonzero([*feasible, *(True for _ in pending)])
+        self._fronts = [_front(points) for points in self._known[self._counted].transpose(1, 0, 2)]
+        worst = (WORST,) * len(settings.objectives)
+        self.boxes = [free_boxes(self._known[self._counted[front], s], worst) for s, front in enumerate(self._fronts)]
         index = {metric: j for j, metric in enumerate(self.metrics)}
-        worst = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
-        self.limits = {index[name]: cost[index[name]] for name, cost in worst.items()}
-        self.rival = [] if rival is None else [costs_1K[0] for costs_1K in self._believed([rival])]
+        limits = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
+        self.limits = {index[name]: cost[index[name]] for name, cost in limits.items()}
 
-    def _believed(self, trials: Sequence[TrialRecord]) -> list[Array]:
-        """Equally likely relative costs of evaluated trials in each objective, (N, K).
-
-        What has an error is smoothed by the surrogate, which knows all trials: the best of many noisy numbers were
-        lucky, and what had to beat them would be given up.
-        """
-        own = [changes(trial.policy) for trial in trials]
-        found = self.surrogate.draws([c.settings for c in own], [c.rest for c in own])[: len(self.settings.objectives)]
-        costs = [relative_costs(self.settings, t.values, self.dense) for t in trials]
-        for j, metric in enumerate(self.settings.objectives):
-            for costs_K, trial, cost in zip(found[j], trials, costs, strict=True):
-                if not standard_error(measurement_of(trial, metric)):
-                    costs_K[:] = cost[j]
-        return found
+    def choose_rival(self, rng: random.Random) -> bool:
+        """Takes a published system that is on the front of `STANDING` of the worlds or more, if there is one."""
+        places = {t.number: i for i, t in enumerate(self._complete) if t.origin.startswith(PRESET)}
+        standing = dict.fromkeys(places, 0.0)
+        for front in self._fronts:
+            members = set(self._counted[front])
+            for number, i in places.items():
+                standing[number] += (i in members) / len(self._fronts)
+        likely = {number: share for number, share in standing.items() if share >= STANDING}
+        if likely:
+            number = rng.choices(list(likely), list(likely.values()))[0]
+            self.rivals = [self._complete[places[number]]]
+            self._rival = self._known[places[number]]
+        return bool(likely)
 
     def gains(self, draws: Sequence[Array]) -> Array:
         """Expected hypervolume that each candidate adds, or about its probability to be nowhere worse than the rival.
@@ -144,14 +156,14 @@ class _Search:
         Either times the probability that it meets the bounds.
         """
         counted = draws[: len(self.settings.objectives)]
-        if self.rival:
-            pairs = zip(counted, self.rival, strict=True)
-            as_good = [(drawn_CK[:, :, None] <= rival_K).mean((1, 2)) for drawn_CK, rival_K in pairs]
-            gains: Array = np.prod(np.array(as_good) + FAINT, axis=0)
+        if self.rivals:
+            as_good = [(drawn_CSK <= self._rival[:, j, None]).mean(2) for j, drawn_CSK in enumerate(counted)]
+            gains: Array = np.prod(np.array(as_good) + FAINT, axis=0).mean(1)
         else:
-            gains = expected_gains(counted, self.boxes)
+            each = [expected_gains([drawn[:, s] for drawn in counted], boxes) for s, boxes in enumerate(self.boxes)]
+            gains = np.mean(each, axis=0)
         for j, limit in self.limits.items():
-            gains = gains * (draws[j] <= limit).mean(1)
+            gains = gains * (draws[j] <= limit).mean((1, 2))
         return gains
 
     def best(self, fresh: Mapping[Chosen, Policy], costs: Callable[[Policy], Mapping[str, float]] | None) -> Policy:

@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
-from varsearch.search.chances import chances
 from varsearch.search.front import PRESET, dense_trial, front_trials, front_volume
 from varsearch.search.guide import Guide
 from varsearch.search.moves import Moves
@@ -44,9 +43,6 @@ SURROGATE, SAMPLER, MUTATION, RIVAL = "surrogate", "sampler", "mutation", "rival
 RIVALRY = 0.15
 """Share of the proposals that are to dominate a published system, as long as one may be on the front. Hypervolume alone
 prefers what loses a little more and saves much more, but whoever uses that system wants to know."""
-
-STANDING = 0.2
-"""Least probability to be on the front with which a published system is one to dominate."""
 
 FLOOR = {SURROGATE: 0.5, SAMPLER: 0.05, MUTATION: 0.05}
 """Least share of each in the proposals."""
@@ -157,12 +153,7 @@ class Proposer:
         published = any(t.origin.startswith(PRESET) for t in complete)
         if self._guide is None or not published or dense_trial(complete) is None or rng.random() >= RIVALRY:
             return None
-        likely = zip(complete, chances(self._settings, complete), strict=True)
-        rivals = {t.number: chance for t, chance in likely if t.origin.startswith(PRESET) and chance >= STANDING}
-        if not rivals:
-            return None
-        rival = self._trials[rng.choices(list(rivals), list(rivals.values()))[0]]
-        return promising(self._settings, self._moves, trials, rng, seen, self._costs, rival)
+        return promising(self._settings, self._moves, trials, rng, seen, self._costs, against_a_rival=True)
 
     def _sampled(self, rng: random.Random, seen: Container[str]) -> Policy | None:
         study = self._generation(rng.getrandbits(32))

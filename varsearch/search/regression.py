@@ -15,6 +15,9 @@ Array = NDArray[np.float64]
 LINEAR, REST, LENGTH = (0.3, 1.0), (0.1, 0.3, 1.0), (0.3, 1.0)
 """Scales of what features and what distance explain, and the distance over which policies are alike."""
 
+JITTER = 1e-6
+"""Variance that is added to a covariance so that it can be factorized."""
+
 NOISE = (0.02, 0.2)
 """Standard deviations of a target, if nothing is said."""
 
@@ -29,13 +32,34 @@ class Fit:
     scales: tuple[float, float, float, float]
 
     def __call__(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of what is added to the prior mean, (M,) each, without noise."""
-        linear, rest, length, _ = self.scales
-        cross_MN = _kernel(features_MF, self.features_NF, distances_MN, linear, rest, length)
-        half_NM = solve_triangular(self.lower_NN, cross_MN.T, lower=True)
+        """Mean and standard deviation of what is added to the prior mean, without noise, (M,) each.
+
+        Where the targets are several courses, (N, S), so is the mean, (M, S): the deviation is that from any of them.
+        """
+        cross_MN, half_NM = self._cross(features_MF, distances_MN)
+        linear, rest, _, _ = self.scales
         prior_M = linear**2 * (features_MF**2).sum(1) + rest**2
         variance_M = np.maximum(prior_M - (half_NM**2).sum(0), 1e-12)
         return cross_MN @ cho_solve((self.lower_NN, True), self.residual_N), np.sqrt(variance_M)
+
+    def courses(self, features_MF: Array, distances_MN: Array, distances_MM: Array, luck_MS: Array) -> Fit:
+        """The process as it is known at M points where it takes S equally likely courses.
+
+        Each course is one that agrees with the targets, drawn with standard normal numbers `luck_MS`.
+        """
+        cross_MN, half_NM = self._cross(features_MF, distances_MN)
+        spread_MM = _kernel(features_MF, features_MF, distances_MM, *self.scales[:3]) - half_NM.T @ half_NM
+        spread_MM[np.diag_indices_from(spread_MM)] += JITTER
+        mean_M = cross_MN @ cho_solve((self.lower_NN, True), self.residual_N)
+        course_MS = mean_M[:, None] + np.linalg.cholesky(spread_MM) @ luck_MS
+        exact_M = np.full(len(mean_M), JITTER**0.5)
+        return condition((*self.scales[:3], 0.0), features_MF, distances_MM, course_MS, exact_M)
+
+    def _cross(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
+        """Covariances with the fitted, (M, N), and those as the evidence weighs them, (N, M)."""
+        linear, rest, length, _ = self.scales
+        cross_MN = _kernel(features_MF, self.features_NF, distances_MN, linear, rest, length)
+        return cross_MN, solve_triangular(self.lower_NN, cross_MN.T, lower=True)
 
 
 def fit(

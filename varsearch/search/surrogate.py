@@ -33,6 +33,10 @@ SOFT = 0.02
 DRAWS = 16
 """Equally likely values that stand for a predicted distribution."""
 
+WORLDS = 8
+"""Equally likely courses of an objective that is evaluated with errors. What is true of one trial is nearly as true of
+those like it: in each world the errors of all trials are known, and only what differs from them is open."""
+
 COST_NOISE = (0.002, 0.02)
 """Standard deviations of the logarithm of a time or of bytes: predicted ones have next to none, measured ones some."""
 
@@ -41,10 +45,15 @@ TIMES, MEMORY = ("latency_ms", "speedup"), ("peak_bytes",)
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One objective: its prior mean and features of policies, and the process fitted to what those leave."""
+    """One objective, and the process fitted to what the prior mean leaves, in each world or the same in all.
+
+    Attributes:
+        known_NS: bent costs of the trials and of what is pending, in each world; (N, 1) if they are the same in all.
+    """
 
     metric: str
     fitted: Fit
+    known_NS: Array
 
 
 class Surrogate:
@@ -56,6 +65,7 @@ class Surrogate:
         dense: the metrics of the dense policy.
         trials: complete ones.
         pending: what others evaluate now: it counts as known to have the predicted values.
+        seed: of the worlds.
     """
 
     def __init__(
@@ -65,7 +75,9 @@ class Surrogate:
         dense: Mapping[str, float],
         trials: Sequence[TrialRecord],
         pending: Sequence[Changes] = (),
+        seed: Sequence[int] = (0,),
     ) -> None:
+        self._seed = seed
         self.outlook, self.settings, self.dense = outlook, settings, dense
         found = [*(changes(trial.policy) for trial in trials), *pending]
         self._rows_NS = outlook.rows(c.settings for c in found)
@@ -89,11 +101,14 @@ class Surrogate:
         residual_N = self._bent(metric, costs_N) - expected_N[:done]
         levels = NOISE if METRICS[metric].kind == "quality" else COST_NOISE
         fitted = fit(features_NF[:done], distances_NN[:done, :done], residual_N, noise_N, levels)
-        if done == len(expected_N):
-            return Model(metric, fitted)
-        believed, _ = fitted(features_NF[done:], distances_NN[done:, :done])
-        residual_N, noise_N = np.append(residual_N, believed), np.append(noise_N, 0 * believed)
-        return Model(metric, condition(fitted.scales, features_NF, distances_NN, residual_N, noise_N))
+        if noise_N.any():
+            luck_NS = np.random.default_rng((*self._seed, j)).standard_normal((len(expected_N), WORLDS))
+            fitted = fitted.courses(features_NF, distances_NN[:, :done], distances_NN, luck_NS)
+        elif done < len(expected_N):
+            believed, _ = fitted(features_NF[done:], distances_NN[done:, :done])
+            residual_N, noise_N = np.append(residual_N, believed), np.append(noise_N, 0 * believed)
+            fitted = condition(fitted.scales, features_NF, distances_NN, residual_N, noise_N)
+        return Model(metric, fitted, expected_N[:, None] + fitted.residual_N.reshape(len(expected_N), -1))
 
     def cost(self, values: Mapping[str, float]) -> tuple[float, ...]:
         """Relative costs, in which a ΔFID below 0 is not cut off."""
@@ -101,8 +116,19 @@ class Surrogate:
         free = values.get("delta_fid", 0.0) / (self.dense.get("fid") or 1.0)
         return tuple(free if m == "delta_fid" else c for m, c in zip(self.settings.objectives, costs, strict=True))
 
+    def known(self) -> list[Array]:
+        """Relative costs of the trials and of what is pending, in each world, (N, S) for each objective."""
+        found = []
+        for j, model in enumerate(self._models):
+            known_NS = self._unbent(model.metric, np.repeat(model.known_NS, WORLDS // model.known_NS.shape[1], axis=1))
+            for known_S, trial in zip(known_NS, self._trials, strict=False):
+                if not self._noise(model.metric, trial):
+                    known_S[:] = max(self.cost(trial.values)[j], 0.0)
+            found.append(known_NS)
+        return found
+
     def draws(self, chosen: Sequence[Chosen], rests: Sequence[Sequence[str]] | None = None) -> list[Array]:
-        """Equally likely relative costs of policies that set this, (M, K) for each objective."""
+        """Equally likely relative costs of policies that set this, in each world, (M, S, K) for each objective."""
         rests = [()] * len(chosen) if rests is None else rests
         rows_MS = self.outlook.rows(chosen)
         distances_MN = self._distances(rows_MS, rests)
@@ -110,9 +136,10 @@ class Surrogate:
         found = []
         for model in self._models:
             expected_M, features_MF = self._prior(model.metric, rows_MS, rests)
-            mean_M, error_M = model.fitted(features_MF, distances_MN)
-            bent_MK = (expected_M + mean_M)[:, None] + error_M[:, None] * levels_K
-            found.append(self._unbent(model.metric, bent_MK))
+            mean, error_M = model.fitted(features_MF, distances_MN)
+            mean_MS = expected_M[:, None] + mean.reshape(len(expected_M), -1)
+            bent_MSK = mean_MS[:, :, None] + error_M[:, None, None] * levels_K
+            found.append(np.repeat(self._unbent(model.metric, bent_MSK), WORLDS // mean_MS.shape[1], axis=1))
         return found
 
     def _distances(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
