@@ -130,7 +130,7 @@ class _Search:
         self._counted = np.flatnonzero([*feasible, *(True for _ in pending)])
         self._fronts = [_front(points) for points in self._known[self._counted].transpose(1, 0, 2)]
         worst = (WORST,) * len(settings.objectives)
-        self.boxes = [free_boxes(self._known[self._counted[front], s], worst) for s, front in enumerate(self._fronts)]
+        self.boxes = [free_boxes(self._known[self._counted[front], w], worst) for w, front in enumerate(self._fronts)]
         index = {metric: j for j, metric in enumerate(self.metrics)}
         limits = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
         self.limits = {index[name]: cost[index[name]] for name, cost in limits.items()}
@@ -157,10 +157,10 @@ class _Search:
         """
         counted = draws[: len(self.settings.objectives)]
         if self.rivals:
-            as_good = [(drawn_CSK <= self._rival[:, j, None]).mean(2) for j, drawn_CSK in enumerate(counted)]
+            as_good = [(drawn_CWK <= self._rival[:, j, None]).mean(2) for j, drawn_CWK in enumerate(counted)]
             gains: Array = np.prod(np.array(as_good) + FAINT, axis=0).mean(1)
         else:
-            each = [expected_gains([drawn[:, s] for drawn in counted], boxes) for s, boxes in enumerate(self.boxes)]
+            each = [expected_gains([drawn[:, w] for drawn in counted], boxes) for w, boxes in enumerate(self.boxes)]
             gains = np.mean(each, axis=0)
         for j, limit in self.limits.items():
             gains = gains * (draws[j] <= limit).mean((1, 2))

@@ -34,7 +34,7 @@ class Fit:
     def __call__(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of what is added to the prior mean, without noise, (M,) each.
 
-        Where the targets are several courses, (N, S), so is the mean, (M, S): the deviation is that from any of them.
+        Where the targets are several courses, (N, W), so is the mean, (M, W): the deviation is that from any of them.
         """
         cross_MN, half_NM = self._cross(features_MF, distances_MN)
         linear, rest, _, _ = self.scales
@@ -42,18 +42,18 @@ class Fit:
         variance_M = np.maximum(prior_M - (half_NM**2).sum(0), 1e-12)
         return cross_MN @ cho_solve((self.lower_NN, True), self.residual_N), np.sqrt(variance_M)
 
-    def courses(self, features_MF: Array, distances_MN: Array, distances_MM: Array, luck_MS: Array) -> Fit:
-        """The process as it is known at M points where it takes S equally likely courses.
+    def courses(self, features_MF: Array, distances_MN: Array, distances_MM: Array, luck_MW: Array) -> Fit:
+        """The process as it is known at M points where it takes W equally likely courses.
 
-        Each course is one that agrees with the targets, drawn with standard normal numbers `luck_MS`.
+        Each course is one that agrees with the targets, drawn with standard normal numbers `luck_MW`.
         """
         cross_MN, half_NM = self._cross(features_MF, distances_MN)
         spread_MM = _kernel(features_MF, features_MF, distances_MM, *self.scales[:3]) - half_NM.T @ half_NM
         spread_MM[np.diag_indices_from(spread_MM)] += JITTER
         mean_M = cross_MN @ cho_solve((self.lower_NN, True), self.residual_N)
-        course_MS = mean_M[:, None] + np.linalg.cholesky(spread_MM) @ luck_MS
+        course_MW = mean_M[:, None] + np.linalg.cholesky(spread_MM) @ luck_MW
         exact_M = np.full(len(mean_M), JITTER**0.5)
-        return condition((*self.scales[:3], 0.0), features_MF, distances_MM, course_MS, exact_M)
+        return condition((*self.scales[:3], 0.0), features_MF, distances_MM, course_MW, exact_M)
 
     def _cross(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
         """Covariances with the fitted, (M, N), and those as the evidence weighs them, (N, M)."""

@@ -48,12 +48,12 @@ class Model:
     """One objective, and the process fitted to what the prior mean leaves, in each world or the same in all.
 
     Attributes:
-        known_NS: bent costs of the trials and of what is pending, in each world; (N, 1) if they are the same in all.
+        known_NW: bent costs of the trials and of what is pending, in each world; (N, 1) if they are the same in all.
     """
 
     metric: str
     fitted: Fit
-    known_NS: Array
+    known_NW: Array
 
 
 class Surrogate:
@@ -102,8 +102,8 @@ class Surrogate:
         levels = NOISE if METRICS[metric].kind == "quality" else COST_NOISE
         fitted = fit(features_NF[:done], distances_NN[:done, :done], residual_N, noise_N, levels)
         if noise_N.any():
-            luck_NS = np.random.default_rng((*self._seed, j)).standard_normal((len(expected_N), WORLDS))
-            fitted = fitted.courses(features_NF, distances_NN[:, :done], distances_NN, luck_NS)
+            luck_NW = np.random.default_rng((*self._seed, j)).standard_normal((len(expected_N), WORLDS))
+            fitted = fitted.courses(features_NF, distances_NN[:, :done], distances_NN, luck_NW)
         elif done < len(expected_N):
             believed, _ = fitted(features_NF[done:], distances_NN[done:, :done])
             residual_N, noise_N = np.append(residual_N, believed), np.append(noise_N, 0 * believed)
@@ -117,18 +117,18 @@ class Surrogate:
         return tuple(free if m == "delta_fid" else c for m, c in zip(self.settings.objectives, costs, strict=True))
 
     def known(self) -> list[Array]:
-        """Relative costs of the trials and of what is pending, in each world, (N, S) for each objective."""
+        """Relative costs of the trials and of what is pending, in each world, (N, W) for each objective."""
         found = []
         for j, model in enumerate(self._models):
-            known_NS = self._unbent(model.metric, np.repeat(model.known_NS, WORLDS // model.known_NS.shape[1], axis=1))
-            for known_S, trial in zip(known_NS, self._trials, strict=False):
+            known_NW = self._unbent(model.metric, np.repeat(model.known_NW, WORLDS // model.known_NW.shape[1], axis=1))
+            for known_W, trial in zip(known_NW, self._trials, strict=False):
                 if not self._noise(model.metric, trial):
-                    known_S[:] = max(self.cost(trial.values)[j], 0.0)
-            found.append(known_NS)
+                    known_W[:] = max(self.cost(trial.values)[j], 0.0)
+            found.append(known_NW)
         return found
 
     def draws(self, chosen: Sequence[Chosen], rests: Sequence[Sequence[str]] | None = None) -> list[Array]:
-        """Equally likely relative costs of policies that set this, in each world, (M, S, K) for each objective."""
+        """Equally likely relative costs of policies that set this, in each world, (M, W, K) for each objective."""
         rests = [()] * len(chosen) if rests is None else rests
         rows_MS = self.outlook.rows(chosen)
         distances_MN = self._distances(rows_MS, rests)
@@ -137,9 +137,9 @@ class Surrogate:
         for model in self._models:
             expected_M, features_MF = self._prior(model.metric, rows_MS, rests)
             mean, error_M = model.fitted(features_MF, distances_MN)
-            mean_MS = expected_M[:, None] + mean.reshape(len(expected_M), -1)
-            bent_MSK = mean_MS[:, :, None] + error_M[:, None, None] * levels_K
-            found.append(np.repeat(self._unbent(model.metric, bent_MSK), WORLDS // mean_MS.shape[1], axis=1))
+            mean_MW = expected_M[:, None] + mean.reshape(len(expected_M), -1)
+            bent_MWK = mean_MW[:, :, None] + error_M[:, None, None] * levels_K
+            found.append(np.repeat(self._unbent(model.metric, bent_MWK), WORLDS // mean_MW.shape[1], axis=1))
         return found
 
     def _distances(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
