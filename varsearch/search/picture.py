@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +17,9 @@ from varsearch.search.verdict import headline
 
 QUALITY_SPAN = 6.0
 """Trials whose ΔFID is this many times that of the front's median or more would squeeze the rest; they are left out."""
+
+WIDTH = 90
+"""Characters of small print that one of two plots is wide."""
 
 
 def picture(store: Store, run: RunRecord, kind: str = "png") -> bytes:
@@ -75,7 +79,8 @@ def _draw(axes: Axes, front: Front, trials: list[dict[str, float]], metric: str)
     name = {"speedup": "speed-up over dense", "peak_bytes": "peak memory relative to dense"}[metric]
     beyond = [f"{e.number} (ΔFID {e.value('delta_fid'):+.2f})" for e in front.entries if e not in entries]
     if beyond:
-        axes.set_title(f"on the front beyond this axis: trial {', '.join(beyond)}", fontsize=8)
+        told = f"on the front beyond this axis: trial {', '.join(beyond)}"
+        axes.set_title("\n".join(wrap(told, WIDTH)), fontsize=8)
     axes.set_xlabel(f"{name} ({better} is better)")
     axes.set_ylabel("ΔFID to dense (less is better)")
     axes.legend(fontsize=8)
