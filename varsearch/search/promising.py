@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 
 import numpy as np
@@ -91,11 +93,6 @@ def _new(found: Iterable[Chosen], known: set[Chosen]) -> Iterator[Chosen]:
             yield chosen
 
 
-def _front(points_TD: Array) -> list[int]:
-    """Those that no other one dominates."""
-    return non_dominated([tuple(point) for point in points_TD.tolist()])
-
-
 def inside(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The front, without what costs too much to count for the hypervolume, as long as anything else is on it."""
     dense, front = dense_trial(trials), front_trials(settings, trials)
@@ -128,7 +125,7 @@ class _Search:
         self._known = np.stack(self.surrogate.known()[: len(settings.objectives)], axis=-1)
         feasible = [t.state is State.COMPLETE and settings.is_feasible(t.values) for t in evaluated]
         self._counted = np.flatnonzero([*feasible, *(True for _ in pending)])
-        self._fronts = [_front(points) for points in self._known[self._counted].transpose(1, 0, 2)]
+        self._fronts = [non_dominated(points.tolist()) for points in self._known[self._counted].transpose(1, 0, 2)]
         worst = (WORST,) * len(settings.objectives)
         self.boxes = [free_boxes(self._known[self._counted[front], w], worst) for w, front in enumerate(self._fronts)]
         index = {metric: j for j, metric in enumerate(self.metrics)}
@@ -137,17 +134,12 @@ class _Search:
 
     def choose_rival(self, rng: random.Random) -> bool:
         """Takes a published system that is on the front of `STANDING` of the worlds or more, if there is one."""
-        places = {t.number: i for i, t in enumerate(self._complete) if t.origin.startswith(PRESET)}
-        standing = dict.fromkeys(places, 0.0)
-        for front in self._fronts:
-            members = set(self._counted[front])
-            for number, i in places.items():
-                standing[number] += (i in members) / len(self._fronts)
-        likely = {number: share for number, share in standing.items() if share >= STANDING}
+        members = Counter(chain.from_iterable(self._counted[front].tolist() for front in self._fronts))
+        published = (i for i, t in enumerate(self._complete) if t.origin.startswith(PRESET))
+        likely = {i: members[i] for i in published if members[i] >= STANDING * len(self._fronts)}
         if likely:
-            number = rng.choices(list(likely), list(likely.values()))[0]
-            self.rivals = [self._complete[places[number]]]
-            self._rival = self._known[places[number]]
+            (chosen,) = rng.choices(list(likely), list(likely.values()))
+            self.rivals, self._rival = [self._complete[chosen]], self._known[chosen]
         return bool(likely)
 
     def gains(self, draws: Sequence[Array]) -> Array:

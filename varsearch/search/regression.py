@@ -36,30 +36,30 @@ class Fit:
 
         Where the targets are several courses, (N, W), so is the mean, (M, W): the deviation is that from any of them.
         """
-        cross_MN, half_NM = self._cross(features_MF, distances_MN)
+        mean, half_NM = self._known(features_MF, distances_MN)
         linear, rest, _, _ = self.scales
         prior_M = linear**2 * (features_MF**2).sum(1) + rest**2
         variance_M = np.maximum(prior_M - (half_NM**2).sum(0), 1e-12)
-        return cross_MN @ cho_solve((self.lower_NN, True), self.residual_N), np.sqrt(variance_M)
+        return mean, np.sqrt(variance_M)
 
     def courses(self, features_MF: Array, distances_MN: Array, distances_MM: Array, luck_MW: Array) -> Fit:
         """The process as it is known at M points where it takes W equally likely courses.
 
         Each course is one that agrees with the targets, drawn with standard normal numbers `luck_MW`.
         """
-        cross_MN, half_NM = self._cross(features_MF, distances_MN)
+        mean_M, half_NM = self._known(features_MF, distances_MN)
         spread_MM = _kernel(features_MF, features_MF, distances_MM, *self.scales[:3]) - half_NM.T @ half_NM
         spread_MM[np.diag_indices_from(spread_MM)] += JITTER
-        mean_M = cross_MN @ cho_solve((self.lower_NN, True), self.residual_N)
         course_MW = mean_M[:, None] + np.linalg.cholesky(spread_MM) @ luck_MW
-        exact_M = np.full(len(mean_M), JITTER**0.5)
-        return condition((*self.scales[:3], 0.0), features_MF, distances_MM, course_MW, exact_M)
+        scales = (*self.scales[:3], JITTER**0.5)
+        return condition(scales, features_MF, distances_MM, course_MW, np.zeros(len(mean_M)))
 
-    def _cross(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
-        """Covariances with the fitted, (M, N), and those as the evidence weighs them, (N, M)."""
+    def _known(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
+        """What the targets say: the mean, and (N, M), by whose squares they lessen the variance."""
         linear, rest, length, _ = self.scales
         cross_MN = _kernel(features_MF, self.features_NF, distances_MN, linear, rest, length)
-        return cross_MN, solve_triangular(self.lower_NN, cross_MN.T, lower=True)
+        half_NM = solve_triangular(self.lower_NN, cross_MN.T, lower=True)
+        return cross_MN @ cho_solve((self.lower_NN, True), self.residual_N), half_NM
 
 
 def fit(

@@ -123,7 +123,7 @@ class Surrogate:
             known_NW = self._unbent(model.metric, np.repeat(model.known_NW, WORLDS // model.known_NW.shape[1], axis=1))
             for known_W, trial in zip(known_NW, self._trials, strict=False):
                 if not self._noise(model.metric, trial):
-                    known_W[:] = max(self.cost(trial.values)[j], 0.0)
+                    known_W[:] = relative_costs(self.settings, trial.values, self.dense)[j]
             found.append(known_NW)
         return found
 
