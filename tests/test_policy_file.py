@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.test_policy import SPEC
+from tests.test_policy_refused import SPEC
 from varsearch import library
 from varsearch.errors import OutputError, PolicyError
 from varsearch.files import write_atomically
