@@ -42,10 +42,12 @@ GUESS: dict[Kind, tuple[float, float, float]] = {
 class Effects:
     """What each of S settings does alone: the loss of quality, time, and bytes as shares of dense's peak memory.
 
-    Without a profile the loss is relative, else in ΔFID.
+    Without a profile the loss is relative, else in ΔFID. Its standard error is that of the profile, which draws few
+    images for each setting; a guess may be wrong by as much as it says.
     """
 
     loss_S: Array
+    error_S: Array
     time_S: Array
     weights_S: Array
     caches_S: Array
@@ -60,6 +62,9 @@ class Outlook:
         spec: shape of the model.
         siblings: its possible refiners.
         profile: what is known of the settings.
+
+    Attributes:
+        units: the settings of each unit, from mild to strong.
     """
 
     def __init__(self, spec: ModelSpec, siblings: Sequence[ModelSpec], profile: Profile | None) -> None:
@@ -67,7 +72,7 @@ class Outlook:
         self.settings = settings(spec, siblings)
         self.estimates = None if profile is None else Estimates(profile)
         self.units: dict[str, list[Setting]] = {}
-        for setting in self.settings:
+        for setting in sorted(self.settings, key=_latest_first):
             self.units.setdefault(setting.unit, []).append(setting)
         self._index = {setting: i for i, setting in enumerate(self.settings)}
         self.effects = _guess(self) if self.estimates is None else _measured(self, self.estimates)
@@ -121,6 +126,12 @@ class Outlook:
         parts_MG: Array = rows_MS @ (size_S[:, None] * self.groups_SG) / np.maximum(total_M1, 1e-9)
         return parts_MG
 
+    def doubts(self, rows_MS: Array) -> Array:
+        """By how much the logarithm of the loss grows if that of one setting is a standard error larger, (M, S)."""
+        slope = 1.0 if self.estimates is None else self.estimates.quality.slope
+        total_M1 = (rows_MS @ self.effects.loss_S)[:, None]
+        return slope * rows_MS * self.effects.error_S / np.maximum(total_M1, 1e-9)
+
     def time(self, rows_MS: Array) -> Array:
         """Expected time, (M,)."""
         frames_S = np.array([s.kind in FRAMES for s in self.settings])
@@ -157,6 +168,12 @@ def place_of(path: str) -> str:
     return re.sub(r"\[\d+\]", "", path)
 
 
+def _latest_first(setting: Setting) -> int:
+    """The later guidance ends or a refiner begins, the milder; all other settings are in order."""
+    first = getattr(setting.value, "first_scale", setting.value)
+    return -int(first) if setting.kind in ("guidance", "refiner") else 0
+
+
 def _gap(option: Setting, setting: Setting) -> float:
     values = [getattr(s.value, "first_scale", s.value) for s in (option, setting)]
     a, b = (value.bits if isinstance(value, Quantization) else float(value) for value in values)
@@ -177,9 +194,10 @@ def _measured(outlook: Outlook, estimates: Estimates) -> Effects:
     scale = np.array([dense.latency_ms, *[dense.peak_bytes] * 3])
     time_S, weights_S, caches_S, own_S = (np.array(changes) / scale).T
     bytes_ = dense.weight_bytes, dense.kv_bytes, dense.peak_bytes - dense.weight_bytes - dense.kv_bytes
-    losses = np.array([estimates.losses[setting.name].value for setting in outlook.settings])
+    losses = [estimates.losses[setting.name] for setting in outlook.settings]
+    loss_S, error_S = np.array([[loss.value, loss.error] for loss in losses]).T
     shares = (bytes_[0] / dense.peak_bytes, bytes_[1] / dense.peak_bytes, bytes_[2] / dense.peak_bytes)
-    return Effects(losses, time_S, weights_S, caches_S, own_S, shares)
+    return Effects(loss_S, error_S, time_S, weights_S, caches_S, own_S, shares)
 
 
 def _head(setting: Setting, head: int) -> Setting:
@@ -206,5 +224,5 @@ def _guess(outlook: Outlook) -> Effects:
     caches = np.array([s.kind in ("keep", "kv_bits", *FRAMES) for s in outlook.settings])
     none_S = np.zeros_like(loss_S)
     return Effects(
-        loss_S, time_S, np.where(weights, memory_S, 0), np.where(caches, memory_S, 0), none_S, (0.4, 0.4, 0.2)
+        loss_S, loss_S, time_S, np.where(weights, memory_S, 0), np.where(caches, memory_S, 0), none_S, (0.4, 0.4, 0.2)
     )

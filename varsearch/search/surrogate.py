@@ -3,8 +3,9 @@
 A loss spans four decades from a mild policy to a broken one, so its inverse hyperbolic sine is predicted (about linear
 near dense, a logarithm beyond), and of time and memory the logarithm. What was expected is the prior mean. That a kind
 of technique, a layer or a scale does more or less than expected is a factor on its part of the sum, which to first
-order adds to the logarithm: a feature each. What single units and their combinations do besides is a Gaussian process
-over the units in which two policies differ.
+order adds to the logarithm: a feature each. So is that a setting's own loss is another, by as much as is not known of
+it. What single units and their combinations do besides is a Gaussian process over the units in which two policies
+differ.
 """
 
 from __future__ import annotations
@@ -174,7 +175,9 @@ class Surrogate:
             # By how much the bent loss grows with the logarithm of the loss.
             slope_M1 = (loss_M / np.hypot(loss_M, SOFT))[:, None]
             parts_MG = slope_M1 * self.outlook.shares(rows_MS, effects.loss_S)
-            return expected_M, np.hstack([0.3 * one_M1 * (expected_M > 0)[:, None], parts_MG, 3 * self._rest(rests)])
+            known_M1 = 0.3 * one_M1 * (expected_M > 0)[:, None]
+            own_MS = slope_M1 * self.outlook.doubts(rows_MS)
+            return expected_M, np.hstack([known_M1, parts_MG, own_MS, 3 * self._rest(rests)])
         if metric in TIMES:
             cost_M, effect_S = self.outlook.time(rows_MS), effects.time_S
         else:
