@@ -9,8 +9,11 @@ import pytest
 from benchmarks.search_synthetic import SPEC
 from tests.search.interacting import moves, starts
 from varsearch.search.moves import effective
+from varsearch.search.outlook import Outlook
 from varsearch.space.changes import changes
 from varsearch.space.units import compose
+
+WHOLE = ("guidance", "refiner")
 
 
 @pytest.mark.parametrize("profile", [True, False])
@@ -34,3 +37,15 @@ def test_points_on_the_path_trade_loss_for_savings() -> None:
     loss, saved = outlook.loss(rows), 2 - outlook.time(rows) - outlook.memory(rows)
     order = loss.argsort()
     assert saved[order[-10:]].mean() > saved[order[:10]].mean() + 0.2
+
+
+def test_options_go_from_mild_to_strong() -> None:
+    """What begins late is mild: to dense it is nearer than what begins early."""
+    siblings = (SPEC.model_copy(update={"name": "small", "n_layers": 1, "fingerprint": "a" * 64}),)
+    outlook = Outlook(SPEC.model_copy(update={"fingerprint": "b" * 64}), siblings, None)
+    begins = {unit: [getattr(s.value, "first_scale", s.value) for s in outlook.units[unit]] for unit in WHOLE}
+    last = len(SPEC.scales) - 1
+    assert begins == {"guidance": [*range(last, -1, -1)], "refiner": [*range(last, 0, -1)]}
+    strengths = outlook.strength_SU[[outlook.settings.index(s) for s in outlook.units["refiner"]]].sum(1)
+    assert list(strengths) == sorted(strengths) and strengths[-1] == 1
+    assert [s.value.bits for s in outlook.units["L0.qkv"]] == [8, 6, 4, 3]

@@ -13,6 +13,7 @@ from benchmarks.search_synthetic import SPEC, Synthetic
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
+from varsearch.profile import Estimate
 from varsearch.search.front import relative_costs
 from varsearch.search.moves import Moves, candidates
 from varsearch.search.outlook import Outlook
@@ -46,6 +47,19 @@ def trial(number: int, policy: Policy) -> TrialRecord:
     quality, speed = problem().evaluate(policy)
     origin = "sampler" if number else "seed:dense"
     return TrialRecord(number, policy, origin, State.COMPLETE, attempts=1, quality=quality, speed=speed)
+
+
+def with_loss(one: TrialRecord, value: float, half: float) -> TrialRecord:
+    """The same trial with this ΔFID, give or take `half`."""
+    assert one.quality is not None
+    told = Measurement(metric="delta_fid", value=value, low=value - half, high=value + half)
+    kept = tuple(m for m in one.quality.measurements if m.metric != "delta_fid")
+    return replace(one, quality=one.quality.model_copy(update={"measurements": (*kept, told)}))
+
+
+def with_error(one: TrialRecord, half: float) -> TrialRecord:
+    """The same trial, whose ΔFID has an interval."""
+    return with_loss(one, one.values["delta_fid"], half)
 
 
 def errors(known: list[TrialRecord], fresh: list[TrialRecord], profile: bool = True) -> list[float]:
@@ -116,6 +130,33 @@ def test_wide_intervals_count_less() -> None:
     assert median(0.05) > 1.1 * median(20.0)
 
 
+def informed(error: float) -> Outlook:
+    """By the problem's profile, with standard errors of this share of each effect."""
+    profile = problem().profile
+    effects = {
+        name: effect.model_copy(update={"shift": Estimate(value=effect.shift.value, error=error * effect.shift.value)})
+        for name, effect in profile.sensitivity.effects.items()
+    }
+    sensitivity = profile.sensitivity.model_copy(update={"effects": effects})
+    return Outlook(SPEC, (), profile.model_copy(update={"sensitivity": sensitivity}))
+
+
+def test_what_a_profile_does_not_know_of_a_setting_is_open_until_a_trial_shows_it() -> None:
+    found = trials(30)
+    for i in np.argsort(-informed(0.01).effects.loss_S)[:3]:
+        wide, moved = [], []
+        for outlook in (informed(0.01), informed(2.0)):
+            setting = outlook.settings[i]
+            surrogate = Surrogate(outlook, problem().settings, found[0].values, found)
+            bent = np.arcsinh(surrogate.draws([(setting,)])[0] / 0.02)
+            lost = found[0].values["fid"] * 0.02 * float(np.sinh(np.median(bent) - 1))
+            odd = with_loss(trial(99, compose(SPEC, [setting])), lost, lost)
+            surrogate = Surrogate(outlook, problem().settings, found[0].values, [*found, odd])
+            wide.append(np.std(bent))
+            moved.append(np.median(bent) - np.median(np.arcsinh(surrogate.draws([(setting,)])[0] / 0.02)))
+        assert wide[1] > 1.1 * wide[0] and moved[1] > moved[0]
+
+
 def test_measured_speed_counts_by_its_interval() -> None:
     """A policy that was timed once as twice as fast as it is, surely or in rounds that scattered."""
     settings = problem().settings.model_copy(update={"objectives": ("delta_fid", "speedup", "peak_bytes")})
@@ -164,15 +205,6 @@ def test_a_metric_that_is_a_difference_to_dense_has_no_loss_at_zero() -> None:
     assert np.median(abs(np.arcsinh(guess / 0.02) - np.arcsinh(truth / 0.02))) < 0.5
 
 
-def with_error(one: TrialRecord, half: float) -> TrialRecord:
-    """The same trial, whose ΔFID has an interval."""
-    assert one.quality is not None
-    value = one.values["delta_fid"]
-    told = Measurement(metric="delta_fid", value=value, low=value - half, high=value + half)
-    kept = tuple(m for m in one.quality.measurements if m.metric != "delta_fid")
-    return replace(one, quality=one.quality.model_copy(update={"measurements": (*kept, told)}))
-
-
 def test_policies_that_are_alike_share_their_errors() -> None:
     """A trial and what differs from it in little go up and down together; a stranger goes its own way."""
     dense, *others = trials(30)
@@ -191,7 +223,7 @@ def test_policies_that_are_alike_share_their_errors() -> None:
 
 
 def test_each_world_agrees_with_what_is_known() -> None:
-    dense, *others = trials(30)
+    dense, *others = trials(60)
     known = [dense, *(with_error(t, 1e-3 * (t.values["delta_fid"] + 0.02)) for t in others)]
     surrogate = Surrogate(outlook(), problem().settings, dense.values, known)
     told = np.arcsinh(surrogate.known()[0] / 0.02)
