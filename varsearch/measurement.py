@@ -73,6 +73,9 @@ METRICS = {
     )
 }
 
+TIMES = ("latency_ms", "speedup")
+"""Metrics of speed that vary from one measurement to the next."""
+
 
 class Origin(StrEnum):
     """How a number came about. Latency of different origins never meets on one front."""

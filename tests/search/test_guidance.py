@@ -14,10 +14,14 @@ from benchmarks.search_synthetic import SPEC, Synthetic
 from tests.search import fakes
 from varsearch.cli.app import app
 from varsearch.errors import UsageError
-from varsearch.measurement import METRICS, Origin
+from varsearch.evaluators.speed import SpeedEvaluator, protocol_for
+from varsearch.measurement import METRICS, Origin, SpeedProtocol
+from varsearch.models import zoo
 from varsearch.policy import Policy
 from varsearch.search import guidance, setup
 from varsearch.search.guidance import WORTH_PROFILING, guided
+from varsearch.space.units import compose, settings
+from varsearch.target import ModelSpec, Target
 
 PROFILE = Synthetic(0).profile
 STARTS = {"seed:dense": Policy.dense(6, 6), "preset:code": Synthetic(0).published["seed:lean"], "seed:w8": None}
@@ -79,9 +83,29 @@ def test_costs_are_exact_where_they_are_predicted(calls: dict[str, Any]) -> None
     assert pickle.loads(pickle.dumps(guide)).make_costs is not None
     found = guide.make_costs()(Policy.dense(6, 6))
     assert found["latency_ms"] > 0 and found["peak_bytes"] > 0 and set(found) <= set(METRICS)
-    measured = fakes.SPEED.model_copy(update={"origin": Origin.MEASURED})
-    guide, _ = guided(plan(speed=measured), "x.db", 1)
-    assert guide is not None and guide.make_costs is None
+
+
+def test_memory_is_exact_where_a_cpu_is_measured(calls: dict[str, Any]) -> None:
+    def measured(device: str) -> SpeedProtocol:
+        target = Target(device=device, dtype="float32", batch_size=4)
+        return fakes.SPEED.model_copy(update={"origin": Origin.MEASURED, "target": target})
+
+    guide, _ = guided(plan(speed=measured("cpu")), "x.db", 1)
+    assert guide is not None and guide.make_costs is not None
+    costs = pickle.loads(pickle.dumps(guide)).make_costs()
+    evaluator = SpeedEvaluator(zoo.load("mnist"), protocol_for(Target(device="cpu", dtype="float32", batch_size=4)))
+    spec = zoo.load("mnist").spec
+    for policy in (Policy.dense(6, 6), policy_of(spec, "guidance=off from 3", "L0H1.keep=0", "L2.fc1=4bit")):
+        found = costs(policy)
+        assert not {"latency_ms", "speedup"} & set(found) and found["peak_bytes"] > 0
+        assert found == {metric: evaluator.evaluate(policy).values[metric] for metric in found}
+    guide, _ = guided(plan(speed=measured("4090")), "x.db", 1)
+    assert guide is not None and guide.make_costs is None, "CUDA's allocator has its own figure"
+
+
+def policy_of(spec: ModelSpec, *names: str) -> Policy:
+    by_name = {setting.name: setting for setting in settings(spec)}
+    return compose(spec, [by_name[name] for name in names])
 
 
 @pytest.mark.parametrize("option", [[], ["--no-profile"]])

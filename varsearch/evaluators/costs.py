@@ -8,10 +8,11 @@ from functools import cache, cached_property, lru_cache
 from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.evaluators.speed import SpeedEvaluator
 from varsearch.evaluators.workload import zoo_skeleton
-from varsearch.measurement import Evidence, Origin, SpeedProtocol
+from varsearch.measurement import TIMES, Evidence, Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
 from varsearch.profile import Cost
+from varsearch.target import Target
 
 REMEMBERED = 4096
 """Predictions that are kept, some kilobytes each."""
@@ -83,3 +84,12 @@ def exact_costs(model: str, protocol: SpeedProtocol) -> Callable[[Policy], dict[
     """What gives the metrics of speed that the cost model predicts for a zoo model."""
     predict = predicting(model, protocol)
     return lambda policy: predict(policy).values
+
+
+def exact_memory(model: str, target: Target) -> Callable[[Policy], dict[str, float]]:
+    """What gives the bytes and operations of a zoo model's policies, as a measurement on a CPU counts them too.
+
+    Not those of policies that decide for each image.
+    """
+    predict = predicting(model, predicted_protocol(target))
+    return lambda policy: {metric: x for metric, x in predict(policy).values.items() if metric not in TIMES}

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from varsearch.evaluators.costs import exact_costs
-from varsearch.measurement import Origin
+from varsearch.evaluators.costs import exact_costs, exact_memory
+from varsearch.measurement import Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
 from varsearch.profile import Profile
 from varsearch.search.front import DENSE, WARM
-from varsearch.search.guide import Guide
+from varsearch.search.guide import Guide, MakeCosts
 from varsearch.search.profile import OnStep, known_profile, profile_refusal, profiled
 from varsearch.search.setup import Plan
 from varsearch.search.warm import WarmStart, warm_starts
+from varsearch.target import find_device
 
 WORTH_PROFILING = 100
 """Evaluations from which on a search is long enough to pay for a profile that no one has made yet."""
@@ -47,10 +48,16 @@ def guided(
         return None, plan.starts.by_origin
     model, speed = plan.worker.model, plan.settings.speed
     found = _profile(plan, storage, evaluations, on_start, on_step) if use_profile else None
-    costs = partial(exact_costs, model, speed) if speed.origin is Origin.PREDICTED else None
-    guide = Guide(plan.space.spec, tuple(zoo.siblings(model)), found, costs)
+    guide = Guide(plan.space.spec, tuple(zoo.siblings(model)), found, _make_costs(model, speed))
     starts = plan.starts.by_origin
     return guide, starts if found is None else starts_with(starts, warm_starts(found, WARM_STARTS))
+
+
+def _make_costs(model: str, speed: SpeedProtocol) -> MakeCosts | None:
+    """Where time is measured, memory is still known beforehand, but for CUDA's, which its allocator is asked for."""
+    if speed.origin is Origin.PREDICTED:
+        return partial(exact_costs, model, speed)
+    return partial(exact_memory, model, speed.target) if find_device(speed.target.device).kind == "cpu" else None
 
 
 def starts_with(starts: Mapping[str, Policy], warm: Sequence[WarmStart]) -> dict[str, Policy]:

@@ -20,7 +20,7 @@ class Guide:
         spec: shape of the model.
         siblings: its possible refiners.
         profile: what its settings lose and save; without it that is guessed from shapes.
-        make_costs: makes what gives exact metrics of speed in a moment, where they are predicted.
+        make_costs: makes what gives in a moment those metrics of speed that an evaluation would give exactly like it.
     """
 
     spec: ModelSpec

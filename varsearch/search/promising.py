@@ -32,7 +32,7 @@ BEST = 10
 """Parents of the next round."""
 
 EXACT = 3
-"""How many of the best may have their costs computed exactly: each takes as long as drawing dozens of images."""
+"""How many of the best may have costs computed exactly: each takes as long as drawing dozens of images."""
 
 STANDING = 0.2
 """Share of worlds on whose front a published system is that is one to dominate."""
@@ -58,7 +58,7 @@ def promising(
         trials: of the run; those without an outcome count as evaluated at what is predicted for them.
         rng: of the candidates.
         seen: digests of all trials.
-        costs: exact metrics of speed, where they can be had; `VarsearchError` for a policy that cannot run.
+        costs: those metrics of speed that can be had exactly; `VarsearchError` for a policy that cannot run.
         against_a_rival: the best candidate is the likeliest to be nowhere worse than a published system that may be on
             the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival.
     """
@@ -168,12 +168,17 @@ class _Search:
         for i, policy in enumerate(policies):
             if best[0] >= expected[i]:  # and so than all that follow
                 break
-            try:
-                known = self.surrogate.cost({**self.dense, **costs(policy)})
-            except VarsearchError:
-                known = (WORST,) * len(draws)
-            for j, metric in enumerate(self.metrics):
-                if METRICS[metric].kind == "speed":
-                    draws[j][i] = known[j]
+            for j, cost in self._exact(policy, costs).items():
+                draws[j][i] = cost
             best = max(best, (float(self.gains([drawn[i : i + 1] for drawn in draws])[0]), -i))
         return policies[-best[1]]
+
+    def _exact(self, policy: Policy, costs: Callable[[Policy], Mapping[str, float]]) -> dict[int, float]:
+        """What is known of a policy without evaluating it, by index of the metric."""
+        speed = [j for j, metric in enumerate(self.metrics) if METRICS[metric].kind == "speed"]
+        try:
+            known = costs(policy)
+        except VarsearchError:
+            return dict.fromkeys(speed, WORST)
+        relative = self.surrogate.cost({**self.dense, **known})
+        return {j: relative[j] for j in speed if self.metrics[j] in known}

@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import ndtri
 
 from varsearch.db import TrialRecord
-from varsearch.measurement import METRICS
+from varsearch.measurement import METRICS, TIMES
 from varsearch.search.chances import standard_error
 from varsearch.search.front import relative_costs
 from varsearch.search.outlook import Outlook, place_of
@@ -40,8 +40,6 @@ those like it: in each world the errors of all trials are known, and only what d
 
 COST_NOISE = (0.002, 0.02)
 """Standard deviations of the logarithm of a time or of bytes: predicted ones have next to none, measured ones some."""
-
-TIMES, MEMORY = ("latency_ms", "speedup"), ("peak_bytes",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +179,7 @@ class Surrogate:
         if metric in TIMES:
             cost_M, effect_S = self.outlook.time(rows_MS), effects.time_S
         else:
-            cost_M = self.outlook.memory(rows_MS) if metric in MEMORY else np.ones(len(rows_MS))
+            cost_M = self.outlook.memory(rows_MS) if metric == "peak_bytes" else np.ones(len(rows_MS))
             effect_S = effects.weights_S + effects.caches_S + effects.activations_S
         parts_MG = np.tanh(rows_MS @ (np.abs(effect_S)[:, None] * self.outlook.groups_SG))
         expected_M = np.log(cost_M)
