@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import losses
+from benchmarks import frames, losses
 from tests.search.harness import forget_confirmation
 from varsearch.cli.main import main
 from varsearch.db import Store
@@ -103,3 +103,14 @@ def test_what_is_lost_is_drawn_again_from_other_noise(capsys: pytest.CaptureFixt
         assert (old.value("delta_fid") == new.value("delta_fid")) == (new not in changed)
     assert {int(row.split()[0]) for row in rows} == {entry.number for entry in losses.fast(front)}
     assert last.startswith("fastest whose interval reaches 0, by 24: trial")
+
+
+def test_techniques_of_the_whole_policy_are_judged_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    frames.main(["--images", "8"])
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first == "mnist on 4090; ΔFID, 95 %, by 8 images"
+    names = {row[:28].strip() for row in rows}
+    assert {"guidance=off from 5", "refiner=mnist-small from 1", "S3.skip=yes"} <= names and len(names) == len(rows)
+    speeds = [float(row[28:].split("x")[0]) for row in rows]
+    assert speeds == sorted(speeds, reverse=True)
