@@ -60,20 +60,6 @@ def chances(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[float]
     return found
 
 
-def hope(settings: RunSettings, trial: TrialRecord, others: Sequence[TrialRecord]) -> float:
-    """The most that the probability of a trial to meet all bounds, and be dominated by none of the others, can be.
-
-    The errors of policies that are alike are nearly the same. Drawn independently, one of a hundred always seems lucky
-    enough to dominate; here the one that does so most often counts, alone.
-    """
-    known = [*(t for t in others if not settings.missing(t.values)), trial]
-    losses_STK, feasible_ST = _drawn(settings, known)
-    own_S1K, other_SRK = losses_STK[:, -1:], losses_STK[:, :-1]
-    dominate_SR = (other_SRK <= own_S1K).all(-1) & (other_SRK < own_S1K).any(-1) & feasible_ST[:, :-1]
-    left_SR = feasible_ST[:, -1:] & ~dominate_SR
-    return float(left_SR.mean(0).min(initial=feasible_ST[:, -1].mean()))
-
-
 def _drawn(settings: RunSettings, trials: Sequence[TrialRecord]) -> tuple[Array, NDArray[np.bool_]]:
     """What the objectives (S, T, K), to be minimized, might truly be, and which trials are feasible then (S, T)."""
     luck_T2S = np.random.default_rng(0).standard_normal((len(trials), 2, DRAWS))

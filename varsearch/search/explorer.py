@@ -14,7 +14,7 @@ from varsearch.search.front import front_trials, volume_of
 from varsearch.search.ledger import Ledger
 from varsearch.search.limits import Limits, Pace
 from varsearch.search.progress import Progress, Status
-from varsearch.search.proposals import Proposer
+from varsearch.search.proposals import RIVAL, Proposer
 from varsearch.search.rungs import Rung
 from varsearch.search.settings import RunSettings
 
@@ -219,9 +219,13 @@ class Explorer:
         return Job(number=trial.number, policy=trial.policy, quality=quality, speed=speed)
 
     def _climb(self, trial: TrialRecord) -> Rung | str | None:
-        """The rung that `trial` is to climb next, why it is given up, or None if it has climbed all."""
+        """The rung that `trial` is to climb next, why it is given up, or None if it has climbed all.
+
+        What is to dominate a published system is not given up for a front on which one of many may be lucky.
+        """
         trials, is_start = self._ledger.trials, trial.origin in self._starts
-        if not is_start and (reason := self._ladder.verdict(trial.number, trials)):
+        is_whole = is_start or trial.origin == RIVAL
+        if not is_whole and (reason := self._ladder.verdict(trial.number, trials)):
             return reason
         return self._ladder.next(trial.number, trials, also_off=is_start)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import METRICS, Evidence, Measurement
-from varsearch.search.chances import half_width, hope
+from varsearch.search.chances import chances, half_width
 from varsearch.search.front import dense_trial
 from varsearch.search.progress import Standing
 from varsearch.search.rungs import EXACT, PAIRS, RANK, Link, Rung, fit_link
@@ -61,7 +61,7 @@ class Ladder:
         if not climbed or estimate is None:
             return ""
         complete = [t for t in trials if t.state is State.COMPLETE]
-        chance = hope(self.settings, estimate, complete)
+        chance = chances(self.settings, [*complete, estimate])[-1]
         if chance >= ENOUGH:
             return ""
         return f"stopped after {self.rungs[climbed[-1]].name}: {chance:.0%} chance to be on the front"
