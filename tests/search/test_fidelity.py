@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, Q
 from varsearch.policy import Policy
 from varsearch.search.broker import Broker
 from varsearch.search.fidelity import ENOUGH, Ladder
+from varsearch.search.proposals import RIVAL, Proposer
 from varsearch.search.rungs import PAIRS, RANK, fit_link, rungs_of
 
 WHOLE = settings(quality=QUALITY.model_copy(update={"n_images": 512}))
@@ -101,6 +103,22 @@ def test_a_trial_climbs_and_starts_are_never_given_up(start: Open, tmp_path: Pat
     whole = sum(t.state is State.COMPLETE for t in trials)
     share = sum(0.375 if "192" in t.error else 0.125 if "64" in t.error else 0.0625 for t in stopped)
     assert status.spent == pytest.approx(whole + share) and 24 < status.spent <= 25
+
+
+def test_what_is_to_dominate_a_published_system_is_not_given_up(
+    start: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose = Proposer.propose
+
+    def every_other(self: Proposer, number: int, seen: Container[str]) -> tuple[str, Policy] | None:
+        found = propose(self, number, seen)
+        return found and (RIVAL if number % 2 else found[0], found[1])
+
+    monkeypatch.setattr(Proposer, "propose", every_other)
+    climb(start(WHOLE, starts=MANY, budget=30, rungs=RUNGS))
+    proposed = stored(tmp_path / "runs.db")[len(MANY) :]
+    assert {t.state for t in proposed if t.origin == RIVAL} == {State.COMPLETE}
+    assert State.STOPPED in {t.state for t in proposed if t.origin != RIVAL}
 
 
 def test_stopped_trials_are_pruned_in_the_study_with_the_reason(start: Open, tmp_path: Path) -> None:

@@ -139,17 +139,21 @@ class _Search:
         likely = {i: members[i] for i in published if members[i] >= STANDING * len(self._fronts)}
         if likely:
             (chosen,) = rng.choices(list(likely), list(likely.values()))
-            self.rivals, self._rival = [self._complete[chosen]], self._known[chosen]
+            self.rivals = [self._complete[chosen]]
+            # What already dominates it in the other worlds would do so again.
+            self._stands = [w for w, front in enumerate(self._fronts) if chosen in self._counted[front]]
+            self._rival = self._known[chosen, self._stands]
         return bool(likely)
 
     def gains(self, draws: Sequence[Array]) -> Array:
         """Expected hypervolume that each candidate adds, or about its probability to be nowhere worse than the rival.
 
-        Either times the probability that it meets the bounds.
+        Either times the probability that it meets the bounds. The rival counts in the worlds on whose front it is.
         """
         counted = draws[: len(self.settings.objectives)]
         if self.rivals:
-            as_good = [(drawn_CWK <= self._rival[:, j, None]).mean(2) for j, drawn_CWK in enumerate(counted)]
+            there = [drawn_CWK[:, self._stands] for drawn_CWK in counted]
+            as_good = [(drawn_CWK <= self._rival[:, j, None]).mean(2) for j, drawn_CWK in enumerate(there)]
             gains: Array = np.prod(np.array(as_good) + FAINT, axis=0).mean(1)
         else:
             each = [expected_gains([drawn[:, w] for drawn in counted], boxes) for w, boxes in enumerate(self.boxes)]
