@@ -9,7 +9,7 @@ from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
 from varsearch.search.moves import Moves
 from varsearch.search.outlook import Outlook
-from varsearch.search.proposals import SURROGATE
+from varsearch.search.proposals import SURROGATE, Proposer
 
 
 @cache
@@ -29,3 +29,10 @@ def trial(number: int, policy: Policy, origin: str = SURROGATE) -> TrialRecord:
 
 def starts(n: int = 8) -> list[TrialRecord]:
     return [trial(i, policy, origin) for i, (origin, policy) in enumerate(list(problem().warm.items())[:n])]
+
+
+def proposer(trials: list[TrialRecord], seed: int = 0, profile: bool = True) -> Proposer:
+    made = Proposer(problem().settings.model_copy(update={"seed": seed}), problem().space, problem().guide(profile))
+    for one in trials:
+        made.show(one)
+    return made

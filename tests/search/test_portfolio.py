@@ -10,28 +10,20 @@ import numpy as np
 import pytest
 
 from benchmarks.search_synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC
-from tests.search.interacting import moves, problem, starts, trial
+from tests.search.interacting import moves, problem, proposer, starts, trial
 from varsearch.db import State, TrialRecord
 from varsearch.errors import EvaluationError
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
 from varsearch.search.front import WORST, front_trials, front_volume
 from varsearch.search.guide import Guide
-from varsearch.search.pareto import dominates
 from varsearch.search.promising import EXACT, _Search, promising
-from varsearch.search.proposals import FLOOR, MUTATION, RIVAL, SAMPLER, SURROGATE, Proposer
+from varsearch.search.proposals import FLOOR, MUTATION, SAMPLER, SURROGATE, Proposer
 from varsearch.search.settings import RunSettings
 from varsearch.space.changes import changes
 from varsearch.space.units import compose
 
 DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
-
-
-def proposer(trials: list[TrialRecord], seed: int = 0, profile: bool = True) -> Proposer:
-    made = Proposer(problem().settings.model_copy(update={"seed": seed}), problem().space, problem().guide(profile))
-    for one in trials:
-        made.show(one)
-    return made
 
 
 def more(n: int, *, restart: bool, profile: bool = True) -> list[TrialRecord]:
@@ -98,48 +90,6 @@ def test_the_surrogate_proposes_better_than_changes_of_the_front() -> None:
     assert sum(best) / 3 > 2 * sum(changed) / 12
 
 
-def published_among(trials: list[TrialRecord]) -> tuple[list[TrialRecord], TrialRecord]:
-    """The same trials, one of which is a published system now: the mildest member of the front beside dense."""
-    front = [t for t in front_trials(problem().settings, trials) if t.number]
-    mildest = min(front, key=lambda t: t.values["delta_fid"])
-    rival = replace(mildest, origin="preset:x")
-    return [rival if t is mildest else t for t in trials], rival
-
-
-def test_a_published_system_is_dominated_on_purpose() -> None:
-    settings, rival = problem().settings, trial(40, problem().published["seed:kv-none"], "preset:x")
-    trials = [rival, *(t for t in starts(20) if not dominates(*(settings.losses(x.values) for x in (t, rival))))]
-
-    def dominating(against: bool, seed: int) -> bool:
-        found = promising(settings, moves(), trials, random.Random(seed), set(), None, against)
-        assert found is not None
-        return dominates(*(settings.losses(t.values) for t in (trial(41, found), rival)))
-
-    assert all(dominating(True, seed) for seed in range(3)) and not all(dominating(False, seed) for seed in range(3))
-
-
-def test_a_rival_that_was_lucky_once_is_not_chased() -> None:
-    """Its speed is what the surrogate makes of all trials, as far as it was measured; what is exact stays."""
-    settings = problem().settings.model_copy(update={"objectives": ("delta_fid", "speedup", "peak_bytes")})
-    trials, honest = starts(30), trial(30, problem().published["seed:kv-none"], "preset:x")
-    assert honest.speed is not None
-    real = honest.values["speedup"]
-    kept = tuple(m for m in honest.speed.measurements if m.metric != "speedup")
-
-    def chased(half: float | None) -> float:
-        interval = {} if half is None else {"low": 1.5 * real - half, "high": 1.5 * real + half, "n": 9}
-        told = Measurement(metric="speedup", value=1.5 * real, **interval)
-        speed = honest.speed and honest.speed.model_copy(update={"measurements": (*kept, told)})
-        rival = replace(honest, speed=speed)
-        surrogate = _Search(settings, moves(), [*trials, rival]).surrogate
-        time_S, memory_S = (known[30] for known in surrogate.known()[1:3])
-        assert {*memory_S.tolist()} == {honest.values["peak_bytes"] / trials[0].values["peak_bytes"]}
-        return float(trials[0].values["speedup"] / np.median(time_S))
-
-    assert chased(None) == pytest.approx(1.5 * real)
-    assert chased(0.01) > 1.15 * real > chased(real)
-
-
 def test_luck_on_the_front_hides_no_proposal() -> None:
     """A lucky member of the front leaves more to gain where its error is known."""
     settings, trials = problem().settings, starts(30)
@@ -158,19 +108,6 @@ def test_luck_on_the_front_hides_no_proposal() -> None:
     honest = front_volume(settings, [t.values for t in front_trials(settings, trials)], dense)
     box = WORST ** len(settings.objectives)
     assert value > 0 and volume_left(1e-6) < volume_left(2 * value) <= 1.02 * box * (1 - honest)
-
-
-def test_rivals_are_published_systems_that_may_be_on_the_front() -> None:
-    trials, rival = published_among(starts(30))
-
-    def origins(known: list[TrialRecord]) -> list[str]:
-        made, seen = proposer(known), {t.policy.digest for t in known}
-        found = [made._against_a_rival(random.Random(i), seen) for i in range(40)]
-        return [RIVAL for policy in found if policy is not None]
-
-    assert 1 <= len(origins(trials)) <= 14, "a share of RIVALRY"
-    beaten = replace(rival, number=30, speed=trials[0].speed, quality=trials[-1].quality)
-    assert origins([*starts(30), beaten]) == [], "nobody uses what costs as much as dense and loses quality"
 
 
 def test_all_ways_are_used_and_no_proposal_is_without_origin() -> None:
