@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from benchmarks.losses import again
-from benchmarks.stored import parser, stored_run
+from benchmarks.losses import again, read
 from varsearch.evaluators.worker import WorkerConfig
 from varsearch.models import zoo
-from varsearch.search.front import Front, FrontEntry, read_front
+from varsearch.search.front import Front, FrontEntry
 from varsearch.search.outlook import FRAMES
 from varsearch.search.protocols import Protocols, confirming
 from varsearch.search.wording import interval, times
@@ -26,7 +25,7 @@ ROW = "{:<28}{:<22}{:<24}{}"
 def alone(front: Front) -> Iterator[FrontEntry]:
     """Each such setting of the run's model, with its speed."""
     model, speed = front.settings.model, confirming(front.settings).speed
-    spec = zoo.load(model).spec
+    spec = zoo.manifest(model).spec()
     clock = WorkerConfig(model=model, device="cpu", threads=os.cpu_count() or 1).make().speed(speed)
     for number, setting in enumerate(s for s in settings(spec, zoo.siblings(model)) if s.kind in FRAMES):
         policy = compose(spec, [setting])
@@ -36,18 +35,14 @@ def alone(front: Front) -> Iterator[FrontEntry]:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Reads a run's protocols, times, draws and prints."""
-    takes = parser(__doc__)
-    takes.add_argument("--images", type=int, default=4096)
-    asked = takes.parse_args(given)
-    with stored_run(asked) as (store, run):
-        front = read_front(store, run)
-    if front.quality is None or front.dense is None:
-        raise SystemExit(f"{run.name} has no ΔFID")
+    name, front, quality, images = read(__doc__, given)
+    if front.dense is None:
+        raise SystemExit(f"{name} has no dense policy")
     dense_bytes = front.dense.value("peak_bytes")
     entries = sorted(alone(front), key=lambda entry: -entry.value("speedup"))
-    print(f"{front.settings.model} on {front.settings.target.device}; ΔFID, 95 %, by {asked.images} images")
+    print(f"{front.settings.model} on {front.settings.target.device}; ΔFID, 95 %, by {images} images")
     print(ROW.format("alone", "speed-up", "ΔFID", "peak memory"))
-    for entry in again(front.quality, front.settings.model, entries, asked.images):
+    for entry in again(quality, front.settings.model, entries, images):
         told = (times(entry.metrics["speedup"]), interval(entry.metrics["delta_fid"]))
         print(ROW.format(entry.origin, *told, f"{entry.value('peak_bytes') / dense_bytes:.2f}x"), flush=True)
 

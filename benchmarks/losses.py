@@ -37,25 +37,31 @@ def again(quality: QualityProtocol, model: str, entries: Sequence[FrontEntry], i
         yield replace(entry, metrics={**entry.metrics, "delta_fid": found["delta_fid"]})
 
 
-def main(given: Sequence[str] | None = None) -> None:
-    """Reads a run, draws and prints."""
-    takes = parser(__doc__)
+def read(description: str | None, given: Sequence[str] | None) -> tuple[str, Front, QualityProtocol, int]:
+    """The run that the arguments name: its name, its front, how that was judged; and how many images to draw."""
+    takes = parser(description)
     takes.add_argument("--images", type=int, default=4096)
     asked = takes.parse_args(given)
     with stored_run(asked) as (store, run):
         front = read_front(store, run)
     if front.quality is None:
         raise SystemExit(f"{run.name} has no ΔFID")
+    return run.name, front, front.quality, asked.images
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Reads a run, draws and prints."""
+    name, front, quality, images = read(__doc__, given)
     before, after = fast(front), []
-    print(f"{run.name}: ΔFID, 95 %, by {front.quality.n_images} images and by {asked.images} of other noise")
-    print(ROW.format("trial", "origin", "speed-up", f"by {front.quality.n_images}", f"by {asked.images}"))
-    for old, new in zip(before, again(front.quality, front.settings.model, before, asked.images), strict=True):
+    print(f"{name}: ΔFID, 95 %, by {quality.n_images} images and by {images} of other noise")
+    print(ROW.format("trial", "origin", "speed-up", f"by {quality.n_images}", f"by {images}"))
+    for old, new in zip(before, again(quality, front.settings.model, before, images), strict=True):
         deltas = (interval(entry.metrics["delta_fid"]) for entry in (old, new))
         print(ROW.format(new.number, new.origin, times(new.metrics["speedup"]), *deltas), flush=True)
         after.append(new)
     best = next(filter(harmless, after), None)
     told = f"trial {best.number}, {times(best.metrics['speedup'])}" if best else "none"
-    print(f"fastest whose interval reaches 0, by {asked.images}: {told}")
+    print(f"fastest whose interval reaches 0, by {images}: {told}")
 
 
 if __name__ == "__main__":

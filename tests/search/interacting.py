@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from benchmarks.search_synthetic import SPEC, Synthetic
 from varsearch.db import State, TrialRecord
+from varsearch.measurement import Measurement
 from varsearch.policy import Policy
 from varsearch.search.moves import Moves
 from varsearch.search.outlook import Outlook
@@ -36,3 +38,11 @@ def proposer(trials: list[TrialRecord], seed: int = 0, profile: bool = True) -> 
     for one in trials:
         made.show(one)
     return made
+
+
+def with_loss(one: TrialRecord, value: float, half: float) -> TrialRecord:
+    """The same trial with this ΔFID, give or take `half`."""
+    assert one.quality is not None
+    told = Measurement(metric="delta_fid", value=value, low=value - half, high=value + half)
+    kept = tuple(m for m in one.quality.measurements if m.metric != "delta_fid")
+    return replace(one, quality=one.quality.model_copy(update={"measurements": (*kept, told)}))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.search.interacting import moves, problem, proposer, starts, trial
+from tests.search.interacting import moves, problem, proposer, starts, trial, with_loss
 from varsearch.db import TrialRecord
 from varsearch.measurement import Measurement
 from varsearch.search.front import front_trials
@@ -65,23 +65,15 @@ def test_what_dominates_a_published_system_in_some_worlds_gains_nothing_in_the_o
     settings, trials = problem().settings, starts(30)
     rival = trial(30, problem().published["seed:kv-none"], "preset:x")
     cheaper = [t for t in trials if all(t.values[m] < rival.values[m] for m in ("latency_ms", "peak_bytes"))]
-    other, unsure = cheaper[0], losing(rival, rival.values["delta_fid"], 5.0)
+    other, unsure = cheaper[0], with_loss(rival, rival.values["delta_fid"], 5.0)
     known = [t for t in trials if t not in cheaper]
     loss = float(np.median(_Search(settings, moves(), [*known, unsure])._known[-1, :, 0])) * trials[0].values["fid"]
-    search = _Search(settings, moves(), [*known, losing(other, loss, 1e-6), unsure])
+    search = _Search(settings, moves(), [*known, with_loss(other, loss, 1e-6), unsure])
     assert search.choose_rival(random.Random(0))
     draws = search.surrogate.draws([changes(other.policy).settings])
     in_all_worlds = np.mean(draws[0][0] <= search._known[-1, :, 0, None])
     assert 0.2 < in_all_worlds < 0.9
     assert search.gains(draws)[0] < in_all_worlds / 2
-
-
-def losing(one: TrialRecord, loss: float, half: float) -> TrialRecord:
-    """The same trial with this ΔFID, give or take `half`."""
-    told = Measurement(metric="delta_fid", value=loss, low=loss - half, high=loss + half)
-    assert one.quality is not None
-    kept = tuple(m for m in one.quality.measurements if m.metric != "delta_fid")
-    return replace(one, quality=one.quality.model_copy(update={"measurements": (*kept, told)}))
 
 
 def test_rivals_are_published_systems_that_may_be_on_the_front() -> None:

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.search_synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC
-from tests.search.interacting import moves, problem, proposer, starts, trial
+from tests.search.interacting import moves, problem, proposer, starts, trial, with_loss
 from varsearch.db import State, TrialRecord
 from varsearch.errors import EvaluationError
-from varsearch.measurement import Measurement
 from varsearch.policy import Policy
 from varsearch.search.front import WORST, front_trials, front_volume
 from varsearch.search.guide import Guide
@@ -94,14 +93,10 @@ def test_luck_on_the_front_hides_no_proposal() -> None:
     """A lucky member of the front leaves more to gain where its error is known."""
     settings, trials = problem().settings, starts(30)
     member = max((t for t in front_trials(settings, trials) if t.number), key=lambda t: t.values["delta_fid"])
-    assert member.quality is not None
     dense, value = trials[0].values, member.values["delta_fid"]
-    kept = tuple(m for m in member.quality.measurements if m.metric != "delta_fid")
 
     def volume_left(half: float) -> float:
-        told = Measurement(metric="delta_fid", value=0.0, low=-half, high=half)
-        quality = member.quality and member.quality.model_copy(update={"measurements": (*kept, told)})
-        lucky = replace(member, quality=quality)
+        lucky = with_loss(member, 0.0, half)
         search = _Search(settings, moves(), [lucky if t is member else t for t in trials])
         return float(np.mean([np.prod(high - low, axis=1).sum() for low, high in search.boxes]))
 

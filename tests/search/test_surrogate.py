@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
 from benchmarks.search_synthetic import SPEC, Synthetic
+from tests.search.interacting import with_loss
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
@@ -47,14 +47,6 @@ def trial(number: int, policy: Policy) -> TrialRecord:
     quality, speed = problem().evaluate(policy)
     origin = "sampler" if number else "seed:dense"
     return TrialRecord(number, policy, origin, State.COMPLETE, attempts=1, quality=quality, speed=speed)
-
-
-def with_loss(one: TrialRecord, value: float, half: float) -> TrialRecord:
-    """The same trial with this ΔFID, give or take `half`."""
-    assert one.quality is not None
-    told = Measurement(metric="delta_fid", value=value, low=value - half, high=value + half)
-    kept = tuple(m for m in one.quality.measurements if m.metric != "delta_fid")
-    return replace(one, quality=one.quality.model_copy(update={"measurements": (*kept, told)}))
 
 
 def with_error(one: TrialRecord, half: float) -> TrialRecord:

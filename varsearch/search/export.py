@@ -17,7 +17,7 @@ from varsearch.errors import EvaluationError, ModelError
 from varsearch.evaluators.draws import BATCH
 from varsearch.evaluators.quality import DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.evaluators.worker import WorkerConfig
-from varsearch.measurement import METRICS, Job, Origin, QualityProtocol
+from varsearch.measurement import METRICS, TIMES, Job, Origin, QualityProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import SamplingDefaults
 from varsearch.policy_file import Envelope, PolicyFile, Provenance, Sample
@@ -118,7 +118,7 @@ def verify(file: PolicyFile, worker: WorkerConfig, protocols: Protocols) -> list
 
 
 def _check(metric: str, filed: float, found: float, origin: Origin) -> Check:
-    timed = origin is Origin.MEASURED and metric in ("latency_ms", "speedup")
+    timed = origin is Origin.MEASURED and metric in TIMES
     if timed:
         agrees = metric == "latency_ms" or abs(found - filed) <= LATENCY_TOLERANCE * filed
     else:

@@ -170,8 +170,7 @@ def place_of(path: str) -> str:
 
 def _latest_first(setting: Setting) -> int:
     """The later guidance ends or a refiner begins, the milder; all other settings are in order."""
-    first = getattr(setting.value, "first_scale", setting.value)
-    return -int(first) if setting.kind in ("guidance", "refiner") else 0
+    return -setting.first_scale if setting.kind in ("guidance", "refiner") else 0
 
 
 def _gap(option: Setting, setting: Setting) -> float:
@@ -213,9 +212,8 @@ def _guess(outlook: Outlook) -> Effects:
     for setting in outlook.settings:
         options = outlook.units[setting.unit]
         share = (options.index(setting) + 1) / len(options) / kinds.count(setting.kind)
-        first = getattr(setting.value, "first_scale", setting.value)
         if setting.kind in ("guidance", "refiner"):
-            share = float(tokens[int(first) :].sum())
+            share = float(tokens[setting.first_scale :].sum())
         elif setting.scale is not None:
             share *= len(tokens) * float(tokens[setting.scale])
         found.append([share * effect for effect in GUESS[setting.kind]])

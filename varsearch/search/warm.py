@@ -145,16 +145,11 @@ def has_effect(frame: Chosen, chosen: Chosen) -> bool:
     for outer, inner in product(frame, chosen):
         if inner.scale is None:
             continue
-        behind = {"skip": outer.scale == inner.scale, "refiner": inner.scale >= _first_scale(outer)}
-        behind["guidance"] = inner.kind == "sharing" and inner.scale >= _first_scale(outer)
+        behind = {"skip": outer.scale == inner.scale, "refiner": inner.scale >= outer.first_scale}
+        behind["guidance"] = inner.kind == "sharing" and inner.scale >= outer.first_scale
         if behind[outer.kind]:
             return False
     return True
-
-
-def _first_scale(setting: Setting) -> int:
-    """From where guidance is off or a refiner runs."""
-    return int(getattr(setting.value, "first_scale", setting.value))
 
 
 def frames_of(estimates: Estimates) -> list[Option]:

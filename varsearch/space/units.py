@@ -62,6 +62,11 @@ class Setting:
         return f"{self.unit}={self._value}"
 
     @property
+    def first_scale(self) -> int:
+        """From where guidance is off or a refiner runs; for these kinds alone."""
+        return int(getattr(self.value, "first_scale", self.value))
+
+    @property
     def _value(self) -> str:
         match self.value:
             case Quantization(bits=bits, group=group, activation_bits=activation):
