@@ -76,6 +76,26 @@ def test_what_dominates_a_published_system_in_some_worlds_gains_nothing_in_the_o
     assert search.gains(draws)[0] < in_all_worlds / 2
 
 
+def test_what_is_computed_before_a_choice_need_not_be_certain_before() -> None:
+    """Memory a little above the rival's may be no more than wrongly guessed; once it is known it counts as it is."""
+    settings, trials = problem().settings, starts(30)
+    rival = trial(30, problem().published["seed:kv-none"], "preset:x")
+    worse = [t for t in trials if not dominates(*(settings.losses(x.values) for x in (t, rival)))]
+    search = _Search(settings, moves(), [*worse, rival])
+    assert search.choose_rival(random.Random(0), lambda policy: {"peak_bytes": 1.0})
+    memory = settings.objectives.index("peak_bytes")
+    drawn = search.surrogate.draws([changes(rival.policy).settings])
+    own = search._known[-1, 0, memory]
+
+    def gains(times: float) -> tuple[float, float]:
+        draws = [np.full_like(x, times * own) if j == memory else x for j, x in enumerate(drawn)]
+        return float(search.gains(draws, guessed=True)[0]), float(search.gains(draws)[0])
+
+    (guessed_less, known_less), (guessed_more, known_more) = gains(0.9), gains(1.01)
+    assert guessed_less == guessed_more == known_less > 10 * known_more
+    assert gains(1.05)[0] == known_more, "too much for an error"
+
+
 def test_rivals_are_published_systems_that_may_be_on_the_front() -> None:
     trials, rival = published_among(starts(30))
 

@@ -9,7 +9,10 @@ from varsearch.policy import Policy
 from varsearch.profile import Profile
 from varsearch.target import ModelSpec
 
-MakeCosts = Callable[[], Callable[[Policy], Mapping[str, float]]]
+Costs = Callable[[Policy], Mapping[str, float]]
+"""Gives metrics of speed of a policy without evaluating it; `VarsearchError` for one that cannot run."""
+
+MakeCosts = Callable[[], Costs]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
@@ -16,6 +16,7 @@ from varsearch.measurement import METRICS
 from varsearch.policy import Policy
 from varsearch.search.acquisition import expected_gains, free_boxes
 from varsearch.search.front import PRESET, WORST, dense_trial, front_trials, relative_costs
+from varsearch.search.guide import Costs
 from varsearch.search.moves import Moves, candidates
 from varsearch.search.pareto import non_dominated
 from varsearch.search.regression import Array
@@ -34,6 +35,10 @@ BEST = 10
 EXACT = 3
 """How many of the best may have costs computed exactly: each takes as long as drawing dozens of images."""
 
+SLACK = 1.02
+"""How much more than a published system a candidate may seem to cost in what is then computed exactly. A guess is wrong
+by more, and a candidate that has to seem to cost less pays for that with something else, see docs/log.md."""
+
 STANDING = 0.2
 """Share of worlds on whose front a published system is that is one to dominate."""
 
@@ -47,7 +52,7 @@ def promising(
     trials: Sequence[TrialRecord],
     rng: random.Random,
     seen: Container[str],
-    costs: Callable[[Policy], Mapping[str, float]] | None,
+    costs: Costs | None,
     against_a_rival: bool = False,
 ) -> Policy | None:
     """The best candidate whose digest is not in `seen`; None if all are, or there is no rival.
@@ -63,7 +68,7 @@ def promising(
             the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival.
     """
     search = _Search(settings, moves, trials)
-    if against_a_rival and not search.choose_rival(rng):
+    if against_a_rival and not search.choose_rival(rng, costs):
         return None
     ancestors = [*search.rivals, *inside(settings, trials)]
     parents = [changes(trial.policy).settings for trial in ancestors]
@@ -71,7 +76,7 @@ def promising(
     ranked: list[tuple[float, Chosen]] = []
     for n in ROUNDS:
         if found := list(_new(candidates(moves, parents, rng, n), known)):
-            ranked += zip(search.gains(search.surrogate.draws(found)).tolist(), found, strict=True)
+            ranked += zip(search.gains(search.surrogate.draws(found), guessed=True).tolist(), found, strict=True)
             ranked.sort(key=itemgetter(0), reverse=True)
         parents = [chosen for _, chosen in ranked[:BEST]]
     fresh: dict[Chosen, Policy] = {}
@@ -132,7 +137,7 @@ class _Search:
         limits = {name: self.surrogate.cost({**self.dense, name: limit}) for name, limit in settings.bounds.items()}
         self.limits = {index[name]: cost[index[name]] for name, cost in limits.items()}
 
-    def choose_rival(self, rng: random.Random) -> bool:
+    def choose_rival(self, rng: random.Random, costs: Costs | None = None) -> bool:
         """Takes a published system that is on the front of `STANDING` of the worlds or more, if there is one."""
         members = Counter(chain.from_iterable(self._counted[front].tolist() for front in self._fronts))
         published = (i for i, t in enumerate(self._complete) if t.origin.startswith(PRESET))
@@ -143,17 +148,22 @@ class _Search:
             # What already dominates it in the other worlds would do so again.
             self._stands = [w for w, front in enumerate(self._fronts) if chosen in self._counted[front]]
             self._rival = self._known[chosen, self._stands]
+            self._computable = frozenset(self._computed(self.rivals[0].policy, costs) if costs else ())
         return bool(likely)
 
-    def gains(self, draws: Sequence[Array]) -> Array:
+    def gains(self, draws: Sequence[Array], guessed: bool = False) -> Array:
         """Expected hypervolume that each candidate adds, or about its probability to be nowhere worse than the rival.
 
         Either times the probability that it meets the bounds. The rival counts in the worlds on whose front it is.
+
+        Args:
+            draws: by objective and bounded metric.
+            guessed: whether they still are guesses in what is computed exactly before a choice.
         """
         counted = draws[: len(self.settings.objectives)]
         if self.rivals:
-            there = [drawn_CWK[:, self._stands] for drawn_CWK in counted]
-            as_good = [(drawn_CWK <= self._rival[:, j, None]).mean(2) for j, drawn_CWK in enumerate(there)]
+            unsure = self._computable if guessed else frozenset()
+            as_good = [self._as_good(drawn, j, lenient=j in unsure) for j, drawn in enumerate(counted)]
             gains: Array = np.prod(np.array(as_good) + FAINT, axis=0).mean(1)
         else:
             each = [expected_gains([drawn[:, w] for drawn in counted], boxes) for w, boxes in enumerate(self.boxes)]
@@ -162,22 +172,29 @@ class _Search:
             gains = gains * (draws[j] <= limit).mean((1, 2))
         return gains
 
-    def best(self, fresh: Mapping[Chosen, Policy], costs: Callable[[Policy], Mapping[str, float]] | None) -> Policy:
+    def _as_good(self, drawn_CWK: Array, j: int, lenient: bool) -> Array:
+        """In which share of the draws each candidate is no worse than the rival in an objective, by world."""
+        there_CWK, rival_W = drawn_CWK[:, self._stands], self._rival[:, j]
+        if lenient:
+            return np.where(np.median(there_CWK, axis=2) <= SLACK * rival_W, 1.0, 0.0)
+        return (there_CWK <= rival_W[:, None]).mean(axis=2)
+
+    def best(self, fresh: Mapping[Chosen, Policy], costs: Costs | None) -> Policy:
         """The best one, by exact costs where they can be had."""
         policies = list(fresh.values())
         if costs is None:
             return policies[0]
         draws = self.surrogate.draws(list(fresh))
-        expected, best = self.gains(draws), (-1.0, 0)
+        expected, best = self.gains(draws, guessed=True), (-1.0, 0)
         for i, policy in enumerate(policies):
             if best[0] >= expected[i]:  # and so than all that follow
                 break
-            for j, cost in self._exact(policy, costs).items():
+            for j, cost in self._computed(policy, costs).items():
                 draws[j][i] = cost
             best = max(best, (float(self.gains([drawn[i : i + 1] for drawn in draws])[0]), -i))
         return policies[-best[1]]
 
-    def _exact(self, policy: Policy, costs: Callable[[Policy], Mapping[str, float]]) -> dict[int, float]:
+    def _computed(self, policy: Policy, costs: Costs) -> dict[int, float]:
         """What is known of a policy without evaluating it, by index of the metric."""
         speed = [j for j, metric in enumerate(self.metrics) if METRICS[metric].kind == "speed"]
         try:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
 from varsearch.search.front import PRESET, dense_trial, front_trials, front_volume
-from varsearch.search.guide import Guide
+from varsearch.search.guide import Costs, Guide
 from varsearch.search.moves import Moves
 from varsearch.search.outlook import Outlook
 from varsearch.search.promising import inside, promising
@@ -140,7 +140,7 @@ class Proposer:
         return Moves(Outlook(self._guide.spec, self._guide.siblings, self._guide.profile))
 
     @cached_property
-    def _costs(self) -> Callable[[Policy], Mapping[str, float]] | None:
+    def _costs(self) -> Costs | None:
         return self._guide.make_costs() if self._guide is not None and self._guide.make_costs is not None else None
 
     def _promising(self, rng: random.Random, seen: Container[str]) -> Policy | None:
