@@ -1,7 +1,7 @@
 """What the front of a run shows: `python -m benchmarks.front --storage FILE [--run NAME]`.
 
-Which published systems it dominates, by numbers of the same protocol, and what is the most that can be saved at a ΔFID
-whose interval includes 0, or is below it. Says whether the numbers are confirmed.
+Which published systems it dominates, by numbers of the same protocol, and how surely by their errors; and what is the
+most that can be saved at a ΔFID whose interval includes 0, or is below it. Says whether the numbers are confirmed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def lines(front: Front) -> list[str]:
     told.append(f"{len(beaten)} of {len(found)} published systems are dominated")
     for rival in found:
         told.append(f"  {rival.preset.origin.partition(':')[2]}: {saved(front, rival.preset)}")
-        better = rival.beaten_by
-        told.append(f"    by trial {better.number}: {saved(front, better)}" if better else "    by none")
+        if near := rival.nearest:
+            word = "by" if rival.beaten_by else "by none, nearest"
+            told.append(f"    {word} trial {near.number}: {saved(front, near)}; {rival.chance:.0%} sure")
     told.append("of those whose images cannot be told from dense's")
     kinds: tuple[tuple[str, Callable[[FrontEntry], float]], ...] = (
         ("fastest", lambda e: -e.value("speedup")),

@@ -8,20 +8,26 @@ from pathlib import Path
 from varsearch.db import Store
 from varsearch.search.export import export
 from varsearch.search.front import read_front, select
+from varsearch.search.guidance import guided
 from varsearch.search.run import run
 from varsearch.search.setup import Request, prepare
 
 STORAGE = "example.db"
 
 if __name__ == "__main__":
+    budget = 6  # of a demonstration; from 100 on a profile is made first
     plan = prepare(Request(model="mnist", target="4090", images=64), STORAGE)
+    guide, starts = guided(plan, STORAGE, budget)
     status = run(
         plan.settings,
         plan.space,
-        plan.starts.by_origin,
+        starts,
         plan.worker.make,
         storage=STORAGE,
-        budget=6,
+        budget=budget,
+        guide=guide,
+        rungs=plan.rungs,
+        confirm=True,
         on_event=lambda event: print(event.trial.number, event.trial.origin, event.trial.values.get("delta_fid")),
     )
     with Store(STORAGE, create=False) as store:

@@ -43,7 +43,7 @@ def test_a_trial_by_number(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_selection_a_file_and_the_library_are_the_same_policy(capsys: pytest.CaptureFixture[str]) -> None:
     output(capsys, "export", "--select", "fastest", "--output", "p.json")
     output(capsys, "export", "--select", "fastest", "--library")
-    names = ("made up:fastest", "made up:4", "p.json", "mnist/4090/fastest")
+    names = ("made up:fastest", "made up:4", ":fastest", ":4", "p.json", "mnist/4090/fastest")
     found = [find_subject(name, "varsearch.db", None, None) for name in names]
     assert [subject.name for subject in found] == list(names)
     assert {subject.file.policy for subject in found} == {POLICIES["sampler"][0]}
@@ -75,6 +75,7 @@ def test_measured_losses_as_a_page(capsys: pytest.CaptureFixture[str]) -> None:
         (["made up:99"], 2, "no evaluated trial 99"),
         (["made up:nicest"], 2, "unknown selection"),
         (["gone:1"], 2, "no run 'gone': there are made up"),
+        (["made up:1", "--weights", "x"], 2, "--weights and --prompts are for published models"),
         (["gone"], 3, "a trial of a run is RUN:NUMBER"),
         (["made up:1", "--picture", "x.gif"], 2, "expected a file that ends in one of .svg, .png, .html"),
         (["made up:1", "--model", "mnist-small"], 4, "was made with other weights"),

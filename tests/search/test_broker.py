@@ -13,7 +13,7 @@ import pytest
 from tests.search.fakes import DENSE, SPEED, STARTS, FakeSpace, evidence, outcome, settings
 from tests.search.harness import Open, check_consistent, drain, shown, stored, taken
 from varsearch.db import State
-from varsearch.errors import PolicyError, UsageError
+from varsearch.errors import EvaluationError, PolicyError, UsageError
 from varsearch.measurement import Job, Outcome
 from varsearch.policy import Policy
 
@@ -82,9 +82,7 @@ class Reported:
 
     @staticmethod
     def foreign(job: Job) -> Outcome:
-        return Outcome(
-            number=job.number, quality=evidence("quality", job.policy), speed=evidence("speed", STARTS["seed:w8"])
-        )
+        return Outcome(number=job.number, quality=evidence("quality", job.policy), speed=evidence("speed", DENSE))
 
 
 @pytest.mark.parametrize(
@@ -101,14 +99,15 @@ def test_an_outcome_without_usable_numbers_fails_its_trial_and_the_run_goes_on(
     start: Open, tmp_path: Path, answer: Callable[[Job], Outcome], reason: str
 ) -> None:
     broker = start(budget=3)
+    assert broker.report(outcome(taken(broker.lease("a"))))
     assert broker.report(answer(taken(broker.lease("a"))))
-    assert drain(broker) == [1, 2]
+    assert drain(broker) == [2]
     status = broker.status()
     assert (status.failed, status.evaluated, status.last_error) == (1, 3, reason)
     broker.close("finished")
     check_consistent(tmp_path / "runs.db", 3)
-    first = shown(tmp_path / "runs.db")[0]
-    assert (first.state.name, first.user_attrs["error"], first.values) == ("FAIL", reason, None)
+    second = shown(tmp_path / "runs.db")[1]
+    assert (second.state.name, second.user_attrs["error"], second.values) == ("FAIL", reason, None)
 
 
 def test_a_run_without_quality_takes_what_speed_is_known_and_asks_for_no_more(start: Open, tmp_path: Path) -> None:
@@ -147,12 +146,22 @@ def test_a_worker_that_asks_again_has_lost_what_it_held(start: Open) -> None:
 
 
 def test_a_trial_that_kills_three_workers_fails(start: Open, tmp_path: Path) -> None:
+    broker = start(budget=3)
+    assert broker.report(outcome(taken(broker.lease("a"))))
+    assert [taken(broker.lease("a")).number for _ in range(4)] == [1, 1, 1, 2]
+    second = stored(tmp_path / "runs.db")[1]
+    assert (second.state, second.attempts) == (State.FAIL, 3)
+    assert second.error == "the worker was lost 3 times during the evaluation"
+    assert broker.status().evaluated == 2
+
+
+def test_a_dense_policy_that_kills_three_workers_ends_the_run(start: Open, tmp_path: Path) -> None:
     broker = start(budget=2)
-    assert [taken(broker.lease("a")).number for _ in range(4)] == [0, 0, 0, 1]
-    first = stored(tmp_path / "runs.db")[0]
-    assert (first.state, first.attempts) == (State.FAIL, 3)
-    assert first.error == "the worker was lost 3 times during the evaluation"
-    assert broker.status().evaluated == 1
+    assert [taken(broker.lease("a")).number for _ in range(3)] == [0, 0, 0]
+    with pytest.raises(EvaluationError, match=r"dense, .* the worker was lost 3 times"):
+        broker.lease("a")
+    broker.close("interrupted")
+    assert stored(tmp_path / "runs.db")[0].state is State.WAITING
 
 
 @pytest.mark.parametrize("leased_again", [False, True])

@@ -91,6 +91,14 @@ def test_fewer_bits_save_only_on_what_is_kept() -> None:
     assert estimates.summed(keep + other).kv_bytes == pytest.approx(BATCH.kv_bytes - 2e5)
 
 
+def test_a_model_without_caches_saves_none() -> None:
+    def cost(some: Chosen) -> Cost:
+        return change(some).model_copy(update={"kv_bytes": 0.0})
+
+    estimates = Estimates(synthetic(random_loss(), cost=cost))
+    assert estimates.summed(chosen("L0H0.keep=0", "L0.kv_bits=4bit")).kv_bytes == 0
+
+
 def test_activations_peak_once() -> None:
     peaks = {"window": 3e4, "tokens": 2e4, "guidance": -6e4, "skip": -9e4}
 

@@ -68,6 +68,13 @@ def test_better_than_dense_by_noise_is_no_gain_and_unscaled_metrics_count_by_one
     assert relative_costs(chosen, {"delta_fid": -0.3, "feature_distance": 0.7}, BASE) == (0.0, 0.7)
 
 
+def test_less_of_what_is_to_be_maximized_always_costs_more() -> None:
+    chosen, dense = settings(objectives=("label_agreement",)), {"label_agreement": 0.99}
+    costs = [relative_costs(chosen, {"label_agreement": share}, dense)[0] for share in (0.99, 0.5, 0.1, 0.01, 0.0)]
+    assert costs[0] == 1 and costs == sorted(costs) and costs[-1] > costs[-2]
+    assert relative_costs(chosen, {"label_agreement": 0.3}, {"label_agreement": 0.0}) == (1.0,)
+
+
 def test_volume_of_dense_and_of_half_the_cost() -> None:
     chosen = settings(objectives=("latency_ms", "peak_bytes"))
     assert front_volume(chosen, [BASE], BASE) == pytest.approx(0.1 * 0.1 / 1.1**2)

@@ -30,6 +30,15 @@ def test_moves_change_something_and_leave_nothing_without_effect(profile: bool) 
     assert crossed <= {*parents[-1], *parents[2]}
 
 
+def test_caches_that_keep_nothing_have_no_bits() -> None:
+    options = [s for unit in moves().outlook.units.values() for s in unit]
+    nothing = [s for s in options if s.kind == "keep" and s.layer == 0 and s.value == 0]
+    bits = next(s for s in options if s.kind == "kv_bits" and s.layer == 0)
+    other = next(s for s in options if s.kind == "kv_bits" and s.layer == 1)
+    assert effective([*nothing, bits, other]) == (*nothing, other)
+    assert effective([*nothing[1:], bits]) == (*nothing[1:], bits)
+
+
 def test_points_on_the_path_trade_loss_for_savings() -> None:
     rng, outlook, path = random.Random(0), moves().outlook, moves().path
     assert path is not None

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.search.fake_profile import Calls, fake_evaluators
 from tests.search.profiles import BATCH
@@ -50,6 +51,18 @@ def test_another_target_only_costs(calls: Calls, tmp_path: Path) -> None:
     calls.clear()
     profiled("mnist", RTX, tmp_path / "p.db", seed=1)
     assert "effect" in calls  # other noise
+
+
+def test_a_stored_profile_is_found_with_any_number_of_threads(calls: Calls, tmp_path: Path) -> None:
+    here = default_target(find_device("cpu"))
+    found = profiled("mnist", here, tmp_path / "p.db")
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):  # a measured protocol says how many there are
+            torch.set_num_threads(threads)
+            assert known_profile("mnist", here, tmp_path / "p.db") == found
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("stop", [200, 605])

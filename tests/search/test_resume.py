@@ -16,7 +16,7 @@ from tests.search.fakes import DENSE, evidence, outcome, settings
 from tests.search.harness import Open, check_consistent, drain, shown, stored, taken
 from varsearch.db import State, Store
 from varsearch.db.engine import locate
-from varsearch.errors import StoreError, UsageError
+from varsearch.errors import EvaluationError, StoreError, UsageError
 from varsearch.measurement import Outcome
 from varsearch.search.study import open_storage
 
@@ -24,8 +24,9 @@ from varsearch.search.study import open_storage
 def test_evidence_of_half_an_outcome_is_kept(start: Open) -> None:
     first = start(budget=1)
     half = taken(first.lease("a"))
-    first.report(Outcome(number=half.number, quality=evidence("quality", half.policy)))
-    first.close("finished")
+    with pytest.raises(EvaluationError, match="dense"):
+        first.report(Outcome(number=half.number, quality=evidence("quality", half.policy)))
+    first.close("interrupted")
     job = taken(start(settings(seed=1)).lease("a"))
     assert job.policy == DENSE
     assert job.quality is None and job.speed == settings().speed
@@ -158,14 +159,14 @@ def crash_at(commit: int) -> Callable[[object], None]:
 
 
 def crashing(start: Open, storage: str, commit: int, budget: int, evaluated: list[int]) -> bool:
-    """Runs until the crash or the end of the budget; whether it crashed. The first trial is an error."""
+    """Runs until the crash or the end of the budget; whether it crashed. The second trial is an error."""
     listener, broker = crash_at(commit), None
     event.listen(Engine, "commit", listener)
     try:
         broker = start(storage=storage, budget=budget)
         while budget > 1 and (job := broker.lease("a")) is not None:
             evaluated.append(job.number)
-            broker.report(outcome(job) if job.number else Outcome(number=job.number, error="bad"))
+            broker.report(Outcome(number=job.number, error="bad") if job.number == 1 else outcome(job))
         broker.close("finished")
     except Crash:
         crashed = True

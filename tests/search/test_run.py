@@ -54,13 +54,15 @@ def test_an_exception_fails_its_trial_in_one_line(tmp_path: Path) -> None:
     assert status.last_error == "RuntimeError: CUDA out of memory."
 
 
-def test_a_run_without_any_numbers_says_why(tmp_path: Path) -> None:
+def test_a_run_ends_if_dense_fails_and_the_same_call_tries_it_again(tmp_path: Path) -> None:
     def answer(job: Job) -> Outcome:
         raise EvaluationError(f"image {job.number} is not finite")
 
-    for _ in range(2):  # a rerun, which has nothing left to do, too
-        with pytest.raises(EvaluationError, match="not one of 4 trials gave usable numbers; the last: image 3 is not"):
+    for _ in range(2):
+        with pytest.raises(EvaluationError, match=r"dense, .*, could not be evaluated: image 0 is not finite"):
             search(tmp_path, answer)
+        assert states(tmp_path) == [State.WAITING]
+    assert search(tmp_path).failed == 0 and states(tmp_path) == 4 * [State.COMPLETE]
 
 
 def test_ctrl_c_keeps_what_is_measured_and_the_same_call_continues(tmp_path: Path) -> None:

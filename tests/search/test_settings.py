@@ -22,6 +22,8 @@ def test_stored_settings_come_back_equal() -> None:
 def test_later_settings_are_refused_in_one_line() -> None:
     with pytest.raises(StoreError, match="damaged or of a newer version: later: unknown field"):
         RunSettings.parse(settings().model_dump_json()[:-1] + ',"later":1}')
+    with pytest.raises(StoreError, match="newer version: unknown metric 'beauty'"):
+        RunSettings.parse(settings().model_dump_json().replace("delta_fid", "beauty"))
 
 
 @pytest.mark.parametrize(

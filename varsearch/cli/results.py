@@ -99,6 +99,8 @@ def front_json(name: str, found: Front) -> dict[str, object]:
                 "feasible": rival.feasible,
                 "metrics": measurements_json(rival.preset.metrics),
                 "beaten_by": rival.beaten_by.number if rival.beaten_by else None,
+                "nearest": rival.nearest.number if rival.nearest else None,
+                "chance": rival.chance,
             }
             for rival in rivals(found)
         ],
@@ -171,8 +173,9 @@ def _print_rivals(found: Front) -> None:
     alone = presets_volume(found)
     volume = "" if alone is None else f": hypervolume {found.hypervolume:.3f}; without the rest of the run {alone:.3f}"
     compared = ("ΔFID [95 %]", "speed-up", "peak", "KV")
-    columns = ("<published", *compared, "<beaten by", *compared)
+    columns = ("<published", *compared, "<beaten by: chance", *compared)
     table(f"the front against the published systems{volume}", columns, (_rival_cells(r, found) for r in rivals(found)))
+    console.print("chance: that it is nowhere worse and somewhere better, given the errors of both")
 
 
 def _rival_cells(rival: Rival, found: Front) -> list[str]:
@@ -182,8 +185,11 @@ def _rival_cells(rival: Rival, found: Front) -> list[str]:
         return [shown[column] for column in ("ΔFID [95 %]", "speed-up", "peak", "KV")]
 
     name, best = rival.preset.origin.partition(":")[2], rival.beaten_by
-    told = "on the front" if rival.feasible else "breaks a bound"
-    beaten = [f"trial {best.number} ({best.origin})", *cells(best)] if best else [told, "", "", "", ""]
+    sure = f"trial {rival.nearest.number}: {rival.chance:.0%}" if rival.nearest else ""
+    if best:
+        beaten = [f"{sure} ({best.origin})", *cells(best)]
+    else:
+        beaten = [", ".join(filter(None, ("on the front", sure))) if rival.feasible else "breaks a bound", *4 * [""]]
     return [name, *cells(rival.preset), *beaten]
 
 

@@ -44,7 +44,9 @@ def run(
     cpus_per_worker: Annotated[
         int | None, typer.Option(min=1, help="Cores per worker; default: divided evenly.")
     ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs per worker; fractions share one.")] = 0.0,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, help="GPUs per worker, to draw images on; fractions share one.")
+    ] = 0.0,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster; default: start Ray here.")] = None,
     batch_size: o.BatchSize = None,
     dtype: o.Precision = None,
@@ -120,10 +122,9 @@ def _search(
 ) -> None:
     from varsearch.cli.profile import print_step
     from varsearch.cli.progress import ProgressLines, announce_known
-    from varsearch.cli.results import print_front
-    from varsearch.search.gallery import attach_to_run
     from varsearch.search.guidance import guided
     from varsearch.search.knowledge import knowledge
+    from varsearch.search.profile import profile_refusal
     from varsearch.search.run import run as search
     from varsearch.search.setup import check_name
 
@@ -132,6 +133,8 @@ def _search(
     known = knowledge(plan.settings, name, storage)
     proposals = limits["budget"] - known.taken
     guide, starts = guided(plan, storage, proposals, use_profile, announce_profile, print_step)
+    if use_profile and plan.settings.quality and (refusal := profile_refusal(plan.worker.model)):
+        console.print(f"no profile, and no starts from one: {refusal}")
     starts = known.starts(starts)
     _announce(plan, starts, name, storage, **limits)
     announce_known(known)
@@ -154,11 +157,19 @@ def _search(
     )
     conclude(final, limits["patience"])
     lines.conclude()
+    _show(name, storage, judged=plan.settings.quality is not None)
+
+
+def _show(name: str, storage: str, judged: bool) -> None:
+    """The result, and then its pictures."""
+    from varsearch.cli.results import print_front
+    from varsearch.search.gallery import attach_to_run
+
     print_front(storage, name)
     here = "" if storage == o.DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     run = shlex.quote(name)
     console.print(f"Next: varsearch export --run {run} --select knee{here}, or varsearch dashboard{here}")
-    if plan.settings.quality is None:
+    if not judged:
         return
     console.print("drawing sample grids for the dashboard; stopping now loses nothing else …")
     # Last, so that a picture that cannot be drawn or stored hides nothing of the result.

@@ -146,7 +146,7 @@ def quality_refusal(model: str, needed: Sequence[Part] = ("classifier", "referen
         needed: what an evaluation takes from the model's own files, because the user gives no other.
     """
     absent = [part for part in needed if part not in manifest(model).files]
-    lacks = f"it has no {' and no '.join(absent)}; give --reference and --inception-weights" if absent else None
+    lacks = f"it has no {' and no '.join(absent)}" if absent else None
     return weights_refusal(model) or lacks
 
 

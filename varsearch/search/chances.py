@@ -6,7 +6,7 @@ Shape suffixes: T trials, R rivals of one, S draws, K objectives.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ MEDIAN = math.sqrt(math.pi / 2)
 """How much further a median of normal values scatters than their mean, for many of them."""
 
 Array = NDArray[np.float64]
+Numbers = Mapping[str, Measurement]
 
 
 def half_width(metric: str) -> float:
@@ -54,35 +55,44 @@ def chances(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[float]
     known = [i for i, t in enumerate(trials) if not settings.missing(t.values)]
     found = [0.0] * len(trials)
     if known:
-        losses_STK, feasible_ST = _drawn(settings, [trials[i] for i in known])
+        losses_STK, feasible_ST = _drawn(settings, [numbers_of(trials[i]) for i in known])
         for i, share in zip(known, _non_dominated(losses_STK, feasible_ST), strict=True):
             found[i] = float(share)
     return found
 
 
-def _drawn(settings: RunSettings, trials: Sequence[TrialRecord]) -> tuple[Array, NDArray[np.bool_]]:
+def domination(settings: RunSettings, better: Numbers, worse: Numbers) -> float:
+    """The probability that a policy dominates another one, by metric with intervals; of draws as in `chances`.
+
+    Luck that they share, because they were judged by the same images, is not known: it would make this surer.
+    """
+    losses_STK, _ = _drawn(settings, [better, worse])
+    own_SK, other_SK = losses_STK[:, 0], losses_STK[:, 1]
+    return float(np.mean((own_SK <= other_SK).all(axis=1) & (own_SK < other_SK).any(axis=1)))
+
+
+def _drawn(settings: RunSettings, numbers: Sequence[Numbers]) -> tuple[Array, NDArray[np.bool_]]:
     """What the objectives (S, T, K), to be minimized, might truly be, and which trials are feasible then (S, T)."""
-    luck_T2S = np.random.default_rng(0).standard_normal((len(trials), 2, DRAWS))
+    luck_T2S = np.random.default_rng(0).standard_normal((len(numbers), 2, DRAWS))
 
     def draws(name: str) -> Array:
         """(S, T), to be minimized."""
         metric = METRICS[name]
         sign = 1.0 if metric.direction == "minimize" else -1.0
-        m = [measurement_of(trial, name) for trial in trials]
+        m = [found[name] for found in numbers]
         luck_ST = luck_T2S[:, 0 if metric.kind == "quality" else 1].T
         return sign * np.array([x.value for x in m]) + luck_ST * np.array([standard_error(x) for x in m])
 
     losses = [np.maximum(draws(n), 0.0) if n == "delta_fid" else draws(n) for n in settings.objectives]
-    feasible_ST = np.ones((DRAWS, len(trials)), dtype=bool)
+    feasible_ST = np.ones((DRAWS, len(numbers)), dtype=bool)
     for name, limit in settings.bounds.items():
         feasible_ST &= draws(name) <= (limit if METRICS[name].direction == "minimize" else -limit)
     return np.stack(losses, axis=-1), feasible_ST
 
 
-def measurement_of(trial: TrialRecord, metric: str) -> Measurement:
-    """A number of a trial with its interval."""
-    found = (m for evidence in (trial.quality, trial.speed) if evidence for m in evidence.measurements)
-    return next(m for m in found if m.metric == metric)
+def numbers_of(trial: TrialRecord) -> dict[str, Measurement]:
+    """A trial's numbers with their intervals, by metric."""
+    return {m.metric: m for evidence in (trial.quality, trial.speed) if evidence for m in evidence.measurements}
 
 
 def _non_dominated(losses_STK: Array, feasible_ST: NDArray[np.bool_]) -> Array:

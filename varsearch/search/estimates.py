@@ -118,7 +118,7 @@ class Estimates:
         for (layer, kind), some in ((place, list(settings)) for place, settings in by_place):
             changed = sum(self.change(part).kv_bytes for part in cost_parts(some))
             index = None if layer < 0 else layer
-            saved[index][kind] = changed / (dense if index is None else dense / n_layers)
+            saved[index][kind] = changed / max(1.0, dense if index is None else dense / n_layers)
         everywhere = math.prod(max(0.0, 1 + change) for change in saved.pop(None).values())
         layers = (math.prod(max(0.0, 1 + change) for change in kinds.values()) for kinds in saved.values())
         return everywhere * sum(layers) * dense / n_layers

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from varsearch.db import State, TrialRecord
+from varsearch.errors import EvaluationError
 from varsearch.measurement import Evidence, Job, Kind, Outcome
 from varsearch.policy import Policy
 from varsearch.search.fidelity import Ladder
-from varsearch.search.front import front_trials, volume_of
+from varsearch.search.front import DENSE, front_trials, volume_of
 from varsearch.search.ledger import Ledger
 from varsearch.search.limits import Limits, Pace
 from varsearch.search.progress import Progress, Status
@@ -39,6 +40,7 @@ class Explorer:
 
     Raises:
         StoreError: from here and from every method, if the database fails or another process continues the run.
+        EvaluationError: from `report` and `lost`, if dense cannot be evaluated.
     """
 
     def __init__(
@@ -258,6 +260,9 @@ class Explorer:
         if not stopped:
             error = error or self._settings.missing(trial.values)
         state = State.STOPPED if stopped else State.FAIL if error else State.COMPLETE
+        if state is State.FAIL and trial.origin == DENSE:
+            self._wait(trial)  # for the next call, as a trial that has failed is never tried again
+            raise EvaluationError(f"dense, which all else is compared with, could not be evaluated: {error}")
         self._early.discard(trial.number)
         share = self._ladder.share(trial.number) if stopped else 1.0
         cost = share if trial.attempts else 0.0

@@ -30,6 +30,9 @@ crowd of nearly the same policies each has a small one."""
 WORST = 1.1
 """Relative costs from here on add nothing to the hypervolume."""
 
+LEAST = 1e-3
+"""Of a metric to maximize counts no less than this share of dense's."""
+
 SELECTIONS = (
     "knee, fastest, smallest, best-quality, max-latency=MILLISECONDS, max-memory=BYTES (or kB, MB, GB), trial=NUMBER"
 )
@@ -121,7 +124,7 @@ def relative_costs(settings: RunSettings, values: Mapping[str, float], dense: Ma
     def cost(metric: str) -> float:
         scale = dense["fid"] if metric == "delta_fid" and "fid" in dense else dense[metric]
         if METRICS[metric].direction == "maximize":
-            return abs(scale / values[metric]) if values[metric] else WORST
+            return abs(scale) / max(abs(values[metric]), LEAST * abs(scale)) if scale else 1.0
         return max(values[metric], 0.0) / (abs(scale) or 1.0)
 
     return tuple(cost(metric) for metric in settings.objectives)

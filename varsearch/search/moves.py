@@ -6,6 +6,7 @@ A policy is a set of settings of units here; what units cannot say is left to th
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -88,10 +89,16 @@ class Moves:
 
 
 def effective(chosen: Iterable[Setting]) -> Chosen:
-    """Without what has no effect behind a skipped scale, dropped guidance or a refiner, those first."""
+    """Without what has no effect behind a skipped scale, dropped guidance or a refiner, those first.
+
+    Nor bits of caches of which no head keeps anything.
+    """
     found = list(chosen)
     frame = tuple(s for kind in FRAMES for s in found if s.kind == kind)
-    return frame + tuple(s for s in found if s.kind not in FRAMES and has_effect(frame, (s,)))
+    emptied = Counter((s.layer, s.heads) for s in found if s.kind == "keep" and not s.value)
+    empty = {layer for (layer, heads), n in emptied.items() if n == heads}
+    inner = (s for s in found if s.kind not in FRAMES and not (s.kind == "kv_bits" and s.layer in empty))
+    return frame + tuple(s for s in inner if has_effect(frame, (s,)))
 
 
 class Path:

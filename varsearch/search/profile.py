@@ -104,6 +104,7 @@ def profiled(
     return measuring.profile(wanted)
 
 
+@_all_cores()
 def known_profile(
     model: str, target: Target, storage: str | Path, images: int = IMAGES, seed: int = 0
 ) -> Profile | None:
@@ -123,7 +124,11 @@ def known_profile(
 
 def profile_refusal(model: str) -> str:
     """Why a zoo model cannot be profiled; empty if it can."""
-    return zoo.quality_refusal(model, ["classifier"]) or ("" if zoo.held_out(model) else "it has no held-out images")
+    if refusal := zoo.weights_refusal(model):
+        return refusal
+    if "classifier" not in zoo.manifest(model).files:
+        return "it has no classifier, whose features tell how far images are from dense's"
+    return "" if zoo.held_out(model) else "it has no held-out images"
 
 
 @dataclass(frozen=True, slots=True)

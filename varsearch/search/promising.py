@@ -79,11 +79,11 @@ def promising(
             ranked += zip(search.gains(search.surrogate.draws(found), guessed=True).tolist(), found, strict=True)
             ranked.sort(key=itemgetter(0), reverse=True)
         parents = [chosen for _, chosen in ranked[:BEST]]
-    fresh: dict[Chosen, Policy] = {}
+    fresh: dict[Policy, Chosen] = {}
     for _, chosen in ranked:
         policy = compose(moves.outlook.spec, chosen)
         if policy.digest not in seen:
-            fresh[chosen] = policy
+            fresh.setdefault(policy, chosen)
         if len(fresh) == EXACT:
             break
     return search.best(fresh, costs) if fresh else None
@@ -179,12 +179,12 @@ class _Search:
             return np.where(np.median(there_CWK, axis=2) <= SLACK * rival_W, 1.0, 0.0)
         return (there_CWK <= rival_W[:, None]).mean(axis=2)
 
-    def best(self, fresh: Mapping[Chosen, Policy], costs: Costs | None) -> Policy:
+    def best(self, fresh: Mapping[Policy, Chosen], costs: Costs | None) -> Policy:
         """The best one, by exact costs where they can be had."""
-        policies = list(fresh.values())
+        policies = list(fresh)
         if costs is None:
             return policies[0]
-        draws = self.surrogate.draws(list(fresh))
+        draws = self.surrogate.draws(list(fresh.values()))
         expected, best = self.gains(draws, guessed=True), (-1.0, 0)
         for i, policy in enumerate(policies):
             if best[0] >= expected[i]:  # and so than all that follow

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from varsearch.search.chances import domination
 from varsearch.search.front import Front, FrontEntry, front_volume, relative_costs
 from varsearch.search.pareto import dominates, nearest_to_ideal
+
+ALIKE = 0.03
+"""Difference of two probabilities that is within the error of 256 draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +19,18 @@ class Rival:
     Attributes:
         preset: its trial.
         feasible: whether it is within the run's bounds.
-        beaten_by: the member of the front that is nowhere worse than it and somewhere better, the one with the least
-            relative costs of several; None if it is on the front or not feasible.
+        beaten_by: the member of the front that is nowhere worse than it and somewhere better, of several the one that
+            is most surely so, by the errors of both, or, of those about as sure, has the least relative costs; None if
+            it is on the front or not feasible.
+        nearest: what beats it; where nothing does, the member of the front that is likeliest to.
+        chance: its probability to dominate the system; see `domination`.
     """
 
     preset: FrontEntry
     feasible: bool
     beaten_by: FrontEntry | None
+    nearest: FrontEntry | None
+    chance: float
 
 
 def rivals(front: Front) -> list[Rival]:
@@ -32,12 +41,17 @@ def rivals(front: Front) -> list[Rival]:
 def _rival(front: Front, preset: FrontEntry) -> Rival:
     settings, own = front.settings, preset.values
     if not settings.is_feasible(own):
-        return Rival(preset, False, None)
-    better = [e for e in front.entries if dominates(settings.losses(e.values), settings.losses(own))]
-    if not better or front.dense is None:
-        return Rival(preset, True, better[0] if better else None)
-    costs = [relative_costs(settings, entry.values, front.dense.values) for entry in better]
-    return Rival(preset, True, better[nearest_to_ideal(costs, [0.0] * len(costs[0]))])
+        return Rival(preset, False, None, None, 0.0)
+    others = [e for e in front.entries if e.number != preset.number]
+    better = [e for e in others if dominates(settings.losses(e.values), settings.losses(own))]
+    chances = [domination(settings, e.metrics, preset.metrics) for e in better or others]
+    likeliest = [e for e, chance in zip(better or others, chances, strict=True) if 0 < chance >= max(chances) - ALIKE]
+    if len(likeliest) > 1 and front.dense is not None:
+        costs = [relative_costs(settings, entry.values, front.dense.values) for entry in likeliest]
+        likeliest = [likeliest[nearest_to_ideal(costs, [0.0] * len(costs[0]))]]
+    nearest = likeliest[0] if likeliest else None
+    chance = domination(settings, nearest.metrics, preset.metrics) if nearest else 0.0
+    return Rival(preset, True, nearest if better else None, nearest, chance)
 
 
 def presets_volume(front: Front) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from varsearch.errors import EvaluationError, UsageError
+from varsearch.errors import UsageError
 from varsearch.policy import Policy
 from varsearch.search.broker import Broker
 from varsearch.search.guide import Guide
@@ -59,7 +59,8 @@ def run(
 
     Raises:
         UsageError: arguments that make no sense, or a name that belongs to a run with other settings.
-        EvaluationError: a worker could not start, or not one trial gave usable numbers.
+        EvaluationError: a worker could not start, or dense, which all else is compared with, could not be evaluated.
+            The same call tries again.
         StoreError: the database failed. The same call continues where it did.
         Interrupted: Ctrl-C. Trials that were being evaluated wait for the next call.
     """
@@ -80,18 +81,14 @@ def run(
         confirm=confirm,
     )
     if workers == 0:
-        status = run_inline(make_broker, make_worker, on_event)
-    else:
-        from varsearch.search.ray_workers import run_on_ray  # importing Ray takes seconds
+        return run_inline(make_broker, make_worker, on_event)
+    from varsearch.search.ray_workers import run_on_ray  # importing Ray takes seconds
 
-        status = run_on_ray(
-            make_broker,
-            make_worker,
-            workers=workers,
-            resources=resources or Resources(),
-            address=ray_address,
-            on_event=on_event,
-        )
-    if status.failed and status.failed == status.evaluated + status.reused:
-        raise EvaluationError(f"not one of {status.failed} trials gave usable numbers; the last: {status.last_error}")
-    return status
+    return run_on_ray(
+        make_broker,
+        make_worker,
+        workers=workers,
+        resources=resources or Resources(),
+        address=ray_address,
+        on_event=on_event,
+    )

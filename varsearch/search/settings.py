@@ -93,8 +93,9 @@ class RunSettings(Frozen):
         """Settings from the JSON that a store kept."""
         try:
             return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise StoreError(f"the run's settings are damaged or of a newer version: {describe(error)}") from None
+        except (ValidationError, UsageError) as error:
+            told = describe(error) if isinstance(error, ValidationError) else error
+            raise StoreError(f"the run's settings are damaged or of a newer version: {told}") from None
 
     @property
     def target(self) -> Target:

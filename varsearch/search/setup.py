@@ -50,7 +50,8 @@ class Request:
         seed: of the images' noise and of the sampler.
         workers: processes on Ray, or 0 to evaluate in this one.
         cpus_per_worker: cores of each worker; None divides this machine's.
-        gpus_per_worker: GPUs of each worker, fractions allowed.
+        gpus_per_worker: GPUs of each worker, fractions allowed. Images are drawn on one if there is any, or if latency
+            is measured on one.
         ray_address: a running Ray cluster.
         reference: file of reference statistics; None takes the model's own.
         inception: file of Inception weights; None takes the model's own classifier.
@@ -132,7 +133,7 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
     settings = settings.model_copy(update={"space": space.digest})
     worker = WorkerConfig(
         model=zoo.absolute(request.model),
-        device="cuda" if request.gpus_per_worker else "cpu",
+        device="cuda" if request.gpus_per_worker or _is_measured_on(speed, "cuda") else "cpu",
         threads=threads,
         reference=request.reference and str(Path(request.reference).resolve()),
         inception=request.inception and str(Path(request.inception).resolve()),
@@ -156,8 +157,9 @@ def _quality(
     needed = [part for part, given in own.items() if given is None]
     refusal = zoo.quality_refusal(request.model, needed)
     if refusal:
+        others = "" if zoo.weights_refusal(request.model) else "give --reference and --inception-weights; "
         raise ModelError(
-            f"the quality of {request.model} cannot be evaluated: {refusal}; "
+            f"the quality of {request.model} cannot be evaluated: {refusal}; {others}"
             "for latency and memory alone give --objectives latency,memory"
         )
     extractor, reference = features(request.model, request.reference, request.inception, "cpu")
@@ -207,11 +209,15 @@ def _speed_protocol(request: Request, target: Target, resources: Resources) -> S
     return speed_protocol(*asked)
 
 
+def _is_measured_on(speed: SpeedProtocol, kind: str) -> bool:
+    return speed.origin is Origin.MEASURED and find_device(speed.target.device).kind == kind
+
+
 def _check_exclusive(request: Request, speed: SpeedProtocol) -> None:
     """Two workers on one device would measure each other."""
     if speed.origin is not Origin.MEASURED:
         return
-    if find_device(speed.target.device).kind == "cpu" and request.workers > 1:
+    if _is_measured_on(speed, "cpu") and request.workers > 1:
         raise UsageError(
             f"latency on {speed.target.device} is measured, and {request.workers} workers would disturb each other: "
             "use --workers 0 or 1, or a target that is predicted"

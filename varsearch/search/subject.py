@@ -42,7 +42,8 @@ def find_subject(
 ) -> Subject:
     """The policy called `reference`: a file, model/target/name in the library, or RUN:TRIAL.
 
-    TRIAL is a number or a selection of the front such as "knee"; only then the database is opened.
+    TRIAL is a number or a selection of the front such as "knee", ":knee" one of the latest run; only then the database
+    is opened.
 
     Args:
         reference: what the user said.
@@ -60,7 +61,7 @@ def find_subject(
     """
     run, colon, trial = reference.rpartition(":")
     if colon and not Path(reference).is_file():
-        return _of_run(reference, run, f"trial={trial}" if trial.isdigit() else trial, storage, model)
+        return _of_run(reference, run, f"trial={trial}" if trial.isdigit() else trial, storage, model, weights, prompts)
     try:
         file = load_policy(reference, library)
     except PolicyError as error:
@@ -70,12 +71,15 @@ def find_subject(
     return Subject(reference, file, named, file.provenance.confirmed)
 
 
-def _of_run(reference: str, run: str, how: str, storage: str, model: str | None) -> Subject:
+def _of_run(
+    reference: str, run: str, how: str, storage: str, model: str | None, weights: str | None, prompts: str | None
+) -> Subject:
     with Store(storage, create=False) as store:
-        record = find_run(store, run)
+        record = find_run(store, run or None)
         front = read_front(store, record)
         entry = pick(store, record, front, how)
-    settings = front.settings if model is None else front.settings.model_copy(update={"model": model})
+    named = registry.join(model or front.settings.model, weights, prompts)
+    settings = front.settings.model_copy(update={"model": named})
     try:
         file = export(entry, settings, record.name)
         return Subject(reference, file, settings.model, file.provenance.confirmed)

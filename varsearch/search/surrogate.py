@@ -21,7 +21,7 @@ from scipy.special import ndtri
 from varsearch.db import TrialRecord
 from varsearch.measurement import METRICS, TIMES
 from varsearch.search.chances import standard_error
-from varsearch.search.front import relative_costs
+from varsearch.search.front import LEAST, relative_costs
 from varsearch.search.outlook import Outlook, place_of
 from varsearch.search.regression import NOISE, Array, Fit, condition, fit
 from varsearch.search.settings import RunSettings
@@ -193,6 +193,10 @@ class Surrogate:
             return 0.0
         if METRICS[metric].kind != "quality":
             return standard_error(found) / found.value
+        if METRICS[metric].direction == "maximize":  # bent is asinh((dense / value - 1) / SOFT)
+            dense = abs(self.dense[metric]) or 1.0
+            value = max(abs(found.value), LEAST * dense)
+            return standard_error(found) * dense / value / float(np.hypot(dense - value, SOFT * value))
         value = found.value if metric == "delta_fid" else found.value - self.dense[metric]
         scale = (self.dense.get("fid") if metric == "delta_fid" else self.dense[metric]) or 1.0
         return standard_error(found) / float(np.hypot(value, SOFT * scale))
