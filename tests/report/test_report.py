@@ -85,7 +85,7 @@ def test_the_front_is_drawn_and_listed(page: Page, database: Path) -> None:
 
 def test_published_systems_and_what_beats_them(page: Page, written: Path) -> None:
     row = re.search(r'data-label="published">worse</th>(.*?)</tr>', written.read_text(), re.DOTALL)
-    assert row and "trial 3</a> (seed:lean)" in row[1]
+    assert row and "trial 3</a> (seed:lean), 96 % sure" in row[1]
     row = re.search(r'data-label="published">code</th>(.*?)</tr>', written.read_text(), re.DOTALL)
     assert row and "nothing: it is on the front" in row[1]
     assert written.read_text().count(">worse</text>") == 2, "labelled in both charts"

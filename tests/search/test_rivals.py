@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 
@@ -11,8 +12,9 @@ from benchmarks import front as benchmark
 from benchmarks import losses
 from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, settings
 from tests.search.harness import front_of
+from tests.search.interacting import with_loss
 from tests.search.test_front import with_values
-from varsearch.db import Store
+from varsearch.db import Store, TrialRecord
 from varsearch.policy import LayerPolicy, Policy, Quantization, Weights
 from varsearch.search.front import Front, front_trials, front_volume, read_front
 from varsearch.search.pareto import dominates
@@ -61,7 +63,7 @@ def test_the_benchmark_tells_what_the_front_shows(front: Front) -> None:
     told = benchmark.lines(front)
     beaten = [rival for rival in rivals(front) if rival.beaten_by]
     assert f"{len(beaten)} of 4 published systems are dominated" in told
-    assert sum(line.startswith("    by trial") for line in told) == len(beaten) > 0
+    assert sum(line.startswith("    by trial") and line.endswith("% sure") for line in told) == len(beaten) > 0
     deltas = [(e.metrics["delta_fid"], e.value("speedup")) for e in front.entries]
     fastest = max(speedup for delta, speedup in deltas if (delta.value if delta.low is None else delta.low) <= 0)
     assert any("  fastest: trial" in line and f"speed-up {fastest:.2f}x" in line for line in told)
@@ -75,6 +77,28 @@ def test_what_is_fast_is_beaten_in_loss_or_speed_by_nothing(front: Front) -> Non
         points = [(e.value("delta_fid"), -e.value("speedup")) for e in front.entries]
         assert any(p[0] <= own[0] and p[1] <= own[1] and p != own for p in points) != (entry in fast)
     assert [e.value("speedup") for e in fast] == sorted((e.value("speedup") for e in fast), reverse=True)
+
+
+def test_what_beats_a_published_system_says_how_surely() -> None:
+    """Judged by errors of 1, with a loss that is 1 less: by how much a difference of two exceeds 0."""
+    exact = {"fid": 4.0, "speedup": 1.0}
+    dense = replace(with_values(0, delta_fid=0.0, latency_ms=100.0, peak_bytes=1e6, **exact), origin="seed:dense")
+
+    def judged(number: int, loss: float, peak: float, origin: str = "sampler") -> TrialRecord:
+        plain = with_values(number, delta_fid=loss, latency_ms=50.0, peak_bytes=peak, **exact)
+        return replace(with_loss(plain, loss, 1.96), origin=origin)
+
+    preset, better, less_sure = judged(1, 6.0, 5e5, "preset:a"), judged(2, 5.0, 5e5), judged(3, 5.9, 4e5)
+    (rival,) = rivals(front_of([dense, preset, better, less_sure]))
+    assert rival.beaten_by == rival.nearest and rival.beaten_by is not None and rival.beaten_by.number == 2
+    assert rival.chance == pytest.approx(NormalDist().cdf(1 / 2**0.5), abs=0.08)
+    (left,) = rivals(front_of([dense, preset, judged(4, 7.0, 4e5)]))
+    assert left.beaten_by is None and left.nearest is not None and left.nearest.number == 4
+    assert left.chance == pytest.approx(NormalDist().cdf(-1 / 2**0.5), abs=0.08)
+    (by_another,) = rivals(front_of([dense, preset, judged(5, 0.1, 1e5, "preset:b")]))[:1]
+    assert by_another.beaten_by is not None and by_another.beaten_by.origin == "preset:b"
+    (ours_first, _) = rivals(front_of([dense, preset, judged(5, 0.1, 2e5, "preset:b"), judged(6, 4.0, 1e5)]))
+    assert ours_first.beaten_by is not None and ours_first.beaten_by.number == 6
 
 
 def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:

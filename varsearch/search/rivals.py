@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from varsearch.search.chances import domination
-from varsearch.search.front import Front, FrontEntry, front_volume, relative_costs
+from varsearch.search.front import PRESET, Front, FrontEntry, front_volume, relative_costs
 from varsearch.search.pareto import dominates, nearest_to_ideal
 
 ALIKE = 0.03
@@ -19,9 +19,9 @@ class Rival:
     Attributes:
         preset: its trial.
         feasible: whether it is within the run's bounds.
-        beaten_by: the member of the front that is nowhere worse than it and somewhere better, of several the one that
-            is most surely so, by the errors of both, or, of those about as sure, has the least relative costs; None if
-            it is on the front or not feasible.
+        beaten_by: the member of the front that is nowhere worse than it and somewhere better, of several one that is
+            not a published system itself, the one that is most surely so, by the errors of both, or, of those about as
+            sure, has the least relative costs; None if it is on the front or not feasible.
         nearest: what beats it; where nothing does, the member of the front that is likeliest to.
         chance: its probability to dominate the system; see `domination`.
     """
@@ -44,6 +44,7 @@ def _rival(front: Front, preset: FrontEntry) -> Rival:
         return Rival(preset, False, None, None, 0.0)
     others = [e for e in front.entries if e.number != preset.number]
     better = [e for e in others if dominates(settings.losses(e.values), settings.losses(own))]
+    better = [e for e in better if not e.origin.startswith(PRESET)] or better
     chances = [domination(settings, e.metrics, preset.metrics) for e in better or others]
     likeliest = [e for e, chance in zip(better or others, chances, strict=True) if 0 < chance >= max(chances) - ALIKE]
     if len(likeliest) > 1 and front.dense is not None:
