@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from benchmarks.losses import again, read
+from benchmarks.losses import again, images_parser, read
 from varsearch.evaluators.worker import WorkerConfig
 from varsearch.models import zoo
 from varsearch.search.front import Front, FrontEntry
@@ -35,7 +35,8 @@ def alone(front: Front) -> Iterator[FrontEntry]:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Reads a run's protocols, times, draws and prints."""
-    name, front, quality, images = read(__doc__, given)
+    asked = images_parser(__doc__).parse_args(given)
+    (name, front, quality), images = read(asked), asked.images
     if front.dense is None:
         raise SystemExit(f"{name} has no dense policy")
     dense_bytes = front.dense.value("peak_bytes")

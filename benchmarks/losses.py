@@ -1,12 +1,13 @@
-"""What the fast policies of a front lose, by many images: `python -m benchmarks.losses --storage FILE [--images 4096]`.
+"""What policies of a front lose, by many images: `python -m benchmarks.losses --storage FILE [--trials NUMBER …]`.
 
-Of each policy that none beats in both ΔFID and speed-up the ΔFID is evaluated again, on noise that neither the search
-nor the confirmation has drawn. Policies that draw nearly the same images share their luck in the confirmation: ten that
-agree are hardly more than one. The speed-up is the front's.
+Of each policy that none beats in both ΔFID and speed-up, or of these trials of the front and published systems, the
+ΔFID is evaluated again, on noise that neither the search nor the confirmation has drawn. Policies that draw nearly the
+same images share their luck in the confirmation: ten that agree are hardly more than one. The speed-up is the front's.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -37,22 +38,37 @@ def again(quality: QualityProtocol, model: str, entries: Sequence[FrontEntry], i
         yield replace(entry, metrics={**entry.metrics, "delta_fid": found["delta_fid"]})
 
 
-def read(description: str | None, given: Sequence[str] | None) -> tuple[str, Front, QualityProtocol, int]:
-    """The run that the arguments name: its name, its front, how that was judged; and how many images to draw."""
+def chosen(front: Front, numbers: Sequence[int]) -> list[FrontEntry]:
+    """These trials, fastest first."""
+    known = {entry.number: entry for entry in (*front.presets, *front.entries)}
+    if unknown := set(numbers) - known.keys():
+        raise SystemExit(f"trial {min(unknown)} is neither on the front nor a published system")
+    return sorted((known[number] for number in numbers), key=lambda e: -e.value("speedup"))
+
+
+def images_parser(description: str | None) -> argparse.ArgumentParser:
+    """Takes a run and how many images to draw."""
     takes = parser(description)
     takes.add_argument("--images", type=int, default=4096)
-    asked = takes.parse_args(given)
+    return takes
+
+
+def read(asked: argparse.Namespace) -> tuple[str, Front, QualityProtocol]:
+    """The run that the arguments name: its name, its front, how that was judged."""
     with stored_run(asked) as (store, run):
         front = read_front(store, run)
     if front.quality is None:
         raise SystemExit(f"{run.name} has no ΔFID")
-    return run.name, front, front.quality, asked.images
+    return run.name, front, front.quality
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Reads a run, draws and prints."""
-    name, front, quality, images = read(__doc__, given)
-    before, after = fast(front), []
+    takes = images_parser(__doc__)
+    takes.add_argument("--trials", type=int, nargs="+", metavar="NUMBER")
+    asked = takes.parse_args(given)
+    (name, front, quality), images, after = read(asked), asked.images, []
+    before = chosen(front, asked.trials) if asked.trials else fast(front)
     print(f"{name}: ΔFID, 95 %, by {quality.n_images} images and by {images} of other noise")
     print(ROW.format("trial", "origin", "speed-up", f"by {quality.n_images}", f"by {images}"))
     for old, new in zip(before, again(quality, front.settings.model, before, images), strict=True):

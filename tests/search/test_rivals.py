@@ -77,6 +77,10 @@ def test_what_is_fast_is_beaten_in_loss_or_speed_by_nothing(front: Front) -> Non
         points = [(e.value("delta_fid"), -e.value("speedup")) for e in front.entries]
         assert any(p[0] <= own[0] and p[1] <= own[1] and p != own for p in points) != (entry in fast)
     assert [e.value("speedup") for e in fast] == sorted((e.value("speedup") for e in fast), reverse=True)
+    members = [fast[-1].number, fast[0].number]
+    assert [e.number for e in losses.chosen(front, members)] == members[::-1]
+    with pytest.raises(SystemExit, match="trial 999 is neither on the front"):
+        losses.chosen(front, [*members, 999])
 
 
 def test_what_beats_a_published_system_says_how_surely() -> None:
