@@ -167,9 +167,9 @@ def test_a_late_answer_to_an_earlier_rung_is_kept_and_the_present_job_goes_on(st
 
 def test_a_worker_that_finds_nothing_has_failed(start: Open, tmp_path: Path) -> None:
     broker = start(WHOLE, starts=MANY, budget=25, rungs=RUNGS)
-    job = taken(broker.lease("a"))
-    assert broker.report(Outcome(number=job.number))
-    trial = stored(tmp_path / "runs.db")[0]
+    jobs = [taken(broker.lease(worker)) for worker in ("a", "b")]
+    assert broker.report(Outcome(number=jobs[1].number))
+    trial = stored(tmp_path / "runs.db")[1]
     assert (trial.state, trial.error) == (State.FAIL, "the worker found nothing")
 
 
