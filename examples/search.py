@@ -9,10 +9,18 @@ from varsearch.db import Store
 from varsearch.search.export import export
 from varsearch.search.front import read_front, select
 from varsearch.search.guidance import guided
+from varsearch.search.progress import Event, Progress
 from varsearch.search.run import run
 from varsearch.search.setup import Request, prepare
 
 STORAGE = "example.db"
+
+
+def told(event: Event) -> None:
+    """A line for each trial of the search; those of the confirmation are in the front."""
+    if isinstance(event, Progress):
+        print(event.trial.number, event.trial.origin, event.trial.values.get("delta_fid"))
+
 
 if __name__ == "__main__":
     budget = 6  # of a demonstration; from 100 on a profile is made first
@@ -28,7 +36,7 @@ if __name__ == "__main__":
         guide=guide,
         rungs=plan.rungs,
         confirm=True,
-        on_event=lambda event: print(event.trial.number, event.trial.origin, event.trial.values.get("delta_fid")),
+        on_event=told,
     )
     with Store(STORAGE, create=False) as store:
         front = read_front(store, store.run(status.run))
