@@ -29,21 +29,20 @@ def alone(front: Front) -> Iterator[FrontEntry]:
     clock = WorkerConfig(model=model, device="cpu", threads=os.cpu_count() or 1).make().speed(speed)
     for number, setting in enumerate(s for s in settings(spec, zoo.siblings(model)) if s.kind in FRAMES):
         policy = compose(spec, [setting])
-        metrics = {m.metric: m for m in clock(policy).measurements}
-        yield FrontEntry(number, setting.name, policy, metrics, {}, Protocols(front.quality, speed))
+        yield FrontEntry(number, setting.name, policy, clock(policy).metrics, {}, Protocols(front.quality, speed))
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Reads a run's protocols, times, draws and prints."""
     asked = images_parser(__doc__).parse_args(given)
-    (name, front, quality), images = read(asked), asked.images
+    name, front, quality = read(asked)
     if front.dense is None:
         raise SystemExit(f"{name} has no dense policy")
     dense_bytes = front.dense.value("peak_bytes")
     entries = sorted(alone(front), key=lambda entry: -entry.value("speedup"))
-    print(f"{front.settings.model} on {front.settings.target.device}; ΔFID, 95 %, by {images} images")
+    print(f"{front.settings.model} on {front.settings.target.device}; ΔFID, 95 %, by {asked.images} images")
     print(ROW.format("alone", "speed-up", "ΔFID", "peak memory"))
-    for entry in again(quality, front.settings.model, entries, images):
+    for entry in again(quality, front.settings.model, entries, asked.images):
         told = (times(entry.metrics["speedup"]), interval(entry.metrics["delta_fid"]))
         print(ROW.format(entry.origin, *told, f"{entry.value('peak_bytes') / dense_bytes:.2f}x"), flush=True)
 

@@ -34,7 +34,7 @@ def again(quality: QualityProtocol, model: str, entries: Sequence[FrontEntry], i
     fresh = {"seed": quality.seed + FRESH_NOISE, "n_images": images, "nll_images": 0}
     judge = WorkerConfig(model=model, device="cpu", threads=1).make().quality(quality.model_copy(update=fresh))
     for entry in entries:
-        found = {m.metric: m for m in judge.evaluate(entry.policy).measurements}
+        found = judge.evaluate(entry.policy).metrics
         yield replace(entry, metrics={**entry.metrics, "delta_fid": found["delta_fid"]})
 
 
@@ -67,7 +67,8 @@ def main(given: Sequence[str] | None = None) -> None:
     takes = images_parser(__doc__)
     takes.add_argument("--trials", type=int, nargs="+", metavar="NUMBER")
     asked = takes.parse_args(given)
-    (name, front, quality), images, after = read(asked), asked.images, []
+    name, front, quality = read(asked)
+    images, after = asked.images, []
     before = chosen(front, asked.trials) if asked.trials else fast(front)
     print(f"{name}: ΔFID, 95 %, by {quality.n_images} images and by {images} of other noise")
     print(ROW.format("trial", "origin", "speed-up", f"by {quality.n_images}", f"by {images}"))

@@ -145,6 +145,11 @@ class Evidence(Frozen):
     environment: dict[str, str] = Field(default_factory=dict)
 
     @property
+    def metrics(self) -> dict[str, Measurement]:
+        """Metric name to number with its interval."""
+        return {m.metric: m for m in self.measurements}
+
+    @property
     def values(self) -> dict[str, float]:
         """Metric name to value."""
         return {m.metric: m.value for m in self.measurements}

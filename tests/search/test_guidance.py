@@ -70,7 +70,9 @@ def test_no_profile_where_none_is_wanted_or_possible(calls: dict[str, Any]) -> N
     calls["stored"] = PROFILE
     for refusal, use in (("", False), ("no classifier", True)):
         calls["refusal"] = refusal
-        guide, starts = guided(plan(), "x.db", 500, use)
+        told: list[str] = []
+        guide, starts = guided(plan(), "x.db", 500, use, told.append)
+        assert told == [refusal] * bool(refusal)
         assert guide is not None and guide.profile is None and starts == STARTS
     blind = plan(quality=None, objectives=("latency_ms", "peak_bytes"))
     assert guided(blind, "x.db", 500) == (None, STARTS)

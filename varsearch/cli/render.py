@@ -53,6 +53,11 @@ def announce_profile() -> None:
     console.print("profiling every setting of the model, once per database; --no-profile goes without …")
 
 
+def announce_no_profile(reason: str) -> None:
+    """Says why a search knows less than it could."""
+    console.print(f"no profile, and no starts from one: {reason}")
+
+
 def announce_missing(what: str, missing: Mapping[str, str]) -> None:
     """Published systems that are not there, those with the same reason together."""
     for reason in dict.fromkeys(missing.values()):

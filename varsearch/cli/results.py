@@ -187,10 +187,9 @@ def _rival_cells(rival: Rival, found: Front) -> list[str]:
     name, best = rival.preset.origin.partition(":")[2], rival.beaten_by
     sure = f"trial {rival.nearest.number}: {rival.chance:.0%}" if rival.nearest else ""
     if best:
-        beaten = [f"{sure} ({best.origin})", *cells(best)]
-    else:
-        beaten = [", ".join(filter(None, ("on the front", sure))) if rival.feasible else "breaks a bound", *4 * [""]]
-    return [name, *cells(rival.preset), *beaten]
+        return [name, *cells(rival.preset), f"{sure} ({best.origin})", *cells(best)]
+    told = "on the front" if rival.feasible else "breaks a bound"
+    return [name, *cells(rival.preset), f"{told}, {sure}" if sure else told, "", "", "", ""]
 
 
 def _cells(entry: FrontEntry, found: Front) -> dict[str, str]:

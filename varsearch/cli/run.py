@@ -14,6 +14,7 @@ from varsearch.cli.render import (
     BLIND,
     announce_calibration,
     announce_missing,
+    announce_no_profile,
     announce_profile,
     bound,
     console,
@@ -124,7 +125,6 @@ def _search(
     from varsearch.cli.progress import ProgressLines, announce_known
     from varsearch.search.guidance import guided
     from varsearch.search.knowledge import knowledge
-    from varsearch.search.profile import profile_refusal
     from varsearch.search.run import run as search
     from varsearch.search.setup import check_name
 
@@ -132,9 +132,7 @@ def _search(
     check_name(name)
     known = knowledge(plan.settings, name, storage)
     proposals = limits["budget"] - known.taken
-    guide, starts = guided(plan, storage, proposals, use_profile, announce_profile, print_step)
-    if use_profile and plan.settings.quality and (refusal := profile_refusal(plan.worker.model)):
-        console.print(f"no profile, and no starts from one: {refusal}")
+    guide, starts = guided(plan, storage, proposals, use_profile, announce_no_profile, announce_profile, print_step)
     starts = known.starts(starts)
     _announce(plan, starts, name, storage, **limits)
     announce_known(known)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from varsearch.measurement import Evidence
+from varsearch.measurement import Evidence, Measurement
 from varsearch.policy import Policy
 
 
@@ -75,6 +75,11 @@ class TrialRecord:
     worker: str = ""
     quality: Evidence | None = None
     speed: Evidence | None = None
+
+    @property
+    def metrics(self) -> dict[str, Measurement]:
+        """All numbers of both pieces of evidence, with their intervals."""
+        return {**(self.quality.metrics if self.quality else {}), **(self.speed.metrics if self.speed else {})}
 
     @property
     def values(self) -> dict[str, float]:

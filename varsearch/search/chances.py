@@ -55,7 +55,7 @@ def chances(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[float]
     known = [i for i, t in enumerate(trials) if not settings.missing(t.values)]
     found = [0.0] * len(trials)
     if known:
-        losses_STK, feasible_ST = _drawn(settings, [numbers_of(trials[i]) for i in known])
+        losses_STK, feasible_ST = _drawn(settings, [trials[i].metrics for i in known])
         for i, share in zip(known, _non_dominated(losses_STK, feasible_ST), strict=True):
             found[i] = float(share)
     return found
@@ -88,11 +88,6 @@ def _drawn(settings: RunSettings, numbers: Sequence[Numbers]) -> tuple[Array, ND
     for name, limit in settings.bounds.items():
         feasible_ST &= draws(name) <= (limit if METRICS[name].direction == "minimize" else -limit)
     return np.stack(losses, axis=-1), feasible_ST
-
-
-def numbers_of(trial: TrialRecord) -> dict[str, Measurement]:
-    """A trial's numbers with their intervals, by metric."""
-    return {m.metric: m for evidence in (trial.quality, trial.speed) if evidence for m in evidence.measurements}
 
 
 def _non_dominated(losses_STK: Array, feasible_ST: NDArray[np.bool_]) -> Array:

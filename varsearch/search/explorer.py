@@ -40,7 +40,7 @@ class Explorer:
 
     Raises:
         StoreError: from here and from every method, if the database fails or another process continues the run.
-        EvaluationError: from `report` and `lost`, if dense cannot be evaluated.
+        EvaluationError: from `report`, `lost` and `lease`, which calls it, if dense cannot be evaluated.
     """
 
     def __init__(

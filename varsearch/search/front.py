@@ -288,7 +288,7 @@ def entry_of(trial: TrialRecord, protocols: Protocols) -> FrontEntry:
         number=trial.number,
         origin=trial.origin,
         policy=trial.policy,
-        metrics={m.metric: m for evidence in (quality, speed) if evidence for m in evidence.measurements},
+        metrics=trial.metrics,
         environment={**(speed.environment if speed else {}), **(quality.environment if quality else {})},
         protocols=protocols,
     )

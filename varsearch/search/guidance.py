@@ -30,6 +30,7 @@ def guided(
     storage: str | Path,
     evaluations: float,
     use_profile: bool = True,
+    on_refusal: Callable[[str], None] = lambda reason: None,
     on_start: Callable[[], None] = lambda: None,
     on_step: OnStep = lambda step: None,
 ) -> tuple[Guide | None, dict[str, Policy]]:
@@ -41,13 +42,18 @@ def guided(
         evaluations: of the run that are still to be proposed: `WORTH_PROFILING` of them pay for a profile. One that is
             stored is used anyway.
         use_profile: whether there may be one.
+        on_refusal: told why the model cannot be profiled.
         on_start: called before a profile is made or completed, which takes minutes.
         on_step: told after every measurement.
     """
     if plan.settings.quality is None:
         return None, plan.starts.by_origin
     model, speed = plan.worker.model, plan.settings.speed
-    found = _profile(plan, storage, evaluations, on_start, on_step) if use_profile else None
+    found = None
+    if use_profile and (refusal := profile_refusal(model)):
+        on_refusal(refusal)
+    elif use_profile:
+        found = _profile(plan, storage, evaluations, on_start, on_step)
     guide = Guide(plan.space.spec, tuple(zoo.siblings(model)), found, _make_costs(model, speed))
     starts = plan.starts.by_origin
     return guide, starts if found is None else starts_with(starts, warm_starts(found, WARM_STARTS))
@@ -72,8 +78,6 @@ def _profile(
     plan: Plan, storage: str | Path, evaluations: float, on_start: Callable[[], None], on_step: OnStep
 ) -> Profile | None:
     model, target = plan.worker.model, plan.settings.target
-    if profile_refusal(model):
-        return None
     found = known_profile(model, target, storage)
     if found is None and evaluations >= WORTH_PROFILING:
         on_start()

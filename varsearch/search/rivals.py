@@ -45,13 +45,16 @@ def _rival(front: Front, preset: FrontEntry) -> Rival:
     others = [e for e in front.entries if e.number != preset.number]
     better = [e for e in others if dominates(settings.losses(e.values), settings.losses(own))]
     better = [e for e in better if not e.origin.startswith(PRESET)] or better
-    chances = [domination(settings, e.metrics, preset.metrics) for e in better or others]
-    likeliest = [e for e, chance in zip(better or others, chances, strict=True) if 0 < chance >= max(chances) - ALIKE]
-    if len(likeliest) > 1 and front.dense is not None:
-        costs = [relative_costs(settings, entry.values, front.dense.values) for entry in likeliest]
-        likeliest = [likeliest[nearest_to_ideal(costs, [0.0] * len(costs[0]))]]
-    nearest = likeliest[0] if likeliest else None
-    chance = domination(settings, nearest.metrics, preset.metrics) if nearest else 0.0
+    chances = [(domination(settings, e.metrics, preset.metrics), e) for e in better or others]
+    if not better and not any(chance for chance, _ in chances):
+        return Rival(preset, True, None, None, 0.0)
+    most = max(chance for chance, _ in chances)
+    likeliest = [(chance, e) for chance, e in chances if chance >= most - ALIKE]
+    best = 0
+    if front.dense is not None:
+        costs = [relative_costs(settings, e.values, front.dense.values) for _, e in likeliest]
+        best = nearest_to_ideal(costs, [0.0] * len(costs[0]))
+    chance, nearest = likeliest[best]
     return Rival(preset, True, nearest if better else None, nearest, chance)
 
 

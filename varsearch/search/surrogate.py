@@ -21,7 +21,7 @@ from scipy.special import ndtri
 from varsearch.db import TrialRecord
 from varsearch.measurement import METRICS, TIMES
 from varsearch.search.chances import standard_error
-from varsearch.search.front import LEAST, relative_costs
+from varsearch.search.front import relative_costs
 from varsearch.search.outlook import Outlook, place_of
 from varsearch.search.regression import NOISE, Array, Fit, condition, fit
 from varsearch.search.settings import RunSettings
@@ -188,22 +188,25 @@ class Surrogate:
 
     def _noise(self, metric: str, trial: TrialRecord) -> float:
         """The standard error of a trial's bent cost."""
-        found = {m.metric: m for e in (trial.quality, trial.speed) if e for m in e.measurements}.get(metric)
+        found = trial.metrics.get(metric)
         if found is None:
             return 0.0
         if METRICS[metric].kind != "quality":
             return standard_error(found) / found.value
-        if METRICS[metric].direction == "maximize":  # bent is asinh((dense / value - 1) / SOFT)
-            dense = abs(self.dense[metric]) or 1.0
-            value = max(abs(found.value), LEAST * dense)
-            return standard_error(found) * dense / value / float(np.hypot(dense - value, SOFT * value))
+        if METRICS[metric].direction == "maximize":  # the cost is dense's value over its own
+            cost = self._cost(metric, trial.values)
+            return standard_error(found) * cost**2 / abs(self.dense[metric] or 1.0) / float(np.hypot(cost - 1, SOFT))
         value = found.value if metric == "delta_fid" else found.value - self.dense[metric]
         scale = (self.dense.get("fid") if metric == "delta_fid" else self.dense[metric]) or 1.0
         return standard_error(found) / float(np.hypot(value, SOFT * scale))
 
     def _lossless(self, metric: str) -> float:
         """Dense's own relative cost: 1, or 0 where the metric is a difference to dense."""
-        return self.cost(self.dense)[self.settings.objectives.index(metric)]
+        return self._cost(metric, self.dense)
+
+    def _cost(self, metric: str, values: Mapping[str, float]) -> float:
+        """The relative cost in one metric, of values that may lack others."""
+        return self.cost({**self.dense, **values})[self.settings.objectives.index(metric)]
 
     def _bent(self, metric: str, cost_M: Array) -> Array:
         if METRICS[metric].kind == "quality":
