@@ -24,6 +24,10 @@ from varsearch.search.study import Space
 from varsearch.search.warm import warm_starts
 from varsearch.search.worker import evaluate
 
+FRESH_IMAGES = 2
+"""How many times as many images confirm a policy: fewer than in a run, because all methods' fronts are confirmed whole,
+after every count of evaluations."""
+
 Found = tuple[Evidence, Evidence]
 """Evidence of quality and of speed."""
 
@@ -149,8 +153,11 @@ class Recorded:
         return self._both(policy, Protocols.of(self.settings))
 
     def confirmed(self, policy: Policy) -> Found:
-        """On fresh noise, as a run confirms its finalists."""
-        return self._both(policy, confirming(self.settings))
+        """On fresh noise, with `FRESH_IMAGES` times the images."""
+        searched, (quality, speed) = self.settings.quality, confirming(self.settings)
+        assert searched is not None and quality is not None
+        fresh = quality.model_copy(update={"n_images": FRESH_IMAGES * searched.n_images})
+        return self._both(policy, Protocols(fresh, speed))
 
     def _both(self, policy: Policy, protocols: Protocols) -> Found:
         answer = self.answer(Job(number=0, policy=policy, quality=protocols.quality, speed=protocols.speed))

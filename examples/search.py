@@ -7,10 +7,11 @@ from pathlib import Path
 
 from varsearch.db import Store
 from varsearch.search.export import export
-from varsearch.search.front import read_front, select
+from varsearch.search.front import read_front
 from varsearch.search.guidance import guided
 from varsearch.search.progress import Event, Progress
 from varsearch.search.run import run
+from varsearch.search.selection import select
 from varsearch.search.setup import Request, prepare
 
 STORAGE = "example.db"

@@ -11,10 +11,9 @@ import pytest
 from tests.search.interacting import moves, problem, proposer, starts, trial, with_loss
 from varsearch.db import TrialRecord
 from varsearch.measurement import Measurement
-from varsearch.search.front import front_trials
+from varsearch.search.front import RIVAL, front_trials
 from varsearch.search.pareto import dominates
 from varsearch.search.promising import _Search, promising
-from varsearch.search.proposals import RIVAL
 from varsearch.space.changes import changes
 
 

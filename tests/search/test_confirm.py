@@ -12,17 +12,24 @@ from tests.search.fakes import DENSE, QUALITY, SPACE, SPEED, STARTS, FakeWorker,
 from tests.search.harness import confirm, forget_confirmation, stored, taken
 from tests.search.test_chances import COSTS, judged
 from varsearch.db import RunRecord, State, Store, TrialRecord
-from varsearch.measurement import Job, Origin, Outcome
+from varsearch.measurement import Job, Measurement, Origin, Outcome
 from varsearch.policy import Policy
 from varsearch.search.chances import chances
 from varsearch.search.confirm import ATTEMPTS, Confirmation
-from varsearch.search.front import NEAR, finalists, front_trials
+from varsearch.search.front import ALIKE, CHALLENGERS, NEAR, RIVAL, finalists, front_trials
 from varsearch.search.protocols import Protocols, answered, confirming, under
 from varsearch.search.run import run
 from varsearch.search.settings import RunSettings
 
 MEASURED = SPEED.model_copy(update={"origin": Origin.MEASURED, "repeats": 9})
 PRESETS = {f"preset:{n}": SPACE.decode(dict.fromkeys(SPACE.knobs, 0) | {"bits3": n}) for n in (1, 3)}
+
+
+def with_fid(trial: TrialRecord) -> TrialRecord:
+    """Relative to a FID of 1."""
+    assert trial.quality is not None
+    fid = Measurement(metric="fid", value=1.0)
+    return replace(trial, quality=trial.quality.model_copy(update={"measurements": (*trial.quality.measurements, fid)}))
 
 
 def searched(storage: Path, chosen: RunSettings | None = None, budget: int = 14, name: str = "run") -> RunSettings:
@@ -69,7 +76,7 @@ def answer(confirmation: Confirmation) -> list[int]:
 def test_fresh_protocols() -> None:
     quality, speed = confirming(settings(speed=MEASURED))
     assert quality is not None
-    assert (quality.n_images, speed.repeats) == (2 * QUALITY.n_images, 27)
+    assert (quality.n_images, speed.repeats) == (4 * QUALITY.n_images, 27)
     assert quality.seed != QUALITY.seed and quality.model_copy(update={"seed": 0, "n_images": 2}) == QUALITY
     assert speed.model_copy(update={"repeats": 9}) == MEASURED
     assert confirming(settings()).speed == SPEED, "a prediction has no noise"
@@ -87,6 +94,35 @@ def test_finalists_are_dense_the_front_what_is_near_it_and_published_systems() -
     assert [t.number for t in front_trials(COSTS, [*trials, failed])] == [0, 2, 3]
     assert chances(COSTS, trials)[4] >= NEAR > chances(COSTS, trials)[far]
     assert finalists(COSTS, []) == []
+
+
+def test_of_a_crowd_the_likeliest_on_the_front_is_confirmed_and_what_aims_at_a_published_system() -> None:
+    dense = replace(with_fid(judged(0, 0.0, 0.0, 100.0)), origin="seed:dense")
+    crowd = [with_fid(judged(i, 1.0 + 0.001 * i, 0.1, 50.0 + 0.1 * i)) for i in (3, 1, 2)]
+    apart = with_fid(judged(4, 1.0, 0.1, 50.0 - 101 * ALIKE))
+    trials = [dense, *crowd, apart]
+    found = {t.number for t in finalists(COSTS, trials)}
+    chance = dict(zip([t.number for t in trials], chances(COSTS, trials), strict=True))
+    best = max((1, 2, 3), key=lambda number: chance[number])
+    assert sum(chance[number] >= NEAR for number in (1, 2, 3)) >= 2, "otherwise the crowd is thinned by its chances"
+    assert found == {0, best, 4}
+    aimed = [replace(t, origin=RIVAL) if t in crowd else t for t in trials]
+    assert {t.number for t in finalists(COSTS, aimed)} == {t.number for t in trials if chance[t.number] >= NEAR}
+
+
+def test_with_each_published_system_what_may_dominate_it_is_confirmed() -> None:
+    """Even where something else leaves no chance to be on the front."""
+    dense = replace(with_fid(judged(0, 0.0, 0.0, 100.0)), origin="seed:dense")
+    preset = replace(with_fid(judged(1, 1.0, 0.1, 80.0)), origin="preset:one")
+    hidden = [with_fid(judged(i, 0.9 + 0.01 * i, 0.1, 79.0)) for i in range(2, 2 + CHALLENGERS + 2)]
+    best = with_fid(judged(9, 0.2, 0.0, 20.0))
+    trials = [dense, preset, *hidden, best, with_fid(judged(10, 5.0, 0.1, 79.0))]
+    chance = dict(zip([t.number for t in trials], chances(COSTS, trials), strict=True))
+    assert max(chance[t.number] for t in hidden) < NEAR
+    found = [t.number for t in finalists(COSTS, trials)]
+    assert found[:3] == [0, 9, 1] and set(found[3:]) == {2, 3}, "the best counts as one of the challengers"
+    bounded = COSTS.model_copy(update={"bounds": {"delta_fid": 0.5}})
+    assert [t.number for t in finalists(bounded, trials)] == [0, 9, 1]
 
 
 def test_every_finalist_is_evaluated_once_under_the_fresh_protocols(begun: Confirmation, storage: Path) -> None:

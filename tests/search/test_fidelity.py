@@ -18,7 +18,8 @@ from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, Q
 from varsearch.policy import Policy
 from varsearch.search.broker import Broker
 from varsearch.search.fidelity import ENOUGH, Ladder
-from varsearch.search.proposals import RIVAL, Proposer
+from varsearch.search.front import RIVAL
+from varsearch.search.proposals import Proposer
 from varsearch.search.rungs import PAIRS, RANK, fit_link, rungs_of
 
 WHOLE = settings(quality=QUALITY.model_copy(update={"n_images": 512}))

@@ -11,8 +11,9 @@ from varsearch.db import State, Store, TrialRecord
 from varsearch.errors import StoreError, UsageError
 from varsearch.measurement import Evidence, Measurement
 from varsearch.policy import Policy
-from varsearch.search.front import Front, front_trials, front_volume, read_front, relative_costs, select
+from varsearch.search.front import Front, front_trials, front_volume, read_front, relative_costs
 from varsearch.search.run import run
+from varsearch.search.selection import select
 from varsearch.search.settings import RunSettings
 
 BASE = {"fid": 4.0, "delta_fid": 0.0, "latency_ms": 100.0, "peak_bytes": 1e6, "speedup": 1.0, "feature_distance": 0.0}

@@ -32,12 +32,11 @@ from varsearch.search.front import (
     confirmed_trials,
     entry_of,
     read_front,
-    require_entries,
-    select,
 )
 from varsearch.search.gallery import model_of
 from varsearch.search.protocols import Protocols
 from varsearch.search.rivals import presets_volume, rivals
+from varsearch.search.selection import require_entries, select
 from varsearch.search.settings import RunSettings
 from varsearch.search.summary import summarize
 from varsearch.search.verdict import headline, regression_to_the_mean, shortfall

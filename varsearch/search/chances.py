@@ -61,14 +61,15 @@ def chances(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[float]
     return found
 
 
-def domination(settings: RunSettings, better: Numbers, worse: Numbers) -> float:
-    """The probability that a policy dominates another one, by metric with intervals; of draws as in `chances`.
+def domination(settings: RunSettings, better: Sequence[Numbers], worse: Numbers) -> list[float]:
+    """The probability of each that it dominates another one, by metric with intervals; of draws as in `chances`.
 
     Luck that they share, because they were judged by the same images, is not known: it would make this surer.
     """
-    losses_STK, _ = _drawn(settings, [better, worse])
-    own_SK, other_SK = losses_STK[:, 0], losses_STK[:, 1]
-    return float(np.mean((own_SK <= other_SK).all(axis=1) & (own_SK < other_SK).any(axis=1)))
+    losses_STK, _ = _drawn(settings, [worse, *better])
+    own_STK, other_S1K = losses_STK[:, 1:], losses_STK[:, :1]
+    dominate_ST = (own_STK <= other_S1K).all(axis=2) & (own_STK < other_S1K).any(axis=2)
+    return [float(share) for share in dominate_ST.mean(axis=0)]
 
 
 def _drawn(settings: RunSettings, numbers: Sequence[Numbers]) -> tuple[Array, NDArray[np.bool_]]:

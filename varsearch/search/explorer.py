@@ -11,11 +11,11 @@ from varsearch.errors import EvaluationError
 from varsearch.measurement import Evidence, Job, Kind, Outcome
 from varsearch.policy import Policy
 from varsearch.search.fidelity import Ladder
-from varsearch.search.front import DENSE, front_trials, volume_of
+from varsearch.search.front import DENSE, RIVAL, front_trials, volume_of
 from varsearch.search.ledger import Ledger
 from varsearch.search.limits import Limits, Pace
 from varsearch.search.progress import Progress, Status
-from varsearch.search.proposals import RIVAL, Proposer
+from varsearch.search.proposals import Proposer
 from varsearch.search.rungs import Rung
 from varsearch.search.settings import RunSettings
 

@@ -1,8 +1,7 @@
-"""The front of a run: its best trade-offs, and the ways to choose one of them."""
+"""The front of a run: its best trade-offs; `selection` chooses one of them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,15 +9,18 @@ from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.errors import UsageError
 from varsearch.measurement import METRICS, Measurement, QualityProtocol
 from varsearch.policy import Policy
-from varsearch.search.chances import chances
+from varsearch.search.chances import chances, domination
 from varsearch.search.optimism import Optimism, optimism
-from varsearch.search.pareto import hypervolume, nearest_to_ideal, non_dominated
+from varsearch.search.pareto import hypervolume, non_dominated
 from varsearch.search.protocols import Protocols, answered, confirming, under
 from varsearch.search.settings import RunSettings
 
 SEED, PRESET, WARM, KNOWN = "seed:", "preset:", "warm:", "known:"
 """How the origins of hand-made and of published policies begin, of those that a profile suggests, and of those whose
 quality another run evaluated."""
+
+RIVAL = "rival"
+"""Origin of what was proposed to dominate a published system."""
 
 DENSE = f"{SEED}dense"
 """Origin of the trial that all others are compared with."""
@@ -33,9 +35,12 @@ WORST = 1.1
 LEAST = 1e-3
 """Of a metric to maximize counts no less than this share of dense's."""
 
-SELECTIONS = (
-    "knee, fastest, smallest, best-quality, max-latency=MILLISECONDS, max-memory=BYTES (or kB, MB, GB), trial=NUMBER"
-)
+ALIKE = 0.03
+"""Of policies that differ by no more than this share of dense in any objective one is confirmed: by their numbers they
+are one, and what the others would take is better spent on more images."""
+
+CHALLENGERS = 3
+"""So many of the likeliest to dominate it are confirmed with each published system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +160,49 @@ def dense_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:
 
 
 def finalists(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """What is to be confirmed, in this order: dense, the front, what may well be on it (`NEAR`), published systems."""
-    complete = [t for t in trials if t.state is State.COMPLETE]
-    front = front_trials(settings, complete)
-    near = [t for t, chance in zip(complete, chances(settings, complete), strict=True) if chance >= NEAR]
-    dense = dense_trial(complete)
-    presets = [t for t in complete if t.origin.startswith(PRESET)]
-    wanted = {t.number: t for t in (*([dense] if dense else []), *front, *near, *presets)}
-    return list(wanted.values())
+    """What is to be confirmed, each once: dense, what may be on the front, published systems, what may dominate them.
+
+    The front and what may well be on it (`NEAR`), the likeliest first, are thinned: of a crowd (`ALIKE`) one is left,
+    and what was proposed to dominate a published system, which a small difference decides.
+    """
+    complete, dense = [t for t in trials if t.state is State.COMPLETE], dense_trial(trials)
+    chance = {t.number: share for t, share in zip(complete, chances(settings, complete), strict=True)}
+    front = {t.number for t in front_trials(settings, complete)}
+    may = [t for t in complete if t.number in front or chance[t.number] >= NEAR]
+    may.sort(key=lambda t: -chance[t.number])
+    chosen = may if dense is None else [dense, *_different(settings, may, dense)]
+    found = {t.number: t for t in chosen}
+    for preset in (t for t in complete if t.origin.startswith(PRESET)):
+        found |= {t.number: t for t in (preset, *_challengers(settings, preset, complete, chosen))}
+    return list(found.values())
+
+
+def _challengers(
+    settings: RunSettings, preset: TrialRecord, complete: Sequence[TrialRecord], preferred: Sequence[TrialRecord]
+) -> list[TrialRecord]:
+    """The likeliest to dominate a published system; of those about as likely, what is confirmed anyway comes first."""
+    if not settings.is_feasible(preset.values):
+        return []
+    rest = [t for t in complete if not t.origin.startswith(PRESET) and settings.is_feasible(t.values)]
+    numbers = {t.number for t in preferred}
+    shares = domination(settings, [t.metrics for t in rest], preset.metrics)
+    about = [round(share, 1) for share in shares]
+    order = sorted(range(len(rest)), key=lambda i: (-about[i], rest[i].number not in numbers))
+    return [rest[i] for i in order[:CHALLENGERS] if shares[i]]
+
+
+def _different(settings: RunSettings, ranked: Sequence[TrialRecord], dense: TrialRecord) -> list[TrialRecord]:
+    """Those that no earlier one of these is like, and proposals against published systems."""
+    found: list[TrialRecord] = []
+    for trial in ranked:
+        if trial.origin == RIVAL or not any(_alike(settings, trial, other, dense) for other in found):
+            found.append(trial)
+    return found
+
+
+def _alike(settings: RunSettings, a: TrialRecord, b: TrialRecord, dense: TrialRecord) -> bool:
+    costs = (relative_costs(settings, trial.values, dense.values) for trial in (a, b))
+    return all(abs(x - y) <= ALIKE for x, y in zip(*costs, strict=True))
 
 
 def confirmed_trials(store: Store, run: RunRecord) -> list[TrialRecord]:
@@ -174,8 +214,8 @@ def confirmed_trials(store: Store, run: RunRecord) -> list[TrialRecord]:
 def read_front(store: Store, run: RunRecord) -> Front:
     """The front of `run` as it is in the store now: of confirmed numbers, if there are any beside dense's."""
     settings, trials, known = RunSettings.parse(run.settings), store.trials(run), confirmed_trials(store, run)
-    numbers = {t.number for t in known}
-    missing = [t for t in finalists(settings, trials) if t.number not in numbers]
+    numbers, wanted = {t.number for t in known}, finalists(settings, trials)
+    missing = [t for t in wanted if t.number not in numbers]
     # Everything is relative to dense, and dense alone is no front unless nothing else was to be confirmed.
     others = any(t.origin != DENSE for t in known)
     confirmed = all(t.origin != DENSE for t in missing) and (others or (bool(known) and not missing))
@@ -201,7 +241,7 @@ def read_front(store: Store, run: RunRecord) -> Front:
     if not confirmed or front.exact:
         return front
     members = [t for t in front_trials(searched, trials) if t.origin != DENSE]
-    return replace(front, optimism=optimism(settings, members, known, volume_of(searched, trials)))
+    return replace(front, optimism=optimism(settings, members, known, volume_of(searched, wanted)))
 
 
 def _moved(settings: RunSettings, before: TrialRecord | None, now: TrialRecord | None) -> RunSettings:
@@ -222,63 +262,6 @@ def _best_values(settings: RunSettings, trials: Iterable[TrialRecord]) -> dict[s
     values = [t.values for t in trials if t.state is State.COMPLETE]
     least = {metric: METRICS[metric].direction == "minimize" for metric in settings.bounds if values}
     return {metric: (min if low else max)(v[metric] for v in values) for metric, low in least.items()}
-
-
-def select(front: Front, how: str) -> FrontEntry:
-    """One entry of the front.
-
-    "knee" is the entry with the smallest distance to zero relative costs (compromise programming, Zeleny 1973): costs
-    relative to dense rather than to the front's own extremes, so that one absurd policy at the end of the
-    front does not move the choice. "fastest" has the largest speed-up, "smallest" the least peak memory,
-    "best-quality" the least ΔFID. "max-latency=…" and "max-memory=…" give the best quality within the limit; where
-    quality was not evaluated, the least of the other one.
-
-    Raises:
-        UsageError: unknown selection, empty front, or no entry within the limit.
-    """
-    require_entries(front)
-    if how == "knee":
-        return _knee(front)
-    if how == "fastest":
-        return max(front.entries, key=lambda entry: entry.value("speedup"))
-    if how == "best-quality" and front.settings.quality is None:
-        raise UsageError("the run did not evaluate quality: select knee, fastest, smallest, or within a limit")
-    single = {"smallest": "peak_bytes", "best-quality": "delta_fid"}.get(how)
-    if single:
-        return min(front.entries, key=lambda entry: entry.value(single))
-    return _best_within(front.entries, how, front.settings.quality is not None)
-
-
-def require_entries(front: Front) -> None:
-    """Raises `UsageError` if there is nothing on the front, and says why."""
-    if not front.complete:
-        raise UsageError("the front is empty: the run has no evaluated trial yet")
-    if not front.entries:
-        raise UsageError(
-            f"the front is empty: none of {front.complete} trials met all bounds; relax them or raise the budget"
-        )
-
-
-def _knee(front: Front) -> FrontEntry:
-    if front.dense is None:
-        raise UsageError("the knee is relative to the dense policy, which has no numbers in this run: select otherwise")
-    dense = front.dense.values
-    costs = [relative_costs(front.settings, entry.values, dense) for entry in front.entries]
-    return front.entries[nearest_to_ideal(costs, [0.0] * len(costs[0]))]
-
-
-def _best_within(entries: Sequence[FrontEntry], how: str, judged: bool) -> FrontEntry:
-    found = re.fullmatch(r"max-(latency|memory)=(\d+(?:\.\d+)?)\s*(ms|B|kB|MB|GB)?", how)
-    metric = {"latency": "latency_ms", "memory": "peak_bytes"}[found[1]] if found else ""
-    if found is None or (found[3] or METRICS[metric].unit).endswith("B") != (metric == "peak_bytes"):
-        raise UsageError(f"unknown selection {how!r}: expected one of {SELECTIONS}")
-    limit = float(found[2]) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}.get(found[3] or "", 1.0)
-    within = [entry for entry in entries if entry.value(metric) <= limit]
-    if not within:
-        least = min(entry.value(metric) for entry in entries)
-        raise UsageError(f"no policy on the front has {metric} of {limit:g} or less: the least is {least:g}")
-    best = "delta_fid" if judged else {"latency_ms": "peak_bytes", "peak_bytes": "latency_ms"}[metric]
-    return min(within, key=lambda entry: entry.value(best))
 
 
 def entry_of(trial: TrialRecord, protocols: Protocols) -> FrontEntry:

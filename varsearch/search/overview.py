@@ -6,8 +6,9 @@ from typing import Any
 
 from varsearch.db import RunRecord, State, Store
 from varsearch.errors import UsageError
-from varsearch.search.front import Front, FrontEntry, confirmed_trials, entry_of, read_front, select
+from varsearch.search.front import Front, FrontEntry, confirmed_trials, entry_of, read_front
 from varsearch.search.protocols import Protocols, confirming
+from varsearch.search.selection import select
 from varsearch.search.settings import RunSettings
 
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from varsearch.db import RunRecord, State, Store
 from varsearch.errors import UsageError
 from varsearch.measurement import METRICS
-from varsearch.search.front import Front, read_front, require_entries
+from varsearch.search.front import Front, read_front
+from varsearch.search.selection import require_entries
 from varsearch.search.verdict import headline
 
 QUALITY_SPAN = 6.0

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
-from varsearch.search.front import PRESET, dense_trial, front_trials, front_volume
+from varsearch.search.front import PRESET, RIVAL, dense_trial, front_trials, front_volume
 from varsearch.search.guide import Costs, Guide
 from varsearch.search.moves import Moves
 from varsearch.search.outlook import Outlook
@@ -37,8 +37,8 @@ MUTATIONS = 1000
 GENERATION = "NSGAIISampler:generation"
 """Where Optuna's sampler keeps the generation of a trial."""
 
-SURROGATE, SAMPLER, MUTATION, RIVAL = "surrogate", "sampler", "mutation", "rival"
-"""Origins of proposals."""
+SURROGATE, SAMPLER, MUTATION = "surrogate", "sampler", "mutation"
+"""Origins of proposals, beside `RIVAL`."""
 
 RIVALRY = 0.15
 """Share of the proposals that are to dominate a published system, as long as one may be on the front. Hypervolume alone

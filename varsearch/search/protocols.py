@@ -12,7 +12,7 @@ from varsearch.search.settings import RunSettings
 FRESH_NOISE = 0x5EED
 """What is added to a run's seed for images that its search has not drawn, nor one with a seed that people choose."""
 
-FRESH_IMAGES = 2
+FRESH_IMAGES = 4
 FRESH_ROUNDS = 3
 """How many times as many images and timed rounds a confirmation takes as the search did."""
 

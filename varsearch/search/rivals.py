@@ -45,7 +45,8 @@ def _rival(front: Front, preset: FrontEntry) -> Rival:
     others = [e for e in front.entries if e.number != preset.number]
     better = [e for e in others if dominates(settings.losses(e.values), settings.losses(own))]
     better = [e for e in better if not e.origin.startswith(PRESET)] or better
-    chances = [(domination(settings, e.metrics, preset.metrics), e) for e in better or others]
+    likely = better or others
+    chances = list(zip(domination(settings, [e.metrics for e in likely], preset.metrics), likely, strict=True))
     if not better and not any(chance for chance, _ in chances):
         return Rival(preset, True, None, None, 0.0)
     most = max(chance for chance, _ in chances)

@@ -41,7 +41,7 @@ def regression_to_the_mean(front: Front) -> str:
     # Of a part of the finalists the hypervolume is smaller whatever their numbers are.
     if found.claimed is None or front.hypervolume is None or front.unconfirmed:
         return told
-    return f"{told}; hypervolume {found.claimed:.3f} was claimed, {front.hypervolume:.3f} is confirmed"
+    return f"{told}; hypervolume {found.claimed:.3f} was claimed by the finalists, {front.hypervolume:.3f} is confirmed"
 
 
 def confirmation_summary(front: Front) -> dict[str, Any]:
