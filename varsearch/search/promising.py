@@ -15,6 +15,7 @@ from varsearch.errors import VarsearchError
 from varsearch.measurement import METRICS
 from varsearch.policy import Policy
 from varsearch.search.acquisition import expected_gains, free_boxes
+from varsearch.search.combining import combined
 from varsearch.search.front import PRESET, WORST, dense_trial, front_trials, relative_costs
 from varsearch.search.guide import Costs
 from varsearch.search.moves import Moves, candidates
@@ -42,6 +43,9 @@ by more, and a candidate that has to seem to cost less pays for that with someth
 STANDING = 0.2
 """Share of worlds on whose front a published system is that is one to dominate."""
 
+COMBINED = 0.5
+"""Share of the proposals against a published system that combine it with what does dense no harm."""
+
 FAINT = 0.01
 """Added to the probability that an objective is no worse: where all are hopeless in one, the others still count."""
 
@@ -65,11 +69,16 @@ def promising(
         seen: digests of all trials.
         costs: those metrics of speed that can be had exactly; `VarsearchError` for a policy that cannot run.
         against_a_rival: the best candidate is the likeliest to be nowhere worse than a published system that may be on
-            the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival.
+            the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival. Half
+            of the time it is the rival with what does dense no harm instead, see `combined`.
     """
     search = _Search(settings, moves, trials)
-    if against_a_rival and not search.choose_rival(rng, costs):
-        return None
+    if against_a_rival:
+        if not search.choose_rival(rng, costs):
+            return None
+        together = combined(settings, moves.outlook.spec, search.rivals[0], trials, seen)
+        if together is not None and rng.random() < COMBINED:
+            return together
     ancestors = [*search.rivals, *inside(settings, trials)]
     parents = [changes(trial.policy).settings for trial in ancestors]
     known: set[Chosen] = set()

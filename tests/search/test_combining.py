@@ -1,0 +1,88 @@
+"""A published system with what does no harm to dense."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.search_synthetic import SPEC
+from tests.search.interacting import moves, problem, starts, trial, with_loss
+from varsearch.db import State, TrialRecord
+from varsearch.policy import Policy, SparseAttention
+from varsearch.search import promising as module
+from varsearch.search.combining import LIKELY, combined
+from varsearch.search.promising import promising
+from varsearch.space.changes import changes
+
+SETTINGS = problem().settings
+
+
+def named(name: str, number: int, loss: float, half: float = 0.5) -> TrialRecord:
+    origin = f"seed:{name}"
+    return with_loss(trial(number, problem().published[origin], origin), loss, half)
+
+
+def known() -> tuple[list[TrialRecord], TrialRecord]:
+    """Dense, three policies that save something, the first of which loses much, and a published system."""
+    dense, rival = starts(1)[0], replace(named("w8", 4, 0.3), origin="preset:x")
+    return [dense, named("lean", 1, 3.0), named("unguided-last", 2, -0.2), named("kv-none", 3, 0.05), rival], rival
+
+
+def units(policy: Policy) -> set[str]:
+    return {setting.name for setting in changes(policy).settings}
+
+
+def test_what_loses_least_is_added_first_and_each_once() -> None:
+    trials, rival = known()
+    seen = {t.policy.digest for t in trials}
+    for added in (trials[2], trials[3]):
+        found = combined(SETTINGS, SPEC, rival, trials, seen)
+        assert found is not None and units(found) == units(rival.policy) | units(added.policy)
+        seen.add(found.digest)
+    assert combined(SETTINGS, SPEC, rival, trials, seen) is None, "the other one loses much"
+
+
+def test_what_the_system_sets_stays_as_it_is() -> None:
+    trials, _ = known()
+    rival = replace(named("w4", 5, 0.3), origin="preset:w4")
+    mild = named("mild", 6, -0.5)  # 8-bit weights among others
+    found = combined(SETTINGS, SPEC, rival, [trials[0], rival, mild], {rival.policy.digest})
+    assert found is not None and units(rival.policy) < units(found)
+    assert {s.value.bits for s in changes(found).settings if s.kind == "bits"} == {4, 8}
+    bits = [{s.name for s in changes(policy).settings if s.kind == "bits"} for policy in (found, rival.policy)]
+    assert bits[0] == bits[1]
+
+
+def test_what_costs_more_than_dense_or_has_no_numbers_is_not_added() -> None:
+    trials, rival = known()
+    assert trials[0].speed is not None
+    slower = tuple(m.model_copy(update={"value": 1.01 * m.value}) for m in trials[0].speed.measurements)
+    dearer = replace(trials[2], speed=trials[0].speed.model_copy(update={"measurements": slower}))
+    failed = replace(trials[2], number=8, state=State.FAIL, quality=None, speed=None)
+    assert combined(SETTINGS, SPEC, rival, [trials[0], rival, dearer, failed], {rival.policy.digest}) is None
+
+
+def test_a_system_that_units_cannot_say_is_left_alone() -> None:
+    trials, rival = known()
+    band = SparseAttention(band=((1,) * SPEC.n_heads,) * len(SPEC.scales))
+    banded = rival.policy.layers[0].model_copy(update={"attention": band})
+    policy = rival.policy.model_copy(update={"layers": (banded, *rival.policy.layers[1:])})
+    odd = replace(rival, policy=policy)
+    assert changes(odd.policy).rest
+    assert combined(SETTINGS, SPEC, odd, [*trials[:-1], odd], set()) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_of_the_proposals_against_a_system_combine(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMBINED", share)
+    trials, rival = known()
+    seen = {t.policy.digest for t in trials}
+    together = combined(SETTINGS, SPEC, rival, trials, seen)
+    found = promising(SETTINGS, moves(), trials, random.Random(0), seen, None, against_a_rival=True)
+    assert found is not None and together is not None and (found == together) == bool(share)
+
+
+def test_least_probability_is_below_that_of_a_fair_coin() -> None:
+    assert LIKELY < 0.5, "what loses nothing at all looks better than dense half of the time"
