@@ -102,16 +102,16 @@ class Ours:
     """As `varsearch run` searches, by its broker.
 
     Attributes:
-        profile: whether it knows what single settings do; without it there are no warm starts either.
-        warm: whether it starts from warm starts besides what every search starts from.
+        profile: whether it knows what single settings do.
+        warm: whether it starts from `WARM_STARTS` policies of the profile too, as `varsearch run --warm-starts` does.
         surrogate: whether there is one; without it NSGA-II alone proposes.
-        rungs: whether it gives policies up after a few images, where the problem has rungs.
+        rungs: whether it gives policies up after a few images, as `varsearch run --rungs` does.
     """
 
     profile: bool = True
-    warm: bool = True
+    warm: bool = False
     surrogate: bool = True
-    rungs: bool = True
+    rungs: bool = False
 
 
 METHODS: dict[str, Make | Ours] = {
@@ -123,9 +123,9 @@ METHODS: dict[str, Make | Ours] = {
         p.warm,
     ),
     "ours": Ours(),
-    "ours, no rungs": Ours(rungs=False),
-    "ours, no profile": Ours(profile=False, warm=False),
-    "ours, no warm start": Ours(warm=False),
+    "ours, rungs": Ours(rungs=True),
+    "ours, no profile": Ours(profile=False),
+    "ours, warm starts": Ours(warm=True),
     "ours, no surrogate": Ours(surrogate=False),
 }
 

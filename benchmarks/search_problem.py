@@ -13,7 +13,7 @@ from varsearch.evaluators.costs import exact_costs
 from varsearch.measurement import Evidence, Job, Outcome
 from varsearch.policy import Policy
 from varsearch.profile import Profile
-from varsearch.search.guidance import WARM_STARTS, starts_with
+from varsearch.search.guidance import starts_with
 from varsearch.search.guide import Guide
 from varsearch.search.profile import profiled
 from varsearch.search.protocols import Protocols, confirming
@@ -23,6 +23,9 @@ from varsearch.search.setup import Plan, Request, prepare
 from varsearch.search.study import Space
 from varsearch.search.warm import warm_starts
 from varsearch.search.worker import evaluate
+
+WARM_STARTS = 20
+"""Policies of the profile that warm methods start from."""
 
 FRESH_IMAGES = 2
 """How many times as many images confirm a policy: fewer than in a run, because all methods' fronts are confirmed whole,

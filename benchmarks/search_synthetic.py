@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from functools import cached_property
 
-from benchmarks.search_problem import Found
+from benchmarks.search_problem import WARM_STARTS, Found
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.policy import Policy
 from varsearch.profile import (
@@ -21,7 +21,7 @@ from varsearch.profile import (
     Sensitivity,
     SensitivityProtocol,
 )
-from varsearch.search.guidance import WARM_STARTS, starts_with
+from varsearch.search.guidance import starts_with
 from varsearch.search.guide import Guide
 from varsearch.search.settings import RunSettings, default_objectives
 from varsearch.search.study import Space

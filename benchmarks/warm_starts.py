@@ -10,9 +10,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.search_problem import Found, Recorded
+from benchmarks.search_problem import WARM_STARTS, Found, Recorded
 from varsearch.search.front import DENSE, PRESET, SEED, WARM, front_volume
-from varsearch.search.guidance import WARM_STARTS
 from varsearch.search.warm import warm_starts
 
 

@@ -35,7 +35,6 @@ if __name__ == "__main__":
         storage=STORAGE,
         budget=budget,
         guide=guide,
-        rungs=plan.rungs,
         confirm=True,
         on_event=told,
     )

@@ -57,6 +57,14 @@ def test_the_same_command_again_evaluates_nothing(capsys: pytest.CaptureFixture[
     assert "3 evaluated" in out and "trial 0" not in out.split("on the front")[0]
 
 
+@pytest.mark.parametrize("option", [[], ["--rungs"]])
+def test_policies_are_given_up_early_where_that_is_asked_for(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "--images", "128", "--target", "4090", "--budget", "1", "--no-confirm", *option]
+    assert ("rung of 64 images: stopped 0" in output(capsys, *command, "--name", f"rungs {option}")) == bool(option)
+
+
 def test_another_run_reuses_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     out = output(capsys, "run", *FAST, "--budget", "1", "--name", "third", "--max-memory", "0.99x")
     assert "3 known already" in out

@@ -53,13 +53,15 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_the_front_is_of_fresh_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(output(capsys, "front", "--json"))
-    assert found["confirmed"] is True and found["images"] == 2 * IMAGES
-    assert {m["n"] for entry in found["entries"] for name, m in entry["metrics"].items() if name == "fid"} == {32}
+    assert found["confirmed"] is True and found["images"] == 4 * IMAGES
+    assert {m["n"] for entry in found["entries"] for name, m in entry["metrics"].items() if name == "fid"} == {
+        4 * IMAGES
+    }
     assert {row["trial"] for row in found["presets"]} == {1}
     change = found["regression_to_the_mean"]
     assert change["claimed_hypervolume"] > 0 and list(change["mean_changes"]) == ["delta_fid"][: change["policies"]]
     out = output(capsys, "front", "--picture", "front.png")
-    assert f"confirmed on {2 * IMAGES} fresh images" in out and f"quality of {2 * IMAGES} images" in out
+    assert f"confirmed on {4 * IMAGES} fresh images" in out and f"quality of {4 * IMAGES} images" in out
     (row,) = json.loads(output(capsys, "status", "--json"))
     assert row["confirmed"] is True and row["front"] == len(found["entries"])
 
@@ -73,7 +75,7 @@ def test_a_confirmed_policy_is_exported_and_repeated_under_the_fresh_protocol(
     with Store("varsearch.db") as store:
         fresh = confirming(RunSettings.parse(store.run("first").settings)).quality
     assert fresh is not None and file.sample is not None and file.sample.seed == fresh.seed
-    assert {m.n for m in file.measurements if m.metric == "delta_fid"} == {2 * IMAGES}
+    assert {m.n for m in file.measurements if m.metric == "delta_fid"} == {4 * IMAGES}
     assert "not confirmed" not in out and file.provenance.confirmed is True
 
 
@@ -92,7 +94,7 @@ def test_what_is_lost_is_drawn_again_from_other_noise(capsys: pytest.CaptureFixt
     capsys.readouterr()
     losses.main(["--images", "24"])
     first, _, *rows, last = capsys.readouterr().out.splitlines()
-    assert f"by {2 * IMAGES} images and by 24 of other noise" in first
+    assert f"by {4 * IMAGES} images and by 24 of other noise" in first
     with Store("varsearch.db") as store:
         front = read_front(store, store.runs()[0])
     assert front.quality is not None

@@ -106,7 +106,7 @@ def test_a_file_where_the_grids_belong(command: list[str], capsys: pytest.Captur
     assert main(command) == 8
     out, error = capsys.readouterr()
     assert error.count("\n") == 1 and "cannot make the folder" in error and "File exists" in error
-    assert ("confirmed on 32 fresh images" in out) == (command[0] == "run")
+    assert ("confirmed on 64 fresh images" in out) == (command[0] == "run")
     assert FOLDER.read_text() == "mine"
 
 

@@ -147,14 +147,17 @@ def test_the_command_gives_bounds_to_the_last_digit() -> None:
     assert resolve(goals, SearchSpace(SPEC), "mnist", chosen.speed) == chosen.bounds
 
 
-@pytest.mark.parametrize(
-    ("evaluated", "origin", "told"), [(120, "sampler", True), (120, "warm:3", False), (40, "sampler", False)]
-)
-def test_the_command_goes_without_a_profile_where_the_run_did(evaluated: int, origin: str, told: bool) -> None:
+def test_the_command_names_warm_starts_and_rungs_where_there_were_some() -> None:
     policy = Policy.dense(SPEC.n_layers, len(SPEC.scales))
-    trials = [TrialRecord(i, policy, origin, State.COMPLETE, attempts=1, cost=1.0) for i in range(evaluated)]
     run = RunRecord("x", "mnist", SPEC.fingerprint, "", "", settings().model_dump_json())
-    assert ("--no-profile" in command(run, trials)) == told
+
+    def told(origins: list[str], last: State) -> str:
+        trials = [TrialRecord(i, policy, o, State.COMPLETE, attempts=1, cost=1.0) for i, o in enumerate(origins)]
+        return command(run, [*trials, TrialRecord(len(trials), policy, "sampler", last, cost=0.1)])
+
+    assert told(["seed:dense", "warm:0", "warm:1"], State.STOPPED).endswith("--warm-starts 2 --rungs")
+    plain = told(["seed:dense"], State.COMPLETE)
+    assert "warm" not in plain and "rungs" not in plain
 
 
 def test_the_command_names_what_is_not_usual() -> None:
@@ -211,8 +214,8 @@ def test_a_confirmed_front(confirmed: Path) -> None:
         text = report(store, store.runs()[0])
     found = Page(text)
     words = " ".join(found.words.split())
-    assert "policies confirmed3of 6 evaluated" in words and "3 confirmed on 1024 fresh images" in words
-    assert "quality of 1024 images per policy" in words
+    assert "policies confirmed3of 6 evaluated" in words and "3 confirmed on 2048 fresh images" in words
+    assert "quality of 2048 images per policy" in words
     assert "ΔFID changed by +0.27 [" in words and "on average over 3 policies" in words
     row = text[text.index('<tr id="trial-3">') :]
     assert "+0.70 [+0.55, +0.85]" in row[: row.index("</tr>")], "0.2 by the search"

@@ -48,13 +48,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return state
 
 
-def test_a_long_search_makes_a_profile_and_starts_from_it(calls: dict[str, Any]) -> None:
+def test_a_long_search_makes_a_profile(calls: dict[str, Any]) -> None:
     told: list[str] = []
     guide, starts = guided(plan(), "x.db", WORTH_PROFILING, on_start=lambda: told.append("start"))
     assert guide is not None and guide.profile == PROFILE and calls["made"] == len(told) == 1
+    assert list(starts.items()) == list(STARTS.items())
+
+
+def test_a_search_that_is_to_start_from_a_profile_makes_it_however_short_it_is(calls: dict[str, Any]) -> None:
+    guide, starts = guided(plan(), "x.db", 1, n_warm=12)
+    assert guide is not None and guide.profile == PROFILE and calls["made"] == 1
     warm = [origin for origin in starts if origin.startswith("warm:")]
     assert list(starts) == ["seed:dense", *warm, *(origin for origin in STARTS if origin != "seed:dense")]
-    assert len(warm) > 8 and starts["seed:w8"] == STARTS["seed:w8"]
+    assert 8 < len(warm) <= 12 and starts["seed:w8"] == STARTS["seed:w8"]
 
 
 def test_a_short_search_makes_none_and_uses_what_is_stored(calls: dict[str, Any]) -> None:
@@ -62,7 +68,7 @@ def test_a_short_search_makes_none_and_uses_what_is_stored(calls: dict[str, Any]
     assert guide is not None and guide.profile is None and starts == STARTS
     calls["stored"] = PROFILE
     guide, starts = guided(plan(), "x.db", 1)
-    assert guide is not None and guide.profile == PROFILE and len(starts) > 10
+    assert guide is not None and guide.profile == PROFILE and starts == STARTS
     assert calls["made"] == 0
 
 
@@ -71,7 +77,7 @@ def test_no_profile_where_none_is_wanted_or_possible(calls: dict[str, Any]) -> N
     for refusal, use in (("", False), ("no classifier", True)):
         calls["refusal"] = refusal
         told: list[str] = []
-        guide, starts = guided(plan(), "x.db", 500, use, told.append)
+        guide, starts = guided(plan(), "x.db", 500, use, on_refusal=told.append)
         assert told == [refusal] * bool(refusal)
         assert guide is not None and guide.profile is None and starts == STARTS
     blind = plan(quality=None, objectives=("latency_ms", "peak_bytes"))
@@ -110,9 +116,11 @@ def policy_of(spec: ModelSpec, *names: str) -> Policy:
     return compose(spec, [by_name[name] for name in names])
 
 
-@pytest.mark.parametrize("option", [[], ["--no-profile"]])
+@pytest.mark.parametrize(
+    ("option", "asked_for"), [([], (True, 0)), (["--no-profile"], (False, 0)), (["--warm-starts", "9"], (True, 9))]
+)
 def test_the_command_line_says_whether_there_may_be_one(
-    option: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    option: list[str], asked_for: tuple[bool, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[Any] = []
     storage = str(tmp_path / "x.db")
@@ -125,4 +133,9 @@ def test_the_command_line_says_whether_there_may_be_one(
     monkeypatch.setattr(guidance, "guided", stop)
     result = CliRunner().invoke(app, ["run", "--budget", "7", "--storage", storage, *option])
     assert isinstance(result.exception, UsageError)
-    assert asked[1:4] == [storage, 7, not option]
+    assert asked[1:5] == [storage, 7, *asked_for]
+
+
+def test_warm_starts_without_a_profile_are_refused() -> None:
+    result = CliRunner().invoke(app, ["run", "--no-profile", "--warm-starts", "3"])
+    assert isinstance(result.exception, UsageError) and "--no-profile" in str(result.exception)

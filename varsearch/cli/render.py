@@ -55,7 +55,7 @@ def announce_profile() -> None:
 
 def announce_no_profile(reason: str) -> None:
     """Says why a search knows less than it could."""
-    console.print(f"no profile, and no starts from one: {reason}")
+    console.print(f"no profile: {reason}")
 
 
 def announce_missing(what: str, missing: Mapping[str, str]) -> None:

@@ -67,8 +67,14 @@ def run(
         bool,
         typer.Option(
             "--no-profile",
-            help="Neither start from a profile of the model's settings nor make one, as budgets from 100 on do.",
+            help="Neither use a profile of the model's settings nor make one, as budgets from 100 on do.",
         ),
+    ] = False,
+    warm_starts: Annotated[
+        int, typer.Option(min=0, help="Policies of the profile, from mild to strong, to start from besides the usual.")
+    ] = 0,
+    rungs: Annotated[
+        bool, typer.Option("--rungs", help="Give policies up after a part of their images, where there is little hope.")
     ] = False,
     no_confirm: Annotated[
         bool, typer.Option("--no-confirm", help="Leave out the evaluation of finalists on fresh noise at the end.")
@@ -80,11 +86,14 @@ def run(
     inception: o.Inception = None,
 ) -> None:
     """Search policies; the same command again continues where it stopped."""
+    from varsearch.errors import UsageError
     from varsearch.models import registry
     from varsearch.search.limits import check_limits
     from varsearch.search.setup import Request, check_name, prepare
 
     check_limits(budget, time, patience)
+    if warm_starts and no_profile:
+        raise UsageError("--warm-starts come from a profile, without which --no-profile goes: give one of the two")
     if name is not None:
         check_name(name)
     request = Request(
@@ -107,9 +116,14 @@ def run(
         inception=inception,
     )
     limits = {"budget": budget, "minutes": time, "patience": patience}
-    _search(
-        request, prepare(request, storage, announce_calibration), name, storage, limits, not no_profile, not no_confirm
-    )
+    plan = prepare(request, storage, announce_calibration)
+    parts: dict[str, Any] = {
+        "use_profile": not no_profile,
+        "n_warm": warm_starts,
+        "rungs": rungs,
+        "confirm": not no_confirm,
+    }
+    _search(request, plan, name, storage, limits, **parts)
 
 
 def _search(
@@ -119,6 +133,8 @@ def _search(
     storage: str,
     limits: dict[str, Any],
     use_profile: bool,
+    n_warm: int,
+    rungs: bool,
     confirm: bool,
 ) -> None:
     from varsearch.cli.profile import print_step
@@ -132,7 +148,8 @@ def _search(
     check_name(name)
     known = knowledge(plan.settings, name, storage)
     proposals = limits["budget"] - known.taken
-    guide, starts = guided(plan, storage, proposals, use_profile, announce_no_profile, announce_profile, print_step)
+    told = announce_no_profile, announce_profile, print_step
+    guide, starts = guided(plan, storage, proposals, use_profile, n_warm, *told)
     starts = known.starts(starts)
     _announce(plan, starts, name, storage, **limits)
     announce_known(known)
@@ -143,7 +160,7 @@ def _search(
         starts,
         plan.worker.make,
         guide=guide,
-        rungs=plan.rungs,
+        rungs=plan.rungs if rungs else (),
         confirm=confirm,
         storage=storage,
         name=name,

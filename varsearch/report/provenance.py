@@ -11,7 +11,6 @@ import varsearch
 from varsearch.db import RunRecord, State, TrialRecord
 from varsearch.measurement import QualityProtocol
 from varsearch.search.front import WARM, Front
-from varsearch.search.guidance import WORTH_PROFILING
 from varsearch.search.protocols import confirming
 from varsearch.search.settings import RunSettings, default_objectives
 from varsearch.search.verdict import headline
@@ -120,9 +119,10 @@ def _environment(trials: Sequence[TrialRecord]) -> Facts:
 
 
 def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
-    """The `varsearch run` command with these settings. Files of other features or statistics are not known here.
+    """The `varsearch run` command with these settings.
 
-    It makes the same search where as much is known as then: other runs' policies are starts too, see `knowledge`.
+    Files of other features or statistics, and whether the run went without a profile, are not known here. It makes the
+    same search where as much is known as then: other runs' policies are starts too, see `knowledge`.
     """
     s = RunSettings.parse(run.settings)
     budget = math.ceil(sum(t.cost for t in trials) - 1e-9)
@@ -131,8 +131,9 @@ def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
     words += ["--attention", s.speed.attention] if s.speed.attention != "sdpa" else []
     words += ["--images", str(s.quality.n_images)] if s.quality else []
     words += ["--seed", str(s.seed)]
-    profiled = any(t.origin.startswith(WARM) for t in trials)
-    words += ["--no-profile"] if budget >= WORTH_PROFILING and not profiled else []
+    warm = sum(t.origin.startswith(WARM) for t in trials)
+    words += ["--warm-starts", str(warm)] if warm else []
+    words += ["--rungs"] if any(t.state is State.STOPPED for t in trials) else []
     if s.objectives != default_objectives(s.origin):
         words += ["--objectives", ",".join(s.objectives)]
     return shlex.join([*words, *_bounds(s.bounds.items())])

@@ -21,15 +21,13 @@ from varsearch.target import find_device
 WORTH_PROFILING = 100
 """Evaluations from which on a search is long enough to pay for a profile that no one has made yet."""
 
-WARM_STARTS = 20
-"""Policies from mild to strong that a search takes from its profile."""
-
 
 def guided(
     plan: Plan,
     storage: str | Path,
     evaluations: float,
     use_profile: bool = True,
+    n_warm: int = 0,
     on_refusal: Callable[[str], None] = lambda reason: None,
     on_start: Callable[[], None] = lambda: None,
     on_step: OnStep = lambda step: None,
@@ -42,6 +40,8 @@ def guided(
         evaluations: of the run that are still to be proposed: `WORTH_PROFILING` of them pay for a profile. One that is
             stored is used anyway.
         use_profile: whether there may be one.
+        n_warm: policies from mild to strong that the search takes from its profile to start from, which is then made.
+            Proposals know the profile anyway, so by default there are none, see docs/log.md.
         on_refusal: told why the model cannot be profiled.
         on_start: called before a profile is made or completed, which takes minutes.
         on_step: told after every measurement.
@@ -53,10 +53,10 @@ def guided(
     if use_profile and (refusal := profile_refusal(model)):
         on_refusal(refusal)
     elif use_profile:
-        found = _profile(plan, storage, evaluations, on_start, on_step)
+        found = _profile(plan, storage, bool(n_warm) or evaluations >= WORTH_PROFILING, on_start, on_step)
     guide = Guide(plan.space.spec, tuple(zoo.siblings(model)), found, _make_costs(model, speed))
     starts = plan.starts.by_origin
-    return guide, starts if found is None else starts_with(starts, warm_starts(found, WARM_STARTS))
+    return guide, starts_with(starts, warm_starts(found, n_warm) if found and n_warm else ())
 
 
 def _make_costs(model: str, speed: SpeedProtocol) -> MakeCosts | None:
@@ -75,11 +75,11 @@ def starts_with(starts: Mapping[str, Policy], warm: Sequence[WarmStart]) -> dict
 
 
 def _profile(
-    plan: Plan, storage: str | Path, evaluations: float, on_start: Callable[[], None], on_step: OnStep
+    plan: Plan, storage: str | Path, make: bool, on_start: Callable[[], None], on_step: OnStep
 ) -> Profile | None:
     model, target = plan.worker.model, plan.settings.target
     found = known_profile(model, target, storage)
-    if found is None and evaluations >= WORTH_PROFILING:
+    if found is None and make:
         on_start()
         return profiled(model, target, storage, on_step=on_step)
     return found
