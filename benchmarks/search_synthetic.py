@@ -186,7 +186,7 @@ class Synthetic:
 
     @cached_property
     def warm(self) -> dict[str, Policy]:
-        """As a run starts."""
+        """As a run with `--warm-starts` starts."""
         return starts_with(self.published, warm_starts(self.profile, WARM_STARTS))
 
     def guide(self, profile: bool) -> Guide:

@@ -58,9 +58,7 @@ def test_the_same_command_again_evaluates_nothing(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("option", [[], ["--rungs"]])
-def test_policies_are_given_up_early_where_that_is_asked_for(
-    option: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_there_are_rungs_where_they_are_asked_for(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", "--images", "128", "--target", "4090", "--budget", "1", "--no-confirm", *option]
     assert ("rung of 64 images: stopped 0" in output(capsys, *command, "--name", f"rungs {option}")) == bool(option)
 

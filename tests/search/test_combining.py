@@ -12,8 +12,9 @@ from tests.search.interacting import moves, problem, starts, trial, with_loss
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy, SparseAttention
 from varsearch.search import promising as module
+from varsearch.search.chances import domination
 from varsearch.search.combining import LIKELY, combined
-from varsearch.search.promising import promising
+from varsearch.search.promising import _Search, promising
 from varsearch.space.changes import changes
 
 SETTINGS = problem().settings
@@ -84,5 +85,30 @@ def test_a_share_of_the_proposals_against_a_system_combine(share: float, monkeyp
     assert found is not None and together is not None and (found == together) == bool(share)
 
 
-def test_least_probability_is_below_that_of_a_fair_coin() -> None:
-    assert LIKELY < 0.5, "what loses nothing at all looks better than dense half of the time"
+def test_what_would_leave_settings_of_the_system_without_effect_is_not_added() -> None:
+    trials, _ = known()
+    rival = replace(named("shared-last", 5, 0.3), origin="preset:x")  # which is the scale that has no guidance there
+    seen = {t.policy.digest for t in (*trials, rival)}
+    found = combined(SETTINGS, SPEC, rival, [trials[0], trials[2], rival], seen)
+    assert found is None
+    assert combined(SETTINGS, SPEC, rival, [trials[0], trials[3], rival], seen) is not None
+
+
+def test_what_is_known_to_cost_more_than_the_system_or_a_bound_is_not_tried() -> None:
+    trials, rival = known()
+    bounded = SETTINGS.model_copy(update={"bounds": {"peak_bytes": 5e7}})
+    for settings, memory, fits in ((SETTINGS, 7e7, True), (SETTINGS, 9e7, False), (bounded, 6e7, False)):
+        search = _Search(settings, moves(), trials)
+        search.rivals = [rival]
+        costs = {trials[3].policy: {"peak_bytes": memory}}
+        assert search.fits(trials[3].policy, lambda policy: costs.get(policy, {"peak_bytes": 8e7})) is fits  # noqa: B023
+    beyond = combined(bounded, SPEC, rival, trials, {rival.policy.digest})
+    assert beyond is None, "nothing that is added keeps to the bound itself"
+
+
+def test_what_loses_nothing_at_all_is_likely_enough() -> None:
+    trials, rival = known()
+    nothing = with_loss(trials[3], 0.0, 0.5)
+    share = domination(SETTINGS, [nothing.metrics], trials[0].metrics)[0]
+    assert LIKELY < share < 0.6
+    assert combined(SETTINGS, SPEC, rival, [trials[0], nothing, rival], {rival.policy.digest}) is not None

@@ -14,7 +14,7 @@ from tests.search.test_chances import COSTS, judged
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.measurement import Job, Measurement, Origin, Outcome
 from varsearch.policy import Policy
-from varsearch.search.chances import chances
+from varsearch.search.chances import chances, domination
 from varsearch.search.confirm import ATTEMPTS, Confirmation
 from varsearch.search.front import ALIKE, CHALLENGERS, NEAR, RIVAL, finalists, front_trials
 from varsearch.search.protocols import Protocols, answered, confirming, under
@@ -87,8 +87,8 @@ def test_fresh_protocols() -> None:
 def test_finalists_are_dense_the_front_what_is_near_it_and_published_systems() -> None:
     dense = replace(judged(0, 0.0, 0.0, 100.0), origin="seed:dense")
     preset = replace(judged(1, 9.0, 0.1, 99.0), origin="preset:worse")
-    better, cheaper, near, far = judged(2, 1.0, 0.1, 60.0), judged(3, 2.0, 0.1, 50.0), judged(4, 1.05, 0.1, 61.0), 5
-    trials = [dense, preset, better, cheaper, near, judged(far, 2.0, 0.1, 62.0)]
+    better, cheaper, near, far = judged(2, 1.0, 0.1, 60.0), judged(3, 2.0, 0.1, 50.0), judged(4, 1.02, 0.1, 62.5), 5
+    trials = [dense, preset, better, cheaper, near, judged(far, 2.0, 0.1, 63.0)]
     failed = replace(judged(6, 0.5, 0.1, 10.0), state=State.FAIL)
     assert [t.number for t in finalists(COSTS, [*trials, failed])] == [0, 2, 3, 4, 1]
     assert [t.number for t in front_trials(COSTS, [*trials, failed])] == [0, 2, 3]
@@ -106,6 +106,8 @@ def test_of_a_crowd_the_likeliest_on_the_front_is_confirmed_and_what_aims_at_a_p
     best = max((1, 2, 3), key=lambda number: chance[number])
     assert sum(chance[number] >= NEAR for number in (1, 2, 3)) >= 2, "otherwise the crowd is thinned by its chances"
     assert found == {0, best, 4}
+    fastest = with_fid(judged(5, 1.0, 0.1, 49.9 - 0.4))
+    assert not {5} - {t.number for t in finalists(COSTS, [*trials[:-1], fastest])}, "the end of the front stays"
     aimed = [replace(t, origin=RIVAL) if t in crowd else t for t in trials]
     assert {t.number for t in finalists(COSTS, aimed)} == {t.number for t in trials if chance[t.number] >= NEAR}
 
@@ -121,6 +123,13 @@ def test_with_each_published_system_what_may_dominate_it_is_confirmed() -> None:
     assert max(chance[t.number] for t in hidden) < NEAR
     found = [t.number for t in finalists(COSTS, trials)]
     assert found[:3] == [0, 9, 1] and set(found[3:]) == {2, 3}, "the best counts as one of the challengers"
+    strong = replace(with_fid(judged(1, 0.5, 0.05, 20.5)), origin="preset:one")
+    cheap, able = with_fid(judged(9, 5.0, 0.0, 10.0)), with_fid(judged(11, 0.65, 0.05, 20.2))
+    challenged = [dense, strong, *hidden, cheap, able, with_fid(judged(12, 0.55, 0.0, 20.1))]
+    shares = domination(COSTS, [t.metrics for t in challenged], strong.metrics)
+    assert shares[-3] == 0 < shares[-2] < 0.05 < shares[-1]
+    assert chances(COSTS, challenged)[-2] < NEAR
+    assert 11 in {t.number for t in finalists(COSTS, challenged)}, "what cannot dominate it takes no one's place"
     bounded = COSTS.model_copy(update={"bounds": {"delta_fid": 0.5}})
     assert [t.number for t in finalists(bounded, trials)] == [0, 9, 1]
 

@@ -95,7 +95,7 @@ def test_status_and_files_say_what_is_not_confirmed(storage: Path, capsys: pytes
 
 
 def test_a_bound_on_fid_keeps_its_distance_to_dense(tmp_path: Path) -> None:
-    """FID of twice the images is lower for all policies, and what the bound left out must not come back by that."""
+    """FID of more images is lower for all policies, and what the bound left out must not come back by that."""
     free = search(tmp_path / "free.db", settings())
     losses = sorted(t.values["fid"] for t in stored(free))
     limit = losses[len(losses) // 2]

@@ -82,6 +82,9 @@ def test_no_profile_where_none_is_wanted_or_possible(calls: dict[str, Any]) -> N
         assert guide is not None and guide.profile is None and starts == STARTS
     blind = plan(quality=None, objectives=("latency_ms", "peak_bytes"))
     assert guided(blind, "x.db", 500) == (None, STARTS)
+    for chosen, word in ((blind, "quality is not evaluated"), (plan(), "no classifier")):
+        with pytest.raises(UsageError, match=word):
+            guided(chosen, "x.db", 500, n_warm=9)
     assert calls["made"] == 0
 
 

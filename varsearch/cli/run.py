@@ -117,6 +117,8 @@ def run(
     )
     limits = {"budget": budget, "minutes": time, "patience": patience}
     plan = prepare(request, storage, announce_calibration)
+    if rungs and not plan.rungs:
+        raise UsageError("--rungs: there is none before so few images, or of other metrics of quality than FID")
     parts: dict[str, Any] = {
         "use_profile": not no_profile,
         "n_warm": warm_starts,

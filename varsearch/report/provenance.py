@@ -121,8 +121,9 @@ def _environment(trials: Sequence[TrialRecord]) -> Facts:
 def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
     """The `varsearch run` command with these settings.
 
-    Files of other features or statistics, and whether the run went without a profile, are not known here. It makes the
-    same search where as much is known as then: other runs' policies are starts too, see `knowledge`.
+    Files of other features or statistics, whether the run went without a profile, and whether more warm starts were
+    asked for than there were, are not known here. It makes the same search where as much is known as then: other runs'
+    policies are starts too, see `knowledge`.
     """
     s = RunSettings.parse(run.settings)
     budget = math.ceil(sum(t.cost for t in trials) - 1e-9)

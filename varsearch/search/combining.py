@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement
@@ -20,31 +20,40 @@ LIKELY = 0.3
 
 
 def combined(
-    settings: RunSettings, spec: ModelSpec, rival: TrialRecord, trials: Sequence[TrialRecord], seen: Container[str]
+    settings: RunSettings,
+    spec: ModelSpec,
+    rival: TrialRecord,
+    trials: Sequence[TrialRecord],
+    seen: Container[str],
+    fits: Callable[[Policy], bool] = lambda policy: True,
 ) -> Policy | None:
     """The settings of `rival` and, where it sets nothing, those of the trial that is likeliest to dominate dense.
 
-    This trusts what was measured of whole policies, where a surrogate sums up what is known of their parts.
+    This trusts what was measured of whole policies, where a surrogate sums up what is known of their parts. A trial
+    that would leave settings of the system without effect, as a smaller model at its scales does, is not added.
 
     Args:
-        settings: objectives.
+        settings: objectives and bounds.
         spec: the model's shape.
         rival: a published system; None is found for one that units cannot say.
         trials: of the run, dense among them.
         seen: digests of what was tried.
+        fits: whether what is known of a policy without evaluating it speaks for it.
     """
     dense, own = dense_trial(trials), changes(rival.policy)
     assert dense is not None
     if own.rest:
         return None
-    others = [t for t in trials if t.state is State.COMPLETE and not changes(t.policy).rest]
+    done = [t for t in sorted(trials, key=lambda t: t.number) if t.state is State.COMPLETE]
+    others = [t for t in done if settings.is_feasible(t.values) and not changes(t.policy).rest]
     exact = {name: Measurement(metric=name, value=value) for name, value in dense.values.items()}
     shares = domination(settings, [t.metrics for t in others], exact)
     for share, trial in sorted(zip(shares, others, strict=True), key=lambda pair: -pair[0]):
         if share < LIKELY:
             break
         genes = {setting.unit: setting for setting in (*changes(trial.policy).settings, *own.settings)}
-        policy = compose(spec, effective(genes.values()))
-        if policy.digest not in seen:
+        chosen = effective(genes.values())
+        policy = compose(spec, chosen)
+        if policy.digest not in seen and {*own.settings} <= {*chosen} and fits(policy):
             return policy
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.errors import UsageError
 from varsearch.measurement import METRICS, Measurement, QualityProtocol
 from varsearch.policy import Policy
-from varsearch.search.chances import chances, domination
+from varsearch.search.chances import chances, domination, standard_error
 from varsearch.search.optimism import Optimism, optimism
 from varsearch.search.pareto import hypervolume, non_dominated
 from varsearch.search.protocols import Protocols, answered, confirming, under
@@ -36,8 +37,8 @@ LEAST = 1e-3
 """Of a metric to maximize counts no less than this share of dense's."""
 
 ALIKE = 0.03
-"""Of policies that differ by no more than this share of dense in any objective one is confirmed: by their numbers they
-are one, and what the others would take is better spent on more images."""
+"""Policies whose costs differ by no more than this share of them, and whose quality differs by no more than its error,
+are a crowd, of which one is confirmed: what the others would take is better spent on more images."""
 
 CHALLENGERS = 3
 """So many of the likeliest to dominate it are confirmed with each published system."""
@@ -163,18 +164,36 @@ def finalists(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[Tria
     """What is to be confirmed, each once: dense, what may be on the front, published systems, what may dominate them.
 
     The front and what may well be on it (`NEAR`), the likeliest first, are thinned: of a crowd (`ALIKE`) one is left,
-    and what was proposed to dominate a published system, which a small difference decides.
+    the best in each objective, and what this run proposed to dominate a published system: a small difference decides.
     """
     complete, dense = [t for t in trials if t.state is State.COMPLETE], dense_trial(trials)
     chance = {t.number: share for t, share in zip(complete, chances(settings, complete), strict=True)}
-    front = {t.number for t in front_trials(settings, complete)}
-    may = [t for t in complete if t.number in front or chance[t.number] >= NEAR]
-    may.sort(key=lambda t: -chance[t.number])
-    chosen = may if dense is None else [dense, *_different(settings, may, dense)]
+    front = front_trials(settings, complete)
+    may = {t.number: t for t in (*front, *(t for t in complete if chance[t.number] >= NEAR))}
+    losses = {t.number: settings.losses(t.values) for t in front}
+    ends = {min(losses, key=lambda number: losses[number][j]) for j in range(len(settings.objectives)) if losses}
+    chosen = [dense] if dense else []
+    for trial in sorted(may.values(), key=lambda t: -chance[t.number]):
+        stays = trial.number in ends or trial.origin == RIVAL
+        if stays or not any(_alike(settings, trial, other) for other in chosen if other is not dense):
+            chosen.append(trial)
     found = {t.number: t for t in chosen}
     for preset in (t for t in complete if t.origin.startswith(PRESET)):
         found |= {t.number: t for t in (preset, *_challengers(settings, preset, complete, chosen))}
     return list(found.values())
+
+
+def _alike(settings: RunSettings, a: TrialRecord, b: TrialRecord) -> bool:
+    """Whether their costs are about the same, and their quality is within the error of its difference."""
+    for name in settings.objectives:
+        x, y = a.metrics[name], b.metrics[name]
+        if METRICS[name].kind == "quality":
+            limit = math.hypot(standard_error(x), standard_error(y))
+        else:
+            limit = ALIKE * max(x.value, y.value)
+        if abs(x.value - y.value) > limit:
+            return False
+    return True
 
 
 def _challengers(
@@ -186,23 +205,9 @@ def _challengers(
     rest = [t for t in complete if not t.origin.startswith(PRESET) and settings.is_feasible(t.values)]
     numbers = {t.number for t in preferred}
     shares = domination(settings, [t.metrics for t in rest], preset.metrics)
-    about = [round(share, 1) for share in shares]
-    order = sorted(range(len(rest)), key=lambda i: (-about[i], rest[i].number not in numbers))
-    return [rest[i] for i in order[:CHALLENGERS] if shares[i]]
-
-
-def _different(settings: RunSettings, ranked: Sequence[TrialRecord], dense: TrialRecord) -> list[TrialRecord]:
-    """Those that no earlier one of these is like, and proposals against published systems."""
-    found: list[TrialRecord] = []
-    for trial in ranked:
-        if trial.origin == RIVAL or not any(_alike(settings, trial, other, dense) for other in found):
-            found.append(trial)
-    return found
-
-
-def _alike(settings: RunSettings, a: TrialRecord, b: TrialRecord, dense: TrialRecord) -> bool:
-    costs = (relative_costs(settings, trial.values, dense.values) for trial in (a, b))
-    return all(abs(x - y) <= ALIKE for x, y in zip(*costs, strict=True))
+    able = [(share, t) for share, t in zip(shares, rest, strict=True) if share]
+    able.sort(key=lambda pair: (-round(pair[0], 1), pair[1].number not in numbers, -pair[0]))
+    return [t for _, t in able[:CHALLENGERS]]
 
 
 def confirmed_trials(store: Store, run: RunRecord) -> list[TrialRecord]:
@@ -241,7 +246,8 @@ def read_front(store: Store, run: RunRecord) -> Front:
     if not confirmed or front.exact:
         return front
     members = [t for t in front_trials(searched, trials) if t.origin != DENSE]
-    return replace(front, optimism=optimism(settings, members, known, volume_of(searched, wanted)))
+    claimed = volume_of(searched, [t for t in trials if t.number in numbers])
+    return replace(front, optimism=optimism(settings, members, known, claimed))
 
 
 def _moved(settings: RunSettings, before: TrialRecord | None, now: TrialRecord | None) -> RunSettings:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from varsearch.errors import UsageError
 from varsearch.evaluators.costs import exact_costs, exact_memory
 from varsearch.measurement import Origin, SpeedProtocol
 from varsearch.models import zoo
@@ -45,12 +46,19 @@ def guided(
         on_refusal: told why the model cannot be profiled.
         on_start: called before a profile is made or completed, which takes minutes.
         on_step: told after every measurement.
+
+    Raises:
+        UsageError: there are to be warm starts, but no profile of quality.
     """
     if plan.settings.quality is None:
+        if n_warm:
+            raise UsageError("warm starts come from a profile, which says nothing where quality is not evaluated")
         return None, plan.starts.by_origin
     model, speed = plan.worker.model, plan.settings.speed
     found = None
     if use_profile and (refusal := profile_refusal(model)):
+        if n_warm:
+            raise UsageError(f"warm starts come from a profile, which this model cannot have: {refusal}")
         on_refusal(refusal)
     elif use_profile:
         found = _profile(plan, storage, bool(n_warm) or evaluations >= WORTH_PROFILING, on_start, on_step)

@@ -21,7 +21,7 @@ class Optimism:
     Attributes:
         trials: how many of the search's front, dense left out, have confirmed numbers.
         changes: mean change of ΔFID, and of the speed-up where it is measured, over these; `n` counts them.
-        claimed: hypervolume of the finalists by the search's own numbers; None without dense.
+        claimed: hypervolume of what is confirmed, by the search's own numbers; None without dense.
     """
 
     trials: int

@@ -1,10 +1,11 @@
-"""The policy that is expected to add most hypervolume, or is likeliest to dominate a given one, of many candidates."""
+"""The policy that is expected to add most hypervolume of many candidates, or what may dominate a given one."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 
@@ -70,13 +71,14 @@ def promising(
         costs: those metrics of speed that can be had exactly; `VarsearchError` for a policy that cannot run.
         against_a_rival: the best candidate is the likeliest to be nowhere worse than a published system that may be on
             the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival. Half
-            of the time it is the rival with what does dense no harm instead, see `combined`.
+            of the time it is the rival with what does dense no harm instead, if there is any, see `combined`.
     """
     search = _Search(settings, moves, trials)
     if against_a_rival:
         if not search.choose_rival(rng, costs):
             return None
-        together = combined(settings, moves.outlook.spec, search.rivals[0], trials, seen)
+        fits = partial(search.fits, costs=costs)
+        together = combined(settings, moves.outlook.spec, search.rivals[0], trials, seen, fits)
         if together is not None and rng.random() < COMBINED:
             return together
     ancestors = [*search.rivals, *inside(settings, trials)]
@@ -202,6 +204,13 @@ class _Search:
                 draws[j][i] = cost
             best = max(best, (float(self.gains([drawn[i : i + 1] for drawn in draws])[0]), -i))
         return policies[-best[1]]
+
+    def fits(self, policy: Policy, costs: Costs | None) -> bool:
+        """Whether it costs no more than the rival and keeps to the bounds, in what is known without evaluating it."""
+        if costs is None:
+            return True
+        own, limits = self._computed(self.rivals[0].policy, costs), self.limits
+        return all(x <= min(own[j], limits.get(j, x)) for j, x in self._computed(policy, costs).items())
 
     def _computed(self, policy: Policy, costs: Costs) -> dict[int, float]:
         """What is known of a policy without evaluating it, by index of the metric."""
