@@ -1,4 +1,4 @@
-"""How well early looks tell ΔFID, from the trials of a run with `--rungs`: `python -m benchmarks.rungs --storage FILE [--run NAME]`.
+"""How well early looks tell ΔFID, in a run with `--rungs`: `python -m benchmarks.rungs --storage FILE [--run NAME]`.
 
 For each rung and metric: Spearman's rank correlation with the final ΔFID over the complete trials that climbed it, the
 same for the better half of them, and the error of a line between bent numbers: there, and relative to ΔFID elsewhere.
