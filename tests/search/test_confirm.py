@@ -109,7 +109,11 @@ def test_of_a_crowd_the_likeliest_on_the_front_is_confirmed_and_what_aims_at_a_p
     fastest = with_fid(judged(5, 1.0, 0.1, 49.9 - 0.4))
     assert not {5} - {t.number for t in finalists(COSTS, [*trials[:-1], fastest])}, "the end of the front stays"
     aimed = [replace(t, origin=RIVAL) if t in crowd else t for t in trials]
-    assert {t.number for t in finalists(COSTS, aimed)} == {t.number for t in trials if chance[t.number] >= NEAR}
+    missed = replace(with_fid(judged(6, 3.0, 0.1, 90.0)), origin=RIVAL)
+    expected = {t.number for t in trials if chance[t.number] >= NEAR} | {1, 2, 3, 6}
+    assert {t.number for t in finalists(COSTS, [*aimed, missed])} == expected
+    bounded = COSTS.model_copy(update={"bounds": {"delta_fid": 2.0}})
+    assert 6 not in {t.number for t in finalists(bounded, [*aimed, missed])}
 
 
 def test_with_each_published_system_what_may_dominate_it_is_confirmed() -> None:

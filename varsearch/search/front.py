@@ -164,12 +164,14 @@ def finalists(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[Tria
     """What is to be confirmed, each once: dense, what may be on the front, published systems, what may dominate them.
 
     The front and what may well be on it (`NEAR`), the likeliest first, are thinned: of a crowd (`ALIKE`) one is left,
-    the best in each objective, and what this run proposed to dominate a published system: a small difference decides.
+    and the best in each objective. All that this run proposed to dominate a published system is confirmed with it:
+    whether it does a small difference decides.
     """
     complete, dense = [t for t in trials if t.state is State.COMPLETE], dense_trial(trials)
     chance = {t.number: share for t, share in zip(complete, chances(settings, complete), strict=True)}
     front = front_trials(settings, complete)
-    may = {t.number: t for t in (*front, *(t for t in complete if chance[t.number] >= NEAR))}
+    rivals = (t for t in complete if t.origin == RIVAL and settings.is_feasible(t.values))
+    may = {t.number: t for t in (*front, *(t for t in complete if chance[t.number] >= NEAR), *rivals)}
     losses = {t.number: settings.losses(t.values) for t in front}
     ends = {min(losses, key=lambda number: losses[number][j]) for j in range(len(settings.objectives)) if losses}
     chosen = [dense] if dense else []
