@@ -12,7 +12,7 @@ from tests.search.fakes import DENSE, QUALITY, SPACE, SPEED, STARTS, FakeWorker,
 from tests.search.harness import confirm, forget_confirmation, stored, taken
 from tests.search.test_chances import COSTS, judged
 from varsearch.db import RunRecord, State, Store, TrialRecord
-from varsearch.measurement import Job, Measurement, Origin, Outcome
+from varsearch.measurement import Job, Origin, Outcome
 from varsearch.policy import Policy
 from varsearch.search.chances import chances, domination
 from varsearch.search.confirm import ATTEMPTS, Confirmation
@@ -23,13 +23,6 @@ from varsearch.search.settings import RunSettings
 
 MEASURED = SPEED.model_copy(update={"origin": Origin.MEASURED, "repeats": 9})
 PRESETS = {f"preset:{n}": SPACE.decode(dict.fromkeys(SPACE.knobs, 0) | {"bits3": n}) for n in (1, 3)}
-
-
-def with_fid(trial: TrialRecord) -> TrialRecord:
-    """Relative to a FID of 1."""
-    assert trial.quality is not None
-    fid = Measurement(metric="fid", value=1.0)
-    return replace(trial, quality=trial.quality.model_copy(update={"measurements": (*trial.quality.measurements, fid)}))
 
 
 def searched(storage: Path, chosen: RunSettings | None = None, budget: int = 14, name: str = "run") -> RunSettings:
@@ -97,19 +90,19 @@ def test_finalists_are_dense_the_front_what_is_near_it_and_published_systems() -
 
 
 def test_of_a_crowd_the_likeliest_on_the_front_is_confirmed_and_what_aims_at_a_published_system() -> None:
-    dense = replace(with_fid(judged(0, 0.0, 0.0, 100.0)), origin="seed:dense")
-    crowd = [with_fid(judged(i, 1.0 + 0.001 * i, 0.1, 50.0 + 0.1 * i)) for i in (3, 1, 2)]
-    apart = with_fid(judged(4, 1.0, 0.1, 50.0 - 101 * ALIKE))
+    dense = replace(judged(0, 0.0, 0.0, 100.0), origin="seed:dense")
+    crowd = [judged(i, 1.0 + 0.001 * i, 0.1, 50.0 + 0.1 * i) for i in (3, 1, 2)]
+    apart = judged(4, 1.0, 0.1, 50.0 - 101 * ALIKE)
     trials = [dense, *crowd, apart]
     found = {t.number for t in finalists(COSTS, trials)}
     chance = dict(zip([t.number for t in trials], chances(COSTS, trials), strict=True))
     best = max((1, 2, 3), key=lambda number: chance[number])
     assert sum(chance[number] >= NEAR for number in (1, 2, 3)) >= 2, "otherwise the crowd is thinned by its chances"
     assert found == {0, best, 4}
-    fastest = with_fid(judged(5, 1.0, 0.1, 49.9 - 0.4))
-    assert not {5} - {t.number for t in finalists(COSTS, [*trials[:-1], fastest])}, "the end of the front stays"
+    fastest = judged(5, 1.0, 0.1, 49.9 - 0.4)
+    assert 5 in {t.number for t in finalists(COSTS, [*trials[:-1], fastest])}, "the end of the front stays"
     aimed = [replace(t, origin=RIVAL) if t in crowd else t for t in trials]
-    missed = replace(with_fid(judged(6, 3.0, 0.1, 90.0)), origin=RIVAL)
+    missed = replace(judged(6, 3.0, 0.1, 90.0), origin=RIVAL)
     expected = {t.number for t in trials if chance[t.number] >= NEAR} | {1, 2, 3, 6}
     assert {t.number for t in finalists(COSTS, [*aimed, missed])} == expected
     bounded = COSTS.model_copy(update={"bounds": {"delta_fid": 2.0}})
@@ -118,18 +111,18 @@ def test_of_a_crowd_the_likeliest_on_the_front_is_confirmed_and_what_aims_at_a_p
 
 def test_with_each_published_system_what_may_dominate_it_is_confirmed() -> None:
     """Even where something else leaves no chance to be on the front."""
-    dense = replace(with_fid(judged(0, 0.0, 0.0, 100.0)), origin="seed:dense")
-    preset = replace(with_fid(judged(1, 1.0, 0.1, 80.0)), origin="preset:one")
-    hidden = [with_fid(judged(i, 0.9 + 0.01 * i, 0.1, 79.0)) for i in range(2, 2 + CHALLENGERS + 2)]
-    best = with_fid(judged(9, 0.2, 0.0, 20.0))
-    trials = [dense, preset, *hidden, best, with_fid(judged(10, 5.0, 0.1, 79.0))]
+    dense = replace(judged(0, 0.0, 0.0, 100.0), origin="seed:dense")
+    preset = replace(judged(1, 1.0, 0.1, 80.0), origin="preset:one")
+    hidden = [judged(i, 0.9 + 0.01 * i, 0.1, 79.0) for i in range(2, 2 + CHALLENGERS + 2)]
+    best = judged(9, 0.2, 0.0, 20.0)
+    trials = [dense, preset, *hidden, best, judged(10, 5.0, 0.1, 79.0)]
     chance = dict(zip([t.number for t in trials], chances(COSTS, trials), strict=True))
     assert max(chance[t.number] for t in hidden) < NEAR
     found = [t.number for t in finalists(COSTS, trials)]
     assert found[:3] == [0, 9, 1] and set(found[3:]) == {2, 3}, "the best counts as one of the challengers"
-    strong = replace(with_fid(judged(1, 0.5, 0.05, 20.5)), origin="preset:one")
-    cheap, able = with_fid(judged(9, 5.0, 0.0, 10.0)), with_fid(judged(11, 0.65, 0.05, 20.2))
-    challenged = [dense, strong, *hidden, cheap, able, with_fid(judged(12, 0.55, 0.0, 20.1))]
+    strong = replace(judged(1, 0.5, 0.05, 20.5), origin="preset:one")
+    cheap, able = judged(9, 5.0, 0.0, 10.0), judged(11, 0.65, 0.05, 20.2)
+    challenged = [dense, strong, *hidden, cheap, able, judged(12, 0.55, 0.0, 20.1)]
     shares = domination(COSTS, [t.metrics for t in challenged], strong.metrics)
     assert shares[-3] == 0 < shares[-2] < 0.05 < shares[-1]
     assert chances(COSTS, challenged)[-2] < NEAR

@@ -119,13 +119,7 @@ def run(
     plan = prepare(request, storage, announce_calibration)
     if rungs and not plan.rungs:
         raise UsageError("--rungs: there is none before so few images, or of other metrics of quality than FID")
-    parts: dict[str, Any] = {
-        "use_profile": not no_profile,
-        "n_warm": warm_starts,
-        "rungs": rungs,
-        "confirm": not no_confirm,
-    }
-    _search(request, plan, name, storage, limits, **parts)
+    _search(request, plan, name, storage, limits, not no_profile, warm_starts, rungs, not no_confirm)
 
 
 def _search(

@@ -25,14 +25,7 @@ from varsearch.report.samples import strips
 from varsearch.report.svg import Picture
 from varsearch.report.volume_chart import history, published_volume, volume_chart
 from varsearch.report.work import WorkLeft
-from varsearch.search.front import (
-    WORST,
-    Front,
-    FrontEntry,
-    confirmed_trials,
-    entry_of,
-    read_front,
-)
+from varsearch.search.front import WORST, Front, FrontEntry, confirmed_trials, entry_of, read_front
 from varsearch.search.gallery import model_of
 from varsearch.search.protocols import Protocols
 from varsearch.search.rivals import presets_volume, rivals

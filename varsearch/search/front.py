@@ -174,15 +174,15 @@ def finalists(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[Tria
     may = {t.number: t for t in (*front, *(t for t in complete if chance[t.number] >= NEAR), *rivals)}
     losses = {t.number: settings.losses(t.values) for t in front}
     ends = {min(losses, key=lambda number: losses[number][j]) for j in range(len(settings.objectives)) if losses}
-    chosen = [dense] if dense else []
-    for trial in sorted(may.values(), key=lambda t: -chance[t.number]):
+    thinned: list[TrialRecord] = []
+    for trial in sorted((t for t in may.values() if t is not dense), key=lambda t: -chance[t.number]):
         stays = trial.number in ends or trial.origin == RIVAL
-        if stays or not any(_alike(settings, trial, other) for other in chosen if other is not dense):
-            chosen.append(trial)
-    found = {t.number: t for t in chosen}
-    for preset in (t for t in complete if t.origin.startswith(PRESET)):
-        found |= {t.number: t for t in (preset, *_challengers(settings, preset, complete, chosen))}
-    return list(found.values())
+        if stays or not any(_alike(settings, trial, other) for other in thinned):
+            thinned.append(trial)
+    chosen = [dense, *thinned] if dense else thinned
+    presets = [t for t in complete if t.origin.startswith(PRESET)]
+    rest = (t for preset in presets for t in (preset, *_challengers(settings, preset, complete, chosen)))
+    return list({t.number: t for t in (*chosen, *rest)}.values())
 
 
 def _alike(settings: RunSettings, a: TrialRecord, b: TrialRecord) -> bool:
@@ -221,8 +221,8 @@ def confirmed_trials(store: Store, run: RunRecord) -> list[TrialRecord]:
 def read_front(store: Store, run: RunRecord) -> Front:
     """The front of `run` as it is in the store now: of confirmed numbers, if there are any beside dense's."""
     settings, trials, known = RunSettings.parse(run.settings), store.trials(run), confirmed_trials(store, run)
-    numbers, wanted = {t.number for t in known}, finalists(settings, trials)
-    missing = [t for t in wanted if t.number not in numbers]
+    numbers = {t.number for t in known}
+    missing = [t for t in finalists(settings, trials) if t.number not in numbers]
     # Everything is relative to dense, and dense alone is no front unless nothing else was to be confirmed.
     others = any(t.origin != DENSE for t in known)
     confirmed = all(t.origin != DENSE for t in missing) and (others or (bool(known) and not missing))
