@@ -5,13 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-import pytest
-
 from benchmarks.search_synthetic import SPEC
 from tests.search.interacting import moves, problem, starts, trial, with_loss
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy, SparseAttention
-from varsearch.search import promising as module
 from varsearch.search.chances import domination
 from varsearch.search.combining import LIKELY, combined
 from varsearch.search.promising import _Search, promising
@@ -75,14 +72,15 @@ def test_a_system_that_units_cannot_say_is_left_alone() -> None:
     assert combined(SETTINGS, SPEC, odd, [*trials[:-1], odd], set()) is None
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_share_of_the_proposals_against_a_system_combine(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COMBINED", share)
+def test_proposals_against_a_system_combine_it_until_nothing_is_left_to_add() -> None:
     trials, rival = known()
     seen = {t.policy.digest for t in trials}
-    together = combined(SETTINGS, SPEC, rival, trials, seen)
-    found = promising(SETTINGS, moves(), trials, random.Random(0), seen, None, against_a_rival=True)
-    assert found is not None and together is not None and (found == together) == bool(share)
+    for left in (2, 1, 0):
+        together = combined(SETTINGS, SPEC, rival, trials, seen)
+        found = promising(SETTINGS, moves(), trials, random.Random(0), seen, None, against_a_rival=True)
+        assert found is not None and found != rival.policy
+        assert (together == found) if left else (together is None)
+        seen.add(found.digest)
 
 
 def test_what_would_leave_settings_of_the_system_without_effect_is_not_added() -> None:

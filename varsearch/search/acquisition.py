@@ -7,35 +7,45 @@ Bäck 2019, "Efficient computation of expected hypervolume improvement using box
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import numpy as np
 
-from varsearch.search.pareto import Point, dominates
+from varsearch.search.pareto import Point, undominated_with
 from varsearch.search.regression import Array
+
+Corner = tuple[float, ...]
+Box = tuple[tuple[float, float], ...]
+"""Its interval along each coordinate."""
 
 
 def free_boxes(points: Sequence[Point], reference: Point) -> tuple[Array, Array]:
     """Lower and upper corners, (N, D) each, of disjoint boxes: all of [0, reference] that no point dominates."""
-    boxes = _free([tuple(point) for point in points], tuple(reference))
+    boxes = _free(map(tuple, points), tuple(reference))
     corners = np.array(boxes, dtype=float).reshape(len(boxes), len(reference), 2)
     return corners[:, :, 0], corners[:, :, 1]
 
 
-def _free(points: list[tuple[float, ...]], reference: tuple[float, ...]) -> list[tuple[tuple[float, float], ...]]:
-    """Slabs along the last coordinate, in each of which the points reached so far bound the others."""
+def _free(points: Iterable[Corner], reference: Corner) -> list[Box]:
+    """Slabs along the last coordinate: a box of the others reaches from where a point opens it to where one cuts it."""
     end = reference[-1]
     if len(reference) == 1:
         first = max(0.0, min([end, *(point[0] for point in points)]))
         return [((0.0, first),)] if first > 0 else []
-    cuts = sorted({0.0, end} | {point[-1] for point in points if 0 < point[-1] < end})
-    boxes = []
-    for low, high in pairwise(cuts):
-        reached = {point[:-1] for point in points if point[-1] <= low}
-        least = [a for a in reached if not any(dominates(b, a) for b in reached)]
-        boxes += [(*box, (low, high)) for box in _free(least, reference[:-1])]
-    return boxes
+    begins: dict[float, list[Corner]] = {0.0: []}
+    for point in points:
+        if point[-1] < end:
+            begins.setdefault(max(0.0, point[-1]), []).append(point[:-1])
+    boxes: list[Box] = []
+    opened: dict[Box, float] = {}
+    least: list[Corner] = []
+    for low in sorted(begins):
+        least = reduce(undominated_with, begins[low], least)
+        now = dict.fromkeys(_free(least, reference[:-1]), low)
+        boxes += [(*box, (since, low)) for box, since in opened.items() if box not in now]
+        opened = {box: opened.get(box, low) for box in now}
+    return boxes + [(*box, (since, end)) for box, since in opened.items()]
 
 
 def expected_gains(draws: Sequence[Array], boxes: tuple[Array, Array]) -> Array:

@@ -23,6 +23,13 @@ def non_dominated(points: Sequence[Point]) -> list[int]:
     return sorted(front)
 
 
+def undominated_with(points: list[tuple[float, ...]], new: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """A front after `new` was added to it."""
+    if any(dominates(point, new) or point == new for point in points):
+        return points
+    return [point for point in points if not dominates(new, point)] + [new]
+
+
 def hypervolume(points: Iterable[Point], reference: Point) -> float:
     """Volume of the region that `points` dominate and that dominates `reference`. Exact, for any dimension.
 
@@ -42,16 +49,9 @@ def hypervolume(points: Iterable[Point], reference: Point) -> float:
     reached: list[tuple[float, ...]] = []
     volume = 0.0
     for point, end in zip(inside, ends, strict=True):
-        reached = _undominated_with(reached, point[:-1])
+        reached = undominated_with(reached, point[:-1])
         volume += (end - point[-1]) * hypervolume(reached, reference[:-1])
     return volume
-
-
-def _undominated_with(points: list[tuple[float, ...]], new: tuple[float, ...]) -> list[tuple[float, ...]]:
-    """A front after `new` was added to it."""
-    if any(dominates(point, new) or point == new for point in points):
-        return points
-    return [point for point in points if not dominates(new, point)] + [new]
 
 
 def nearest_to_ideal(points: Sequence[Point], ideal: Point) -> int:

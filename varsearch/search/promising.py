@@ -44,9 +44,6 @@ by more, and a candidate that has to seem to cost less pays for that with someth
 STANDING = 0.2
 """Share of worlds on whose front a published system is that is one to dominate."""
 
-COMBINED = 0.5
-"""Share of the proposals against a published system that combine it with what does dense no harm."""
-
 FAINT = 0.01
 """Added to the probability that an objective is no worse: where all are hopeless in one, the others still count."""
 
@@ -70,8 +67,8 @@ def promising(
         seen: digests of all trials.
         costs: those metrics of speed that can be had exactly; `VarsearchError` for a policy that cannot run.
         against_a_rival: the best candidate is the likeliest to be nowhere worse than a published system that may be on
-            the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival. Half
-            of the time it is the rival with what does dense no harm instead, if there is any, see `combined`.
+            the front; without it, it adds most hypervolume. Candidates descend from the front, and from the rival. The
+            rival with what does dense no harm comes first, as long as there is any that is new, see `combined`.
     """
     search = _Search(settings, moves, trials)
     if against_a_rival:
@@ -79,7 +76,7 @@ def promising(
             return None
         fits = partial(search.fits, costs=costs)
         together = combined(settings, moves.outlook.spec, search.rivals[0], trials, seen, fits)
-        if together is not None and rng.random() < COMBINED:
+        if together is not None:
             return together
     ancestors = [*search.rivals, *inside(settings, trials)]
     parents = [changes(trial.policy).settings for trial in ancestors]
