@@ -13,6 +13,7 @@ from varsearch.search.chances import domination
 from varsearch.search.combining import LIKELY, combined
 from varsearch.search.promising import _Search, promising
 from varsearch.space.changes import changes
+from varsearch.space.units import compose
 
 SETTINGS = problem().settings
 
@@ -110,3 +111,19 @@ def test_what_loses_nothing_at_all_is_likely_enough() -> None:
     share = domination(SETTINGS, [nothing.metrics], trials[0].metrics)[0]
     assert LIKELY < share < 0.6
     assert combined(SETTINGS, SPEC, rival, [trials[0], nothing, rival], {rival.policy.digest}) is not None
+
+
+def test_what_did_harm_to_the_system_is_not_added_with_more() -> None:
+    trials, rival = known()
+    seen = {t.policy.digest for t in trials}
+    added = trials[2], trials[3]
+    first = combined(SETTINGS, SPEC, rival, trials, seen)
+    assert first is not None and units(first) == units(rival.policy) | units(added[0].policy)
+    policy = compose(SPEC, {s.unit: s for t in added for s in changes(t.policy).settings}.values())
+    both = with_loss(trial(5, policy, "surrogate"), -0.3, 0.5)
+    for loss, harmful in ((3.0, True), (0.4, False)):
+        tried = with_loss(trial(6, first, "rival"), loss, 0.5)
+        found = combined(SETTINGS, SPEC, rival, [*trials, both, tried], {*seen, first.digest})
+        assert found is not None
+        assert (units(added[0].policy) <= units(found)) is not harmful
+        assert units(added[1].policy) <= units(found)
