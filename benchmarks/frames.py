@@ -24,14 +24,10 @@ ROW = "{:<28}{:<22}{:<24}{}"
 
 
 def alone(front: Front, quality: QualityProtocol) -> Iterator[FrontEntry]:
-    """Each such setting of the run's model, with its speed; `quality` is what is drawn before."""
+    """Each such setting of the run's model, with its speed; `quality` is how they are judged."""
     model, speed = front.settings.model, confirming(front.settings).speed
     spec = zoo.manifest(model).spec()
-    worker = WorkerConfig(model=model, device="cpu", threads=os.cpu_count() or 1).make()
-    # Images are drawn before anything is timed, as in a run: a heap that has never grown gives its pages back after
-    # every batch, which costs dense a fifth of its time and what is smaller less.
-    worker.quality(quality).dense  # noqa: B018
-    clock = worker.speed(speed)
+    clock = WorkerConfig(model=model, device="cpu", threads=os.cpu_count() or 1).make().speed(speed)
     for number, setting in enumerate(s for s in settings(spec, zoo.siblings(model)) if s.kind in FRAMES):
         policy = compose(spec, [setting])
         yield FrontEntry(number, setting.name, policy, clock(policy).metrics, {}, Protocols(quality, speed))

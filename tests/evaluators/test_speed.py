@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -165,3 +168,25 @@ def test_without_a_gpu_the_cpu_is_the_local_device(no_gpu: None) -> None:
     assert not is_local(find_device("4090"))
     measured = protocol_for(T)
     assert measured.origin is Origin.MEASURED and "thread" in measured.machine and "torch" in measured.machine
+
+
+FRESH = """
+import resource
+import torch
+from varsearch.evaluators.speed import batch_seconds, dense_twin, interleaved
+from varsearch.models import zoo
+
+torch.set_num_threads(1)
+dense = dense_twin(zoo.load("mnist"))
+interleaved(dense, dense, 16, 1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+batch_seconds(dense, 16)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's heap")
+def test_a_timed_batch_asks_the_system_for_no_memory() -> None:
+    """Not even in a process that has drawn nothing before, where it took 35,000 pages."""
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000
