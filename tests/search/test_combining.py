@@ -127,3 +127,31 @@ def test_what_did_harm_to_the_system_is_not_added_with_more() -> None:
         assert found is not None
         assert (units(added[0].policy) <= units(found)) is not harmful
         assert units(added[1].policy) <= units(found)
+
+
+def test_as_good_is_no_harm_however_lucky_the_system_was() -> None:
+    """A ΔFID below 0 counts as 0: nothing is better than a system with a lucky one."""
+    trials, _ = known()
+    rival = replace(named("w8", 4, -0.5, 0.3), origin="preset:x")
+    trials = [*trials[:-1], rival]
+    seen = {t.policy.digest for t in trials}
+    first = combined(SETTINGS, SPEC, rival, trials, seen)
+    assert first is not None
+    tried = with_loss(trial(6, first, "rival"), -0.4, 0.3)
+    policy = compose(SPEC, {s.unit: s for t in trials[2:4] for s in changes(t.policy).settings}.values())
+    both = with_loss(trial(5, policy, "surrogate"), -0.6, 0.3)
+    found = combined(SETTINGS, SPEC, rival, [*trials[:3], rival, both, tried], {*seen, first.digest})
+    assert found is not None and units(first) <= units(found)
+
+
+def test_quality_that_is_only_bounded_counts_and_without_any_nothing_is_combined() -> None:
+    trials, rival = known()
+    seen = {t.policy.digest for t in trials}
+    fast = SETTINGS.model_copy(update={"objectives": ("speedup", "peak_bytes")})
+    assert combined(fast, SPEC, rival, trials, seen) is None
+    bounded = fast.model_copy(update={"bounds": {"delta_fid": 5.0}})
+    added = []
+    while (found := combined(bounded, SPEC, rival, trials, seen)) is not None:
+        added.append(units(found) - units(rival.policy))
+        seen.add(found.digest)
+    assert added == [units(trials[2].policy), units(trials[3].policy)], "the other one loses 3, less than the bound"

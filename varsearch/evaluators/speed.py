@@ -29,10 +29,11 @@ from varsearch.target import AttentionName, Device, Target, devices, find_device
 REPEATS = {"cpu": 9, "cuda": 31}
 """Timed rounds: enough for the order statistics of a 95 % interval, few enough for a search on a CPU."""
 
-HEAP = 31 * 2**20
-"""Bytes to take and give back before anything is timed on a CPU. glibc asks the system for every block that is larger
-than all it has had back so far, up to 32 MiB, and the system clears the pages of each: in a process that has drawn few
-images, dense takes a fifth longer by that, and what is smaller less."""
+LARGEST_KEPT = 31 * 2**20
+"""Bytes to take and give back before anything is timed. glibc has the system map, and clear, every block above a
+threshold, and gives back the top of its heap beyond twice that; the threshold is the largest mapped block that was
+given back so far, up to 32 MiB. In a process that has drawn few images dense takes a quarter longer by that, and what
+is smaller less so. Without glibc it does nothing."""
 
 
 @cache
@@ -166,7 +167,7 @@ def interleaved(dense: Accelerated, applied: Accelerated, batch_size: int, repea
     """Times both in turn, after one warm-up each; who goes first alternates, so that drift hits both alike."""
     runs = (dense, applied)
     seconds: tuple[list[float], list[float]] = ([], [])
-    torch.empty(HEAP, dtype=torch.uint8)
+    torch.empty(LARGEST_KEPT, dtype=torch.uint8, device="cpu")
     for one in runs:
         batch_seconds(one, batch_size)
     for i in range(repeats):

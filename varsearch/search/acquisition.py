@@ -42,7 +42,7 @@ def _free(points: Iterable[Corner], reference: Corner) -> list[Box]:
     least: list[Corner] = []
     for low in sorted(begins):
         least = reduce(undominated_with, begins[low], least)
-        now = dict.fromkeys(_free(least, reference[:-1]), low)
+        now = dict.fromkeys(_free(least, reference[:-1]))
         boxes += [(*box, (since, low)) for box, since in opened.items() if box not in now]
         opened = {box: opened.get(box, low) for box in now}
     return boxes + [(*box, (since, end)) for box, since in opened.items()]

@@ -67,9 +67,18 @@ def domination(settings: RunSettings, better: Sequence[Numbers], worse: Numbers)
     Luck that they share, because they were judged by the same images, is not known: it would make this surer.
     """
     losses_STK, _ = _drawn(settings, [worse, *better])
-    own_STK, other_S1K = losses_STK[:, 1:], losses_STK[:, :1]
-    dominate_ST = (own_STK <= other_S1K).all(axis=2) & (own_STK < other_S1K).any(axis=2)
-    return [float(share) for share in dominate_ST.mean(axis=0)]
+    return _beat(losses_STK[:, 1:], losses_STK[:, :1])
+
+
+def dominated(settings: RunSettings, worse: Sequence[Numbers], better: Numbers) -> list[float]:
+    """The probability of each that another one dominates it, otherwise as `domination`."""
+    losses_STK, _ = _drawn(settings, [better, *worse])
+    return _beat(losses_STK[:, :1], losses_STK[:, 1:])
+
+
+def _beat(a_STK: Array, b_STK: Array) -> list[float]:
+    """In which share of the draws each is nowhere worse than the other and somewhere better; one or more of both."""
+    return [float(x) for x in ((a_STK <= b_STK).all(axis=2) & (a_STK < b_STK).any(axis=2)).mean(axis=0)]
 
 
 def _drawn(settings: RunSettings, numbers: Sequence[Numbers]) -> tuple[Array, NDArray[np.bool_]]:

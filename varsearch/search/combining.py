@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import METRICS, Measurement
 from varsearch.policy import Policy
-from varsearch.search.chances import domination
+from varsearch.search.chances import dominated, domination
 from varsearch.search.front import dense_trial
 from varsearch.search.moves import effective
 from varsearch.search.settings import RunSettings
@@ -18,8 +18,8 @@ from varsearch.target import ModelSpec
 LIKELY = 0.3
 """Least probability to dominate dense of what is added: of what loses nothing at all it is about one half."""
 
-HARMLESS = 0.05
-"""Least probability that a system loses less with something added than alone, for more of it to be tried."""
+HARMFUL = 0.95
+"""Probability that a system loses more with something added than alone, from which on nothing that includes it is."""
 
 
 def combined(
@@ -34,7 +34,7 @@ def combined(
 
     This trusts what was measured of whole policies, where a surrogate sums up what is known of their parts. A trial
     that would leave settings of the system without effect, as a smaller model at its scales does, is not added, nor one
-    that includes what already did harm to the system (`HARMLESS`).
+    that includes what already did harm to the system (`HARMFUL`). Where no quality counts, none is.
 
     Args:
         settings: objectives and bounds.
@@ -46,13 +46,15 @@ def combined(
     """
     dense, own = dense_trial(trials), changes(rival.policy)
     assert dense is not None
-    if own.rest:
+    quality = tuple(m for m in dict.fromkeys((*settings.objectives, *settings.bounds)) if METRICS[m].kind == "quality")
+    if own.rest or not quality:
         return None
     done = [t for t in sorted(trials, key=lambda t: t.number) if t.state is State.COMPLETE]
     others = [t for t in done if settings.is_feasible(t.values) and not changes(t.policy).rest]
     exact = {name: Measurement(metric=name, value=value) for name, value in dense.values.items()}
-    shares = domination(settings, [t.metrics for t in others], exact)
-    harmful = list(_harmful(settings, rival, done))
+    judged = settings.model_copy(update={"objectives": tuple(dict.fromkeys((*settings.objectives, *quality)))})
+    shares = domination(judged, [t.metrics for t in others], exact)
+    harmful = list(_harmful(settings.model_copy(update={"objectives": quality}), rival, done))
     for share, trial in sorted(zip(shares, others, strict=True), key=lambda pair: -pair[0]):
         if share < LIKELY:
             break
@@ -67,11 +69,10 @@ def combined(
     return None
 
 
-def _harmful(settings: RunSettings, rival: TrialRecord, done: Sequence[TrialRecord]) -> Iterator[set[Setting]]:
-    """What trials add to the settings of `rival` and surely lose more quality than it."""
-    quality = tuple(name for name in settings.objectives if METRICS[name].kind == "quality")
-    judged, own = settings.model_copy(update={"objectives": quality}), {*changes(rival.policy).settings}
-    found = [(trial, changes(trial.policy)) for trial in done if quality]
-    more = [(trial.metrics, {*c.settings} - own) for trial, c in found if not c.rest and own < {*c.settings}]
-    shares = domination(judged, [metrics for metrics, _ in more], rival.metrics) if more else []
-    return (added for share, (_, added) in zip(shares, more, strict=True) if share < HARMLESS)
+def _harmful(judged: RunSettings, rival: TrialRecord, done: Sequence[TrialRecord]) -> Iterator[set[Setting]]:
+    """What trials add to the settings of `rival` and surely lose more than it, by the objectives of `judged`."""
+    own = {*changes(rival.policy).settings}
+    found = ((trial.metrics, changes(trial.policy)) for trial in done)
+    more = [(metrics, {*c.settings} - own) for metrics, c in found if not c.rest and own < {*c.settings}]
+    shares = dominated(judged, [metrics for metrics, _ in more], rival.metrics)
+    return (added for share, (_, added) in zip(shares, more, strict=True) if share > HARMFUL)
