@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.losses import again, images_parser, read
 from varsearch.evaluators.worker import WorkerConfig
-from varsearch.measurement import QualityProtocol
 from varsearch.models import zoo
 from varsearch.search.front import Front, FrontEntry
 from varsearch.search.outlook import FRAMES
@@ -23,14 +22,14 @@ from varsearch.space.units import compose, settings
 ROW = "{:<28}{:<22}{:<24}{}"
 
 
-def alone(front: Front, quality: QualityProtocol) -> Iterator[FrontEntry]:
-    """Each such setting of the run's model, with its speed; `quality` is how they are judged."""
+def alone(front: Front) -> Iterator[FrontEntry]:
+    """Each such setting of the run's model, with its speed."""
     model, speed = front.settings.model, confirming(front.settings).speed
     spec = zoo.manifest(model).spec()
     clock = WorkerConfig(model=model, device="cpu", threads=os.cpu_count() or 1).make().speed(speed)
     for number, setting in enumerate(s for s in settings(spec, zoo.siblings(model)) if s.kind in FRAMES):
         policy = compose(spec, [setting])
-        yield FrontEntry(number, setting.name, policy, clock(policy).metrics, {}, Protocols(quality, speed))
+        yield FrontEntry(number, setting.name, policy, clock(policy).metrics, {}, Protocols(front.quality, speed))
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -40,7 +39,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if front.dense is None:
         raise SystemExit(f"{name} has no dense policy")
     dense_bytes = front.dense.value("peak_bytes")
-    entries = sorted(alone(front, quality), key=lambda entry: -entry.value("speedup"))
+    entries = sorted(alone(front), key=lambda entry: -entry.value("speedup"))
     print(f"{front.settings.model} on {front.settings.target.device}; ΔFID, 95 %, by {asked.images} images")
     print(ROW.format("alone", "speed-up", "ΔFID", "peak memory"))
     for entry in again(quality, front.settings.model, entries, asked.images):

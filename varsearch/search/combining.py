@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import METRICS, Measurement
@@ -44,24 +44,24 @@ def combined(
         seen: digests of what was tried.
         fits: whether what is known of a policy without evaluating it speaks for it.
     """
-    dense, own = dense_trial(trials), changes(rival.policy)
+    dense, system = dense_trial(trials), changes(rival.policy)
     assert dense is not None
     quality = tuple(m for m in dict.fromkeys((*settings.objectives, *settings.bounds)) if METRICS[m].kind == "quality")
-    if own.rest or not quality:
+    if system.rest or not quality:
         return None
     done = [t for t in sorted(trials, key=lambda t: t.number) if t.state is State.COMPLETE]
     others = [t for t in done if settings.is_feasible(t.values) and not changes(t.policy).rest]
     exact = {name: Measurement(metric=name, value=value) for name, value in dense.values.items()}
     judged = settings.model_copy(update={"objectives": tuple(dict.fromkeys((*settings.objectives, *quality)))})
     shares = domination(judged, [t.metrics for t in others], exact)
-    harmful = list(_harmful(settings.model_copy(update={"objectives": quality}), rival, done))
+    own = {*system.settings}
+    harmful = _harmful(settings.model_copy(update={"objectives": quality}), rival, own, done)
     for share, trial in sorted(zip(shares, others, strict=True), key=lambda pair: -pair[0]):
         if share < LIKELY:
             break
-        genes = {setting.unit: setting for setting in (*changes(trial.policy).settings, *own.settings)}
+        genes = {setting.unit: setting for setting in (*changes(trial.policy).settings, *system.settings)}
         chosen = effective(genes.values())
-        added = {*chosen} - {*own.settings}
-        if not {*own.settings} <= {*chosen} or any(harm <= added for harm in harmful):
+        if not own <= {*chosen} or any(harm <= {*chosen} for harm in harmful):
             continue
         policy = compose(spec, chosen)
         if policy.digest not in seen and fits(policy):
@@ -69,10 +69,11 @@ def combined(
     return None
 
 
-def _harmful(judged: RunSettings, rival: TrialRecord, done: Sequence[TrialRecord]) -> Iterator[set[Setting]]:
-    """What trials add to the settings of `rival` and surely lose more than it, by the objectives of `judged`."""
-    own = {*changes(rival.policy).settings}
+def _harmful(
+    judged: RunSettings, rival: TrialRecord, own: set[Setting], done: Sequence[TrialRecord]
+) -> list[set[Setting]]:
+    """The settings of trials that set all that the system does, and surely lose more by the objectives of `judged`."""
     found = ((trial.metrics, changes(trial.policy)) for trial in done)
-    more = [(metrics, {*c.settings} - own) for metrics, c in found if not c.rest and own < {*c.settings}]
+    more = [(metrics, {*c.settings}) for metrics, c in found if not c.rest and own < {*c.settings}]
     shares = dominated(judged, [metrics for metrics, _ in more], rival.metrics)
-    return (added for share, (_, added) in zip(shares, more, strict=True) if share > HARMFUL)
+    return [chosen for share, (_, chosen) in zip(shares, more, strict=True) if share > HARMFUL]
