@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.losses import again, images_parser, read
 from varsearch.evaluators.worker import WorkerConfig
+from varsearch.formatting import interval, times
 from varsearch.models import zoo
-from varsearch.search.front import Front, FrontEntry
-from varsearch.search.outlook import FRAMES
-from varsearch.search.protocols import Protocols, confirming
-from varsearch.search.wording import interval, times
+from varsearch.search.core.protocols import Protocols, confirming
+from varsearch.search.results.front import Front, FrontEntry
+from varsearch.search.sampler.prior_mean import FRAMES
 from varsearch.space.units import compose, settings
 
 ROW = "{:<28}{:<22}{:<24}{}"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from benchmarks.stored import parser, stored_run
-from varsearch.search.front import Front, FrontEntry, read_front
-from varsearch.search.rivals import rivals
-from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
-from varsearch.search.wording import interval, times
+from varsearch.formatting import interval, times
+from varsearch.search.results.baselines import rivals
+from varsearch.search.results.claims import headline, regression_to_the_mean, shortfall
+from varsearch.search.results.front import Front, FrontEntry, read_front
 
 
 def saved(front: Front, entry: FrontEntry) -> str:

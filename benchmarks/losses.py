@@ -14,11 +14,11 @@ from dataclasses import replace
 from benchmarks.front import harmless
 from benchmarks.stored import parser, stored_run
 from varsearch.evaluators.worker import WorkerConfig
+from varsearch.formatting import interval, times
 from varsearch.measurement import QualityProtocol
-from varsearch.search.front import Front, FrontEntry, read_front
-from varsearch.search.pareto import non_dominated
-from varsearch.search.protocols import FRESH_NOISE
-from varsearch.search.wording import interval, times
+from varsearch.search.core.pareto import non_dominated
+from varsearch.search.core.protocols import FRESH_NOISE
+from varsearch.search.results.front import Front, FrontEntry, read_front
 
 ROW = "{:>6}  {:<22}{:<22}{:<24}{}"
 

@@ -15,9 +15,9 @@ from benchmarks.stored import parser, stored_run
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.evaluators.cost_model import predicted_protocol
 from varsearch.evaluators.draws import BATCH
-from varsearch.search.front import dense_trial
-from varsearch.search.rungs import Rung, rungs_of
-from varsearch.search.settings import RunSettings
+from varsearch.search.core.objectives import dense_trial
+from varsearch.search.core.settings import RunSettings
+from varsearch.search.run.rungs import Rung, rungs_of
 
 METRICS = ("delta_fid", "kid", "feature_distance")
 FEWEST = 8

@@ -18,10 +18,10 @@ from varsearch.db import State, Store, TrialRecord
 from varsearch.errors import EvaluationError, UsageError
 from varsearch.measurement import Job, Outcome
 from varsearch.policy import Policy
-from varsearch.search.front import dense_trial, front_trials, front_volume
-from varsearch.search.progress import Event, Progress
-from varsearch.search.run import run
-from varsearch.search.settings import RunSettings
+from varsearch.search.core.objectives import dense_trial, front_trials, front_volume
+from varsearch.search.core.settings import RunSettings
+from varsearch.search.run.driver import run
+from varsearch.search.run.events import Event, Progress
 
 REPEATS = 50
 """How often a method may ask for what was tried before; this is not counted."""

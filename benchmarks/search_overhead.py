@@ -17,9 +17,9 @@ import torch
 
 from varsearch.evaluators.speed import machine
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
-from varsearch.search.progress import Event
-from varsearch.search.run import run
-from varsearch.search.settings import RunSettings, default_objectives
+from varsearch.search.core.settings import RunSettings, default_objectives
+from varsearch.search.run.driver import run
+from varsearch.search.run.events import Event
 from varsearch.space import SearchSpace
 from varsearch.space.presets import seeds
 from varsearch.target import ModelSpec, Target

@@ -13,16 +13,16 @@ from varsearch.evaluators.costs import exact_costs
 from varsearch.measurement import Evidence, Job, Outcome
 from varsearch.policy import Policy
 from varsearch.profile import Profile
-from varsearch.search.guidance import starts_with
-from varsearch.search.guide import Guide
-from varsearch.search.profile import profiled
-from varsearch.search.protocols import Protocols, confirming
-from varsearch.search.rungs import Rung
-from varsearch.search.settings import RunSettings
-from varsearch.search.setup import Plan, Request, prepare
-from varsearch.search.study import Space
-from varsearch.search.warm import warm_starts
-from varsearch.search.worker import evaluate
+from varsearch.search.core.optuna_study import Space
+from varsearch.search.core.protocols import Protocols, confirming
+from varsearch.search.core.settings import RunSettings
+from varsearch.search.run.rungs import Rung
+from varsearch.search.run.worker import evaluate
+from varsearch.search.sampler.side_information import Guide
+from varsearch.search.sensitivity.profile import profiled
+from varsearch.search.sensitivity.warm_start import warm_starts
+from varsearch.search.setup.guidance import starts_with
+from varsearch.search.setup.prepare import Plan, Request, prepare
 
 WARM_STARTS = 20
 """Policies of the profile that warm methods start from."""

@@ -21,11 +21,11 @@ from varsearch.profile import (
     Sensitivity,
     SensitivityProtocol,
 )
-from varsearch.search.guidance import starts_with
-from varsearch.search.guide import Guide
-from varsearch.search.settings import RunSettings, default_objectives
-from varsearch.search.study import Space
-from varsearch.search.warm import warm_starts
+from varsearch.search.core.optuna_study import Space
+from varsearch.search.core.settings import RunSettings, default_objectives
+from varsearch.search.sampler.side_information import Guide
+from varsearch.search.sensitivity.warm_start import warm_starts
+from varsearch.search.setup.guidance import starts_with
 from varsearch.space import SearchSpace
 from varsearch.space.changes import changes
 from varsearch.space.presets import seeds

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from varsearch.db import RunRecord, Store
-from varsearch.search.overview import find_run
+from varsearch.search.results.runs import find_run
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.search_problem import WARM_STARTS, Found, Recorded
-from varsearch.search.front import DENSE, PRESET, SEED, WARM, front_volume
-from varsearch.search.warm import warm_starts
+from varsearch.search.core.objectives import front_volume
+from varsearch.search.core.source import DENSE, PRESET, SEED, WARM
+from varsearch.search.sensitivity.warm_start import warm_starts
 
 
 @dataclass

@@ -6,13 +6,13 @@ Run it with `python examples/search.py`.
 from pathlib import Path
 
 from varsearch.db import Store
-from varsearch.search.export import export
-from varsearch.search.front import read_front
-from varsearch.search.guidance import guided
-from varsearch.search.progress import Event, Progress
-from varsearch.search.run import run
-from varsearch.search.selection import select
-from varsearch.search.setup import Request, prepare
+from varsearch.search.results.export import export
+from varsearch.search.results.front import read_front
+from varsearch.search.results.selection import select
+from varsearch.search.run.driver import run
+from varsearch.search.run.events import Event, Progress
+from varsearch.search.setup.guidance import guided
+from varsearch.search.setup.prepare import Request, prepare
 
 STORAGE = "example.db"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from varsearch.calibration import Calibration
-from varsearch.search import starts
+from varsearch.search.setup import initial_design as starts
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,8 @@ from varsearch.cli.main import main
 from varsearch.evaluators.quality import QualityEvaluator
 from varsearch.library import load_policy
 from varsearch.policy import Policy
-from varsearch.search import gallery, starts
+from varsearch.report import dashboard as gallery
+from varsearch.search.setup import initial_design as starts
 
 FAST = ["--images", "16", "--target", "4090"]
 

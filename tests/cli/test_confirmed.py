@@ -13,10 +13,10 @@ from varsearch.cli.main import main
 from varsearch.db import Store
 from varsearch.evaluators.worker import WorkerConfig
 from varsearch.policy_file import PolicyFile
-from varsearch.search.confirm import Confirmation
-from varsearch.search.front import read_front
-from varsearch.search.protocols import confirming
-from varsearch.search.settings import RunSettings
+from varsearch.search.core.protocols import confirming
+from varsearch.search.core.settings import RunSettings
+from varsearch.search.results.front import read_front
+from varsearch.search.run.reevaluation import Confirmation
 
 IMAGES = 16
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.commands import as_json, output
 from tests.report.runs import POLICIES, make_run, settings
 from varsearch.cli.main import main
-from varsearch.search.subject import find_subject
+from varsearch.search.results.resolve_policy import find_subject
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from varsearch.cli.main import main
 from varsearch.errors import StoreError
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
-from varsearch.search import gallery
+from varsearch.report import dashboard as gallery
 
 RUN = ["run", "--images", "16", "--target", "4090", "--budget", "1", "--storage", "x.db"]
 FOLDER = Path("x.db.artifacts")

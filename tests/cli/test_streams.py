@@ -100,6 +100,6 @@ def test_what_a_command_does_not_expect(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("varsearch.search.overview.overview", fail)
+    monkeypatch.setattr("varsearch.search.results.runs.overview", fail)
     assert entry.main(["status"]) == (130 if isinstance(error, KeyboardInterrupt) else 8)
     assert capsys.readouterr() == ("", line)

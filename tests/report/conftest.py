@@ -9,7 +9,7 @@ import pytest
 
 from tests.report.runs import POLICIES, evidence, make_run, settings
 from varsearch.db import Store
-from varsearch.search.protocols import confirming
+from varsearch.search.core.protocols import confirming
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from varsearch.evaluators.quality import DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.measurement import Evidence, Measurement, Origin, QualityProtocol, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import KVCompression, LayerPolicy, Policy, Quantization, Refiner, ScalePolicy, Weights
-from varsearch.search.settings import RunSettings
+from varsearch.search.core.settings import RunSettings
 from varsearch.target import Target
 
 SPEC = zoo.manifest("mnist").spec()

@@ -34,8 +34,9 @@ from varsearch.report.raster import png
 from varsearch.report.svg import Axis, beside, steps_of
 from varsearch.report.volume_chart import history, volume_chart
 from varsearch.report.work import WorkLeft
-from varsearch.search.front import front_trials, front_volume, read_front
-from varsearch.search.run import run
+from varsearch.search.core.objectives import front_trials, front_volume
+from varsearch.search.results.front import read_front
+from varsearch.search.run.driver import run
 from varsearch.target import Target
 
 TARGET = Target(device="4090", dtype="float16", batch_size=4)

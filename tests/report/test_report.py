@@ -20,9 +20,9 @@ from varsearch.measurement import Origin
 from varsearch.policy import Policy
 from varsearch.report.page import report
 from varsearch.report.provenance import command, provenance
-from varsearch.search.front import Front, read_front
-from varsearch.search.goals import parse_goals, resolve
-from varsearch.search.protocols import Protocols, confirming
+from varsearch.search.core.protocols import Protocols, confirming
+from varsearch.search.results.front import Front, read_front
+from varsearch.search.setup.bounds import parse_goals, resolve
 from varsearch.space import SearchSpace
 
 

@@ -11,9 +11,9 @@ from tests.search.fakes import SPACE, STARTS, settings
 from tests.search.harness import Open
 from tests.search.process import Search
 from varsearch.policy import Policy
-from varsearch.search.broker import Broker
-from varsearch.search.settings import RunSettings
-from varsearch.search.study import Space
+from varsearch.search.core.optuna_study import Space
+from varsearch.search.core.settings import RunSettings
+from varsearch.search.run.broker import Broker
 
 __all__ = ["postgres", "storage"]
 

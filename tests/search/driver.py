@@ -13,9 +13,9 @@ from pathlib import Path
 from fakes import OTHER, SPACE, STARTS, FakeWorker, broken, deadly, settings
 
 from varsearch.errors import VarsearchError
-from varsearch.search.knowledge import knowledge
-from varsearch.search.progress import Progress
-from varsearch.search.run import run
+from varsearch.search.run.driver import run
+from varsearch.search.run.events import Progress
+from varsearch.search.setup.transfer import knowledge
 
 
 def show(progress: Progress) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.search.profiles import BATCH, effect
 from varsearch.policy import Policy
 from varsearch.profile import Cost, Effect
-from varsearch.search import profile, side_by_side
+from varsearch.search.sensitivity import profile, side_by_side
 
 
 class Calls(list[str]):

@@ -12,7 +12,7 @@ from pathlib import Path
 from varsearch.errors import ModelError
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.policy import LayerPolicy, Policy, Quantization, ScalePolicy, Weights
-from varsearch.search.settings import RunSettings
+from varsearch.search.core.settings import RunSettings
 from varsearch.target import Target
 
 QUALITY = QualityProtocol(

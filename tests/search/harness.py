@@ -14,11 +14,11 @@ from tests.search.fakes import SPACE, outcome, settings
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.db.engine import locate
 from varsearch.measurement import Job, Outcome
-from varsearch.search.broker import Broker
-from varsearch.search.confirm import Confirmation
-from varsearch.search.front import Front, read_front
-from varsearch.search.settings import RunSettings
-from varsearch.search.study import open_storage
+from varsearch.search.core.optuna_study import open_storage
+from varsearch.search.core.settings import RunSettings
+from varsearch.search.results.front import Front, read_front
+from varsearch.search.run.broker import Broker
+from varsearch.search.run.reevaluation import Confirmation
 
 Open = Callable[..., Broker]
 

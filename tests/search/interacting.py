@@ -9,9 +9,9 @@ from benchmarks.search_synthetic import SPEC, Synthetic
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
-from varsearch.search.moves import Moves
-from varsearch.search.outlook import Outlook
-from varsearch.search.proposals import SURROGATE, Proposer
+from varsearch.search.sampler.mutation import Moves
+from varsearch.search.sampler.portfolio import SURROGATE, Proposer
+from varsearch.search.sampler.prior_mean import Outlook
 
 
 @cache

@@ -7,7 +7,7 @@ import pytest
 from varsearch.calibration import Calibration, CalibrationProtocol
 from varsearch.errors import UsageError
 from varsearch.policy import Policy
-from varsearch.search.summary import summarize
+from varsearch.policy.summary import summarize
 from varsearch.space.presets.code import code
 from varsearch.space.presets.fastvar import HART, fastvar
 from varsearch.space.presets.fastvar import INFINITY as RATIOS

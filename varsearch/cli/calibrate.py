@@ -42,7 +42,7 @@ def calibrate(
     """Learn what published systems set their constants by, once per database; 'run' and 'compare' do it too."""
     from varsearch.evaluators.workload import zoo_skeleton
     from varsearch.models import registry, zoo
-    from varsearch.search.starts import calibrated
+    from varsearch.search.setup.initial_design import calibrated
 
     model = registry.join(model, weights, prompts)
     if refusal := zoo.calibration_refusal(model):

@@ -23,9 +23,9 @@ from varsearch.cli.render import (
 )
 
 if TYPE_CHECKING:
+    from varsearch.explain.compare import Row
     from varsearch.measurement import Measurement
-    from varsearch.search.compare import Row
-    from varsearch.search.settings import RunSettings
+    from varsearch.search.core.settings import RunSettings
     from varsearch.target import Target
 
 RATIOS = {
@@ -71,11 +71,11 @@ def compare(
     from varsearch.db import Store
     from varsearch.evaluators.cost_model import CostModel, predicted_protocol
     from varsearch.evaluators.workload import zoo_skeleton
+    from varsearch.explain.compare import chosen_policies, filed_policies
+    from varsearch.explain.compare import compare as evaluate
     from varsearch.measurement import Origin
     from varsearch.models import registry, zoo
-    from varsearch.search.compare import chosen_policies, filed_policies
-    from varsearch.search.compare import compare as evaluate
-    from varsearch.search.setup import Request, prepare
+    from varsearch.search.setup.prepare import Request, prepare
     from varsearch.target import default_target, find_device
 
     model = registry.join(model, weights, prompts)

@@ -21,7 +21,7 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
 ) -> None:
     """Open the Optuna dashboard; finalists without a sample grid get theirs first."""
-    from varsearch.search.gallery import attach_to_all, serve
+    from varsearch.report.dashboard import attach_to_all, serve
 
     drawn = attach_to_all(storage, lambda line: console.print(f"warning: {line}"))
     if drawn:

@@ -17,9 +17,9 @@ from varsearch.errors import UsageError
 from varsearch.files import write_atomically
 
 if TYPE_CHECKING:
+    from varsearch.explain.contributions import MeasuredLosses, PredictedSavings
     from varsearch.report.explanation import Explanation
-    from varsearch.search.explain import MeasuredLosses, PredictedSavings
-    from varsearch.search.subject import Subject
+    from varsearch.search.results.resolve_policy import Subject
 
 KINDS = (".svg", ".png", ".html")
 
@@ -53,7 +53,7 @@ def explain(
     """Show where a policy differs from dense, and what each change saves and costs."""
     if picture and picture.suffix.lower() not in KINDS:
         raise UsageError(f"--picture {picture}: expected a file that ends in one of {', '.join(KINDS)}")
-    from varsearch.search.subject import find_subject
+    from varsearch.search.results.resolve_policy import find_subject
 
     subject = find_subject(policy, storage, library_folder, model, weights, prompts)
     found = _explanation(subject, images if measure else 0)
@@ -67,10 +67,10 @@ def explain(
 
 def _explanation(subject: Subject, images: int) -> Explanation:
     """Every change with what it saves and, measured with so many images if any, costs."""
+    from varsearch.explain.contributions import UnitCost
+    from varsearch.explain.contributions import explain as explained
     from varsearch.policy import Policy
     from varsearch.report.explanation import Explanation
-    from varsearch.search.explain import UnitCost
-    from varsearch.search.explain import explain as explained
 
     policy = subject.file.policy
     savings, losses = _savings(subject), _losses(subject, images) if images else None
@@ -94,7 +94,7 @@ def _drawn(found: Explanation, kind: str) -> str | bytes:
 def _savings(subject: Subject) -> PredictedSavings:
     from varsearch.evaluators.cost_model import CostModel, predicted_protocol
     from varsearch.evaluators.workload import zoo_skeleton
-    from varsearch.search.explain import PredictedSavings
+    from varsearch.explain.contributions import PredictedSavings
 
     file = subject.file
     return PredictedSavings(file.policy, CostModel(zoo_skeleton(subject.model), predicted_protocol(file.target)))
@@ -102,7 +102,7 @@ def _savings(subject: Subject) -> PredictedSavings:
 
 def _losses(subject: Subject, images: int) -> MeasuredLosses:
     from varsearch.evaluators.quality import for_zoo
-    from varsearch.search.explain import MeasuredLosses
+    from varsearch.explain.contributions import MeasuredLosses
 
     file = subject.file
     evaluator = for_zoo(subject.model, images, nll_images=images, seed=file.sample.seed if file.sample else 0)

@@ -15,8 +15,8 @@ from varsearch.errors import EvaluationError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from varsearch.policy_file import PolicyFile
-    from varsearch.search.front import Front, FrontEntry
-    from varsearch.search.protocols import Protocols
+    from varsearch.search.core.protocols import Protocols
+    from varsearch.search.results.front import Front, FrontEntry
 
 
 def register(app: typer.Typer) -> None:
@@ -44,9 +44,9 @@ def export(
     if name is not None and not to_library:
         raise UsageError("--name is a name in the library: give --library too, or name the file with --output")
     from varsearch.db import Store
-    from varsearch.search.export import export as to_file
-    from varsearch.search.front import read_front
-    from varsearch.search.overview import find_run, pick
+    from varsearch.search.results.export import export as to_file
+    from varsearch.search.results.front import read_front
+    from varsearch.search.results.runs import find_run, pick
 
     with Store(storage, create=False) as store:
         record = find_run(store, run)
@@ -85,7 +85,7 @@ def _told(entry: FrontEntry, found: Front) -> str:
 def _verify(file: PolicyFile, model: str, protocols: Protocols, reference: str | None, inception: str | None) -> None:
     """Prints every number beside its repetition; `EvaluationError` if one disagrees."""
     from varsearch.evaluators.worker import WorkerConfig
-    from varsearch.search.export import shown, verify
+    from varsearch.search.results.export import shown, verify
 
     config = WorkerConfig(
         model=model,

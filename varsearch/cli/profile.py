@@ -18,8 +18,8 @@ from varsearch.space.units import Setting
 
 if TYPE_CHECKING:
     from varsearch.profile import Profile
-    from varsearch.search.estimates import Estimates, LinearFit
-    from varsearch.search.profile import Step
+    from varsearch.search.sensitivity.additive_model import Estimates, LinearFit
+    from varsearch.search.sensitivity.profile import Step
 
 LEGEND = """loss: what the images of a batch lose on average, about in units of ΔFID; of each unit's strongest setting
 change: of that setting alone against dense; heads that are compressed alike save more together than one by one"""
@@ -43,8 +43,8 @@ def profile(
 ) -> None:
     """Measure every setting alone, once per database; another target only costs. Goes on where it was interrupted."""
     from varsearch.models import registry, zoo
-    from varsearch.search.estimates import Estimates
-    from varsearch.search.profile import profiled
+    from varsearch.search.sensitivity.additive_model import Estimates
+    from varsearch.search.sensitivity.profile import profiled
     from varsearch.target import check_dtype, default_target, find_device
 
     name = registry.join(model, weights, prompts)

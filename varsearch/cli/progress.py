@@ -7,8 +7,8 @@ from collections.abc import Container, Mapping
 from varsearch.cli.render import announce_missing, console, duration, quantity
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
-from varsearch.search.knowledge import Knowledge
-from varsearch.search.progress import Confirmed, Event, Progress
+from varsearch.search.run.events import Confirmed, Event, Progress
+from varsearch.search.setup.transfer import Knowledge
 
 NAMED = 3
 """Runs that are named where many were of use."""

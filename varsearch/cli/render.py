@@ -14,12 +14,12 @@ from rich.text import Text
 
 from varsearch.cli.streams import printable
 from varsearch.errors import StoreError
+from varsearch.formatting import interval as interval
+from varsearch.formatting import quantity as quantity
+from varsearch.formatting import ratio as ratio
+from varsearch.formatting import scaled as scaled
+from varsearch.formatting import times as times
 from varsearch.measurement import METRICS, Measurement
-from varsearch.search.wording import interval as interval
-from varsearch.search.wording import quantity as quantity
-from varsearch.search.wording import ratio as ratio
-from varsearch.search.wording import scaled as scaled
-from varsearch.search.wording import times as times
 
 
 class Terminal(Console):

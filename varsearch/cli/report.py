@@ -26,7 +26,7 @@ def report(
     """Write a run as one HTML page: front, progress, chosen policies, images, provenance."""
     from varsearch.db import Store
     from varsearch.report.page import report as page
-    from varsearch.search.overview import find_run
+    from varsearch.search.results.runs import find_run
 
     with Store(storage, create=False) as store:
         record = find_run(store, run)

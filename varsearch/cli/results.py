@@ -27,9 +27,9 @@ from varsearch.files import write_atomically
 
 if TYPE_CHECKING:
     from varsearch.db import RunRecord, Store
-    from varsearch.search.front import Front, FrontEntry
-    from varsearch.search.optimism import Optimism
-    from varsearch.search.rivals import Rival
+    from varsearch.search.results.baselines import Rival
+    from varsearch.search.results.front import Front, FrontEntry
+    from varsearch.search.results.optimism import Optimism
 
 
 def register(app: typer.Typer) -> None:
@@ -45,8 +45,8 @@ def front(
 ) -> None:
     """Show the best trade-offs of a run."""
     from varsearch.db import Store
-    from varsearch.search.front import read_front
-    from varsearch.search.overview import find_run
+    from varsearch.search.results.front import read_front
+    from varsearch.search.results.runs import find_run
 
     with Store(storage, create=False) as store:
         record = find_run(store, run)
@@ -59,7 +59,7 @@ def front(
 
 
 def _draw(store: Store, record: RunRecord, path: Path) -> None:
-    from varsearch.search.picture import picture
+    from varsearch.report.picture import picture
 
     kind = path.suffix.removeprefix(".").lower()
     if kind not in ("png", "svg"):
@@ -69,7 +69,7 @@ def _draw(store: Store, record: RunRecord, path: Path) -> None:
 
 def front_json(name: str, found: Front) -> dict[str, object]:
     """Everything known about a front."""
-    from varsearch.search.rivals import rivals
+    from varsearch.search.results.baselines import rivals
 
     return {
         "run": name,
@@ -117,10 +117,10 @@ def _optimism_json(found: Optimism | None) -> dict[str, object] | None:
 def print_front(storage: str, name: str) -> None:
     """The front as a table, best quality first, relative to dense."""
     from varsearch.db import Store
-    from varsearch.search.front import read_front
-    from varsearch.search.overview import find_run
-    from varsearch.search.summary import summarize
-    from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
+    from varsearch.policy.summary import summarize
+    from varsearch.search.results.claims import headline, regression_to_the_mean, shortfall
+    from varsearch.search.results.front import read_front
+    from varsearch.search.results.runs import find_run
 
     with Store(storage, create=False) as store:
         found = read_front(store, find_run(store, name))
@@ -164,7 +164,7 @@ def _table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
 
 def _print_rivals(found: Front) -> None:
     """Each published system beside what beats it; without quality, which all pay with, only what it saves."""
-    from varsearch.search.rivals import presets_volume, rivals
+    from varsearch.search.results.baselines import presets_volume, rivals
 
     if found.settings.quality is None:
         rows = [{"<published": e.origin.partition(":")[2]} | _cells(e, found) for e in found.presets]

@@ -24,8 +24,8 @@ from varsearch.cli.render import (
 
 if TYPE_CHECKING:
     from varsearch.policy import Policy
-    from varsearch.search.progress import Status
-    from varsearch.search.setup import Plan, Request
+    from varsearch.search.run.events import Status
+    from varsearch.search.setup.prepare import Plan, Request
 
 
 def register(app: typer.Typer) -> None:
@@ -88,8 +88,8 @@ def run(
     """Search policies; the same command again continues where it stopped."""
     from varsearch.errors import UsageError
     from varsearch.models import registry
-    from varsearch.search.limits import check_limits
-    from varsearch.search.setup import Request, check_name, prepare
+    from varsearch.search.run.stopping import check_limits
+    from varsearch.search.setup.prepare import Request, check_name, prepare
 
     check_limits(budget, time, patience)
     if warm_starts and no_profile:
@@ -135,10 +135,10 @@ def _search(
 ) -> None:
     from varsearch.cli.profile import print_step
     from varsearch.cli.progress import ProgressLines, announce_known
-    from varsearch.search.guidance import guided
-    from varsearch.search.knowledge import knowledge
-    from varsearch.search.run import run as search
-    from varsearch.search.setup import check_name
+    from varsearch.search.run.driver import run as search
+    from varsearch.search.setup.guidance import guided
+    from varsearch.search.setup.prepare import check_name
+    from varsearch.search.setup.transfer import knowledge
 
     name = plan.settings.default_name if name is None else name
     check_name(name)
@@ -174,7 +174,7 @@ def _search(
 def _show(name: str, storage: str, judged: bool) -> None:
     """The result, and then its pictures."""
     from varsearch.cli.results import print_front
-    from varsearch.search.gallery import attach_to_run
+    from varsearch.report.dashboard import attach_to_run
 
     print_front(storage, name)
     here = "" if storage == o.DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
@@ -240,7 +240,7 @@ def conclude(final: Status, patience: int | None) -> None:
 
 def status(run: o.RunName = None, storage: o.Storage = o.DEFAULT_STORAGE, json: o.Json = False) -> None:
     """List runs, how far they are and what they found."""
-    from varsearch.search.overview import overview
+    from varsearch.search.results.runs import overview
 
     rows = overview(storage, run)
     if json:

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from varsearch.evaluators.workload import zoo_skeleton
+from varsearch.explain.contributions import LOSSES, SAVINGS, Row, UnitCost
+from varsearch.formatting import interval, quantity
 from varsearch.measurement import Measurement
+from varsearch.policy.summary import summarize
 from varsearch.report.page import page
 from varsearch.report.portrait import caption, portrait
 from varsearch.report.svg import Picture, beside
 from varsearch.report.work import WorkLeft
-from varsearch.search.explain import LOSSES, SAVINGS, Row, UnitCost
-from varsearch.search.subject import Subject
-from varsearch.search.summary import summarize
-from varsearch.search.wording import interval, quantity
+from varsearch.search.results.resolve_policy import Subject
 
 COLUMNS = {
     "latency_ms": "saved latency",

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from varsearch.formatting import interval
 from varsearch.report.labels import Box, place
 from varsearch.report.svg import Axis, Picture, text_width
-from varsearch.search.front import Front, FrontEntry
-from varsearch.search.pareto import non_dominated
-from varsearch.search.wording import interval
+from varsearch.search.core.pareto import non_dominated
+from varsearch.search.results.front import Front, FrontEntry
 
 WIDTH, HEIGHT = 560.0, 470.0
 AREA = Box(66, 12, WIDTH - 82, HEIGHT - 64)

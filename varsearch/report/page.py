@@ -18,6 +18,9 @@ from varsearch.db.engine import label
 from varsearch.db.knowledge import known_before
 from varsearch.errors import StoreError, UsageError, VarsearchError
 from varsearch.evaluators.workload import zoo_skeleton
+from varsearch.formatting import interval, quantity, ratio
+from varsearch.policy.summary import summarize
+from varsearch.report.dashboard import model_of
 from varsearch.report.front_chart import COSTS, front_chart
 from varsearch.report.portrait import caption, portrait
 from varsearch.report.provenance import command, provenance
@@ -25,15 +28,13 @@ from varsearch.report.samples import strips
 from varsearch.report.svg import Picture
 from varsearch.report.volume_chart import history, published_volume, volume_chart
 from varsearch.report.work import WorkLeft
-from varsearch.search.front import WORST, Front, FrontEntry, confirmed_trials, entry_of, read_front
-from varsearch.search.gallery import model_of
-from varsearch.search.protocols import Protocols
-from varsearch.search.rivals import presets_volume, rivals
-from varsearch.search.selection import require_entries, select
-from varsearch.search.settings import RunSettings
-from varsearch.search.summary import summarize
-from varsearch.search.verdict import headline, regression_to_the_mean, shortfall
-from varsearch.search.wording import interval, quantity, ratio
+from varsearch.search.core.objectives import WORST
+from varsearch.search.core.protocols import Protocols
+from varsearch.search.core.settings import RunSettings
+from varsearch.search.results.baselines import presets_volume, rivals
+from varsearch.search.results.claims import headline, regression_to_the_mean, shortfall
+from varsearch.search.results.front import Front, FrontEntry, confirmed_trials, entry_of, read_front
+from varsearch.search.results.selection import require_entries, select
 
 SELECTED = {"knee": "knee", "fastest": "fastest", "smallest": "smallest", "best-quality": "best quality"}
 """Policies of the front that are looked at closely: how they are selected, and what they are called."""

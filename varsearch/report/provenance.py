@@ -10,10 +10,11 @@ from decimal import Decimal
 import varsearch
 from varsearch.db import RunRecord, State, TrialRecord
 from varsearch.measurement import QualityProtocol
-from varsearch.search.front import WARM, Front
-from varsearch.search.protocols import confirming
-from varsearch.search.settings import RunSettings, default_objectives
-from varsearch.search.verdict import headline
+from varsearch.search.core.protocols import confirming
+from varsearch.search.core.settings import RunSettings, default_objectives
+from varsearch.search.core.source import WARM
+from varsearch.search.results.claims import headline
+from varsearch.search.results.front import Front
 from varsearch.target import find_device
 
 Facts = list[tuple[str, str]]

@@ -14,7 +14,7 @@ from varsearch.accel import apply, labels_for
 from varsearch.errors import VarsearchError
 from varsearch.models.image_model import ImageModel
 from varsearch.models.pictures import grid_png
-from varsearch.search.front import FrontEntry
+from varsearch.search.results.front import FrontEntry
 
 COLUMNS, COUNT = 10, 20
 MAX_SIDE = 80

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from varsearch.db import State, TrialRecord
 from varsearch.report.svg import Axis, Picture, steps_of
-from varsearch.search.front import DENSE, KNOWN, PRESET, SEED, WARM, dense_trial, front_trials, front_volume, volume_of
-from varsearch.search.settings import RunSettings
+from varsearch.search.core.objectives import dense_trial, front_trials, front_volume, volume_of
+from varsearch.search.core.settings import RunSettings
+from varsearch.search.core.source import DENSE, KNOWN, PRESET, SEED, WARM
 
 WIDTH, HEIGHT = 560.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 544.0, 16.0, 248.0

@@ -1,0 +1,1 @@
+"""What everything in the search speaks of: settings, objectives, dominance."""

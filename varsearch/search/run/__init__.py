@@ -1,0 +1,1 @@
+"""Runs a search: evaluations, workers, Optuna's view, the end."""

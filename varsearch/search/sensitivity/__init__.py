@@ -1,0 +1,1 @@
+"""What each setting of a model loses and saves on its own."""

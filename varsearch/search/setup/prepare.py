@@ -1,0 +1,229 @@
+"""From what a user asks for to what the search needs: protocols, bounds, space, seeds and resources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from varsearch.errors import ModelError, TargetError, UsageError
+from varsearch.evaluators.cost_model import predicted_protocol
+from varsearch.evaluators.draws import BATCH
+from varsearch.evaluators.quality import protocol_for as quality_protocol
+from varsearch.evaluators.speed import protocol_for as speed_protocol
+from varsearch.evaluators.worker import WorkerConfig, features
+from varsearch.evaluators.workload import zoo_skeleton
+from varsearch.measurement import METRICS, Origin, QualityProtocol, SpeedProtocol
+from varsearch.models import zoo
+from varsearch.models.manifest import Part
+from varsearch.search.core.settings import RunSettings, named_objectives
+from varsearch.search.run.events import Resources
+from varsearch.search.run.rungs import Rung, rungs_of
+from varsearch.search.setup.bounds import Goal, parse_goals, resolve
+from varsearch.search.setup.initial_design import Starts, calibrated, starts_for
+from varsearch.space import SearchSpace
+from varsearch.target import AttentionName, Target, check_dtype, default_target, find_device
+
+MAX_NAME = 200
+"""Characters of a run's name that the database has room for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asks for; every default is the command line's.
+
+    Args:
+        model: name or folder of the model.
+        target: name of a row of the device table.
+        batch_size: images per batch that latency and memory refer to; None takes the device's usual one.
+        dtype: number format; None takes the device's usual one.
+        attention: who computes attention where speed is measured; see `accel.apply`.
+        images: images behind every quality number.
+        objectives: one to three to trade off, see `named_objectives`. Without a metric of quality none is evaluated.
+        max_latency: "12ms" or relative to dense, "0.7x".
+        max_memory: "40MB" or relative to dense, "0.8x".
+        max_fid: "1.9" or relative to dense, "+0.5".
+        seed: of the images' noise and of the sampler.
+        workers: processes on Ray, or 0 to evaluate in this one.
+        cpus_per_worker: cores of each worker; None divides this machine's.
+        gpus_per_worker: GPUs of each worker, fractions allowed. Images are drawn on one if there is any, or if latency
+            is measured on one.
+        ray_address: a running Ray cluster.
+        reference: file of reference statistics; None takes the model's own.
+        inception: file of Inception weights; None takes the model's own classifier.
+    """
+
+    model: str = "mnist"
+    target: str = "cpu"
+    batch_size: int | None = None
+    dtype: str | None = None
+    attention: AttentionName = "sdpa"
+    images: int = 512
+    objectives: tuple[str, ...] | None = None
+    max_latency: str | None = None
+    max_memory: str | None = None
+    max_fid: str | None = None
+    seed: int = 0
+    workers: int = 0
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float = 0.0
+    ray_address: str | None = None
+    reference: str | None = None
+    inception: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything `search.run` takes."""
+
+    settings: RunSettings
+    worker: WorkerConfig
+    space: SearchSpace
+    starts: Starts
+    resources: Resources
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Early looks at which policies may be given up."""
+        return rungs_of(self.settings, predicted_protocol(self.settings.target), BATCH)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name for a run that cannot be stored, or not be shown in one line."""
+    if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME):
+        raise UsageError(f"the run's name {name!r} is not 1 to {MAX_NAME} printable characters: give another --name")
+
+
+def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], None] = lambda: None) -> Plan:
+    """Loads what is needed to know what the run is about, and refuses what cannot work before anything is evaluated.
+
+    Args:
+        request: what the user asks for.
+        storage: database that knows the model's calibration, or gets it.
+        on_calibrate: called before a calibration pass, which takes a while.
+
+    Raises:
+        UsageError: a bound that nothing can satisfy, or workers that would disturb each other's measurements.
+        ModelError, TargetError: the model or target is unknown or damaged.
+    """
+    goals = parse_goals(request.max_latency, request.max_memory, request.max_fid)
+    spec = zoo.manifest(request.model).spec()
+    target = default_target(find_device(request.target), request.batch_size, check_dtype(request.dtype), spec)
+    resources = _resources(request)
+    threads = max(1, int(resources.cpus))
+    torch.set_num_threads(threads)
+    speed = _speed_protocol(request, target, resources)
+    _check_exclusive(request, speed)
+    objectives = named_objectives(request.objectives, speed.origin)
+    settings = RunSettings(
+        model=request.model,
+        fingerprint=spec.identity,
+        quality=_quality(request, objectives, goals, speed.origin is Origin.MEASURED),
+        speed=speed,
+        objectives=objectives,
+        bounds=resolve(goals, SearchSpace(spec), request.model, speed),
+        seed=request.seed,
+    )
+    starts = _starts(request, storage, on_calibrate)
+    space = SearchSpace(spec, starts.presets)
+    settings = settings.model_copy(update={"space": space.digest})
+    worker = WorkerConfig(
+        model=zoo.absolute(request.model),
+        device="cuda" if request.gpus_per_worker or _is_measured_on(speed, "cuda") else "cpu",
+        threads=threads,
+        reference=request.reference and str(Path(request.reference).resolve()),
+        inception=request.inception and str(Path(request.inception).resolve()),
+    )
+    return Plan(settings, worker, space, starts, resources)
+
+
+def _quality(
+    request: Request, objectives: tuple[str, ...], goals: tuple[Goal, ...], measured: bool
+) -> QualityProtocol | None:
+    """How quality is evaluated; None if no objective asks for it. Reads the files, so that damage shows early."""
+    if not any(METRICS[name].kind == "quality" for name in objectives):
+        options = [goal.option for goal in goals if goal.option == "--max-fid"]
+        options += ["--reference"] * bool(request.reference) + ["--inception-weights"] * bool(request.inception)
+        if options:
+            raise UsageError(f"{options[0]} needs quality, which is not evaluated: add fid to --objectives")
+        if measured:
+            zoo.load(request.model)
+        return None
+    own: dict[Part, str | None] = {"classifier": request.inception, "reference": request.reference}
+    needed = [part for part, given in own.items() if given is None]
+    refusal = zoo.quality_refusal(request.model, needed)
+    if refusal:
+        others = "" if zoo.weights_refusal(request.model) else "give --reference and --inception-weights; "
+        raise ModelError(
+            f"the quality of {request.model} cannot be evaluated: {refusal}; {others}"
+            "for latency and memory alone give --objectives latency,memory"
+        )
+    extractor, reference = features(request.model, request.reference, request.inception, "cpu")
+    held_out = zoo.held_out(request.model)
+    available = len(held_out[1]) if held_out else 0
+    return quality_protocol(
+        zoo.load(request.model),
+        extractor,
+        reference,
+        n_images=request.images,
+        nll_images=min(request.images, available, 256),
+        seed=request.seed,
+    )
+
+
+def _starts(request: Request, storage: str | Path, on_calibrate: Callable[[], None]) -> Starts:
+    """What the search starts from; without the systems that need a calibration where there can be none."""
+    bones, siblings = zoo_skeleton(request.model), zoo.siblings(request.model)
+    calibration = None
+    if zoo.calibration_refusal(request.model) is None:
+        calibration = calibrated(bones, partial(zoo.load, request.model), storage, on_start=on_calibrate)
+    return starts_for(bones.spec, calibration, siblings)
+
+
+def _resources(request: Request) -> Resources:
+    if request.workers < 0:
+        raise UsageError(f"workers must be 0 (in this process) or more, got {request.workers}")
+    if request.ray_address is not None and request.workers == 0:
+        raise UsageError("--ray-address needs --workers of 1 or more: 0 evaluates in this process, without Ray")
+    cores = os.cpu_count() or 1
+    cpus = request.cpus_per_worker or max(1, cores // max(1, request.workers))
+    if not request.ray_address and cpus * max(1, request.workers) > cores:
+        raise UsageError(
+            f"{max(1, request.workers)} x {cpus} cores are more than the {cores} of this machine: "
+            "lower --cpus-per-worker or --workers"
+        )
+    return Resources(cpus=cpus, gpus=request.gpus_per_worker)
+
+
+def _speed_protocol(request: Request, target: Target, resources: Resources) -> SpeedProtocol:
+    asked = target, request.attention, zoo.manifest(request.model).spec().head_dim
+    if request.ray_address and request.workers:
+        from varsearch.search.run.ray import ask  # importing Ray takes seconds
+
+        found: SpeedProtocol = ask(request.ray_address, resources, speed_protocol, *asked)
+        return found
+    return speed_protocol(*asked)
+
+
+def _is_measured_on(speed: SpeedProtocol, kind: str) -> bool:
+    return speed.origin is Origin.MEASURED and find_device(speed.target.device).kind == kind
+
+
+def _check_exclusive(request: Request, speed: SpeedProtocol) -> None:
+    """Two workers on one device would measure each other."""
+    if speed.origin is not Origin.MEASURED:
+        return
+    if _is_measured_on(speed, "cpu") and request.workers > 1:
+        raise UsageError(
+            f"latency on {speed.target.device} is measured, and {request.workers} workers would disturb each other: "
+            "use --workers 0 or 1, or a target that is predicted"
+        )
+    if request.gpus_per_worker % 1:
+        raise TargetError(
+            f"latency on {speed.target.device} is measured, which needs a whole GPU per worker, "
+            f"got {request.gpus_per_worker:g}"
+        )
