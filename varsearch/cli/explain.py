@@ -85,10 +85,8 @@ def _drawn(found: Explanation, kind: str) -> str | bytes:
     if kind == ".html":
         return found.html()
     if kind == ".svg":
-        return found.picture().file()
-    from varsearch.report.raster import png
-
-    return png(found.picture())
+        return found.chart().svg()
+    return found.chart().png()
 
 
 def _savings(subject: Subject) -> PredictedSavings:

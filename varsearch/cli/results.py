@@ -59,12 +59,13 @@ def front(
 
 
 def _draw(store: Store, record: RunRecord, path: Path) -> None:
-    from varsearch.report.picture import picture
+    from varsearch.report.page import front_picture
 
     kind = path.suffix.removeprefix(".").lower()
     if kind not in ("png", "svg"):
         raise UsageError(f"--picture {path}: expected a file that ends in .png or .svg")
-    write_atomically(path, picture(store, record, kind))
+    chart = front_picture(store, record)
+    write_atomically(path, chart.png() if kind == "png" else chart.svg())
 
 
 def front_json(name: str, found: Front) -> dict[str, object]:

@@ -10,9 +10,9 @@ from varsearch.explain.contributions import LOSSES, SAVINGS, Row, UnitCost
 from varsearch.formatting import interval, quantity
 from varsearch.measurement import Measurement
 from varsearch.policy.summary import summarize
+from varsearch.report.charts import Chart, beside
 from varsearch.report.page import page
-from varsearch.report.portrait import caption, portrait
-from varsearch.report.svg import Picture, beside
+from varsearch.report.policy_charts import caption, policy_charts
 from varsearch.report.work import WorkLeft
 from varsearch.search.results.resolve_policy import Subject
 
@@ -86,23 +86,23 @@ class Explanation:
         undefined = "" if summed else missing or "undefined"
         return [*saved, *(loss(cost.lost[m]) if m in cost.lost else undefined for m in LOSSES)]
 
-    def picture(self) -> Picture:
-        """The policy's portrait, its parts side by side."""
-        return beside(self._portrait(), self.title, caption(self.subject.file.policy))
+    def chart(self) -> Chart:
+        """The charts of the policy, side by side."""
+        return beside(self._charts(), self.title, caption(self.subject.file.policy))
 
     def html(self) -> str:
-        """A page with the table and the portrait."""
+        """A page with the table and the charts."""
         return page(
             "explain.html.jinja",
             explanation=self,
             columns=list(COLUMNS.values()),
-            drawn=self._portrait(),
+            drawn=self._charts(),
             caption=caption(self.subject.file.policy),
         )
 
-    def _portrait(self) -> list[Picture]:
+    def _charts(self) -> list[Chart]:
         file, model = self.subject.file, zoo_skeleton(self.subject.model)
-        return portrait(file.policy, model.spec, WorkLeft(model, file.target).of(file.policy))
+        return policy_charts(file.policy, model.spec, WorkLeft(model, file.target).of(file.policy))
 
     def as_json(self) -> dict[str, object]:
         """Everything, with full precision."""

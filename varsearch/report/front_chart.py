@@ -6,20 +6,27 @@ Where quality was not evaluated, memory against latency.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
 from varsearch.formatting import interval
+from varsearch.report.charts import COLOURS, Chart, Tips
 from varsearch.report.labels import Box, place
-from varsearch.report.svg import Axis, Picture, text_width
 from varsearch.search.core.pareto import non_dominated
 from varsearch.search.results.front import Front, FrontEntry
 
 WIDTH, HEIGHT = 560.0, 470.0
-AREA = Box(66, 12, WIDTH - 82, HEIGHT - 64)
+LEFT, RIGHT, BOTTOM, TOP = 66.0, 14.0, 92.0, 12.0
+"""Pixels around the area of the points; the legend is below it."""
+
 LINEAR = 0.25
-"""ΔFID up to about this is drawn to scale, and beyond it in decades: the inverse hyperbolic sine."""
+"""ΔFID up to about this value is drawn to scale, larger values by decades: inverse hyperbolic sine."""
 
 Cost = Literal["latency", "memory"]
 COSTS: tuple[Cost, ...] = "latency", "memory"
@@ -30,7 +37,7 @@ FINE = [*ROUND, *(digit * 10.0**power for power in range(-2, 2) for digit in (1.
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """An entry by what lies on the horizontal and on the vertical axis."""
+    """An entry by its places on the horizontal and on the vertical axis."""
 
     entry: FrontEntry
     cost: float
@@ -38,142 +45,233 @@ class Point:
     name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Everything on one chart."""
+
+    trials: Sequence[Point]
+    members: Sequence[Point]
+    baselines: Sequence[Point]
+    dense: Point
+
+    def __iter__(self) -> Iterator[Point]:
+        yield from (*self.trials, *self.members, *self.baselines, self.dense)
+
+
 def relative_cost(values: Mapping[str, float], dense: Mapping[str, float], cost: Cost) -> float:
-    """Latency or peak memory over that of dense. Latency from the speed-up, which does not drift as milliseconds do."""
+    """Latency or peak memory divided by that of dense.
+
+    Latency comes from the speed-up, which does not drift as milliseconds do.
+    """
     return 1 / values["speedup"] if cost == "latency" else values["peak_bytes"] / dense["peak_bytes"]
 
 
 def front_chart(
-    front: Front, dense: FrontEntry, trials: Sequence[FrontEntry], chosen: Mapping[int, str], cost: Cost
-) -> Picture:
-    """ΔFID with its interval against a cost, both better when smaller; peak memory in its place without quality.
+    front: Front,
+    dense: FrontEntry,
+    trials: Sequence[FrontEntry],
+    chosen: Mapping[int, str],
+    cost: Cost,
+) -> Chart:
+    """ΔFID with its interval against a cost, or peak memory against latency; smaller is better.
 
     Args:
-        front: whose entries are drawn with intervals.
+        front: its entries are drawn with intervals.
         dense: at cost 1 and ΔFID 0.
-        trials: everything evaluated, drawn as dots, with a line from each to the place that it has on the front.
-        chosen: names of some of the front's trials, by number.
-        cost: what lies on the horizontal axis.
+        trials: all evaluated trials, as dots. A line leads from each to its place on the front.
+        chosen: names of some trials of the front, by number.
+        cost: the horizontal axis.
     """
-    judged = front.quality is not None
+    has_quality = front.quality is not None
 
     def point(entry: FrontEntry, name: str = "") -> Point:
-        values = entry.values
-        loss = entry.value("delta_fid") if judged else relative_cost(values, dense.values, "memory")
-        return Point(entry, relative_cost(values, dense.values, cost), loss, name)
+        loss = relative_cost(entry.values, dense.values, "memory")
+        if has_quality:
+            loss = entry.value("delta_fid")
+        return Point(entry, relative_cost(entry.values, dense.values, cost), loss, name)
 
-    every = [point(trial) for trial in trials]
-    members = [point(entry, chosen.get(entry.number, "")) for entry in front.entries]
-    presets = [point(entry, entry.origin.partition(":")[2]) for entry in front.presets]
-    star, what = point(dense, "dense"), "ΔFID" if judged else TITLES["memory"]
-    picture = Picture(
-        WIDTH, HEIGHT, f"{what} against {TITLES[cost]}: {len(members)} policies on the front", linked=True
+    points = Points(
+        trials=[point(trial) for trial in trials],
+        members=[point(entry, chosen.get(entry.number, "")) for entry in front.entries],
+        baselines=[point(entry, entry.origin.partition(":")[2]) for entry in front.presets],
+        dense=point(dense, "dense"),
     )
-    x, y = _axes([*every, *members, *presets, star], judged)
-    _frame(picture, x, y, cost, judged)
-    found = {p.entry.number: p for p in members}
-    for p in every:
-        _moved(picture, p, found.get(p.entry.number, p), x, y)
-        picture.add("circle", "trial", _tip(p), cx=x(p.cost), cy=y(p.loss), r=3)
-    _stairs(picture, members, x, y)
-    _front(picture, members, x, y)
-    for p in presets:
-        picture.add("path", "preset", _tip(p), d=_diamond(x(p.cost), y(p.loss)))
-    picture.add("path", "dense", _tip(star), d=_star(x(star.cost), y(star.loss)))
-    _label(picture, [*(p for p in members if p.name), star, *presets], members, x, y)
-    return picture
+
+    def draw(figure: FigureBase, tips: Tips) -> None:
+        area = (LEFT / WIDTH, BOTTOM / HEIGHT, 1 - (LEFT + RIGHT) / WIDTH, 1 - (BOTTOM + TOP) / HEIGHT)
+        axes = figure.add_axes(area)
+        _scales(axes, list(points), cost, has_quality=has_quality)
+        _trials(axes, points, tips)
+        _staircase(axes, points.members)
+        _members(axes, points.members, tips)
+        _baselines(axes, points, tips)
+        _labels(axes, points)
+        _legend(figure, has_quality=has_quality, moved=front.confirmed and not front.exact)
+
+    what = "ΔFID" if has_quality else TITLES["memory"]
+    label = f"{what} against {TITLES[cost]}: {len(points.members)} policies on the front"
+    return Chart(label, WIDTH, HEIGHT, draw)
 
 
-def _axes(points: Sequence[Point], judged: bool) -> tuple[Axis, Axis]:
+def _scales(axes: Axes, points: Sequence[Point], cost: Cost, *, has_quality: bool) -> None:
+    """Scales, limits, ticks and titles."""
     costs = [p.cost for p in points]
-    x = Axis(min(costs) / 1.12, max(costs) * 1.12, AREA.left, AREA.left + AREA.width, math.log)
-    if not judged:
+    axes.set_xscale("log")
+    axes.set_xlim(min(costs) / 1.12, max(costs) * 1.12)
+    axes.set_xlabel(f"{TITLES[cost]} (left is better)")
+    if has_quality:
+        losses = list(_bounds(points))
+        axes.set_yscale("asinh", linear_width=LINEAR)
+        axes.set_ylim(min(-LINEAR, *losses) * 1.3, max(4 * LINEAR, *losses) * 1.25)
+        axes.set_ylabel("ΔFID to dense (down is better)")
+        axes.axhline(0, color=COLOURS["soft"], linewidth=1, linestyle=(0, (5, 4)))
+        signed = [sign * value for value in ROUND if value >= 0.1 for sign in (1, -1)]
+        _ticks(axes, "y", [0.0, *signed], 22, "{:+g}")
+    else:
         losses = [p.loss for p in points]
-        return x, Axis(min(losses) / 1.12, max(losses) * 1.12, AREA.top + AREA.height, AREA.top, math.log)
-    bounds = [v for p in points for m in [p.entry.metrics["delta_fid"]] for v in (m.value, m.low, m.high)]
-    deltas = [v for v in bounds if v is not None]
-    low, high = min(-LINEAR, *deltas) * 1.3, max(4 * LINEAR, *deltas) * 1.25
-    return x, Axis(low, high, AREA.top + AREA.height, AREA.top, lambda v: math.asinh(v / LINEAR))
+        axes.set_yscale("log")
+        axes.set_ylim(min(losses) / 1.12, max(losses) * 1.12)
+        axes.set_ylabel(f"{TITLES['memory']} (down is better)")
+        _ticks(axes, "y", [1.0, *FINE], 22, "{:g}×")
+    _ticks(axes, "x", [1.0, *FINE], 44, "{:g}×")
+    axes.grid(color=COLOURS["rule"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
 
 
-def _frame(picture: Picture, x: Axis, y: Axis, cost: Cost, judged: bool) -> None:
-    bottom, right = AREA.top + AREA.height, AREA.left + AREA.width
-    for value in x.ticks([1.0, *FINE], 40):
-        picture.add("line", "rule", x1=x(value), y1=AREA.top, x2=x(value), y2=bottom)
-        picture.text(x(value), bottom + 18, f"{value:g}×", "soft", "middle")
-    differences = [0.0, *(sign * tick for tick in ROUND if tick >= 0.1 for sign in (1, -1))]
-    for value in y.ticks(differences if judged else [1.0, *FINE], 22):
-        told = f"{value:g}×" if not judged else f"{value:+g}" if value else "0"
-        picture.add("line", "zero" if value == 0 else "rule", x1=AREA.left, y1=y(value), x2=right, y2=y(value))
-        picture.text(AREA.left - 8, y(value) + 4, told, "soft", "end")
-    picture.text((AREA.left + right) / 2, HEIGHT - 8, f"{TITLES[cost]} (left is better)", "", "middle")
-    turned = f"rotate(-90 14 {HEIGHT / 2 - 26:.0f})"
-    name = "ΔFID to dense" if judged else TITLES["memory"]
-    picture.add(
-        "text", text=f"{name} (down is better)", x=14, y=HEIGHT / 2 - 26, text_anchor="middle", transform=turned
-    )
+def _bounds(points: Iterable[Point]) -> Iterable[float]:
+    """Values of ΔFID and the ends of their intervals."""
+    for p in points:
+        m = p.entry.metrics["delta_fid"]
+        for value in (m.value, m.low, m.high):
+            if value is not None:
+                yield value
 
 
-def _moved(picture: Picture, before: Point, after: Point, x: Axis, y: Axis) -> None:
-    """A line from the numbers of the search to confirmed ones."""
-    start, end = (x(before.cost), y(before.loss)), (x(after.cost), y(after.loss))
-    if math.dist(start, end) > 1:
-        picture.add("line", "leader", x1=start[0], y1=start[1], x2=end[0], y2=end[1])
+def _ticks(axes: Axes, side: Literal["x", "y"], values: Sequence[float], gap: float, form: str) -> None:
+    """Ticks at those of `values` that are `gap` pixels apart; earlier values come first."""
+    low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
+    kept: list[tuple[float, float]] = []
+    for value in values:
+        if not low <= value <= high:
+            continue
+        at = axes.transData.transform((value, value))["xy".index(side)]
+        if all(abs(at - other) >= gap for _, other in kept):
+            kept.append((value, at))
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator([value for value, _ in kept]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: form.format(value) if value else "0")
 
 
-def _stairs(picture: Picture, members: Sequence[Point], x: Axis, y: Axis) -> None:
+def _trials(axes: Axes, points: Points, tips: Tips) -> None:
+    """Every trial by the search's numbers, with a line to its confirmed numbers."""
+    places = {p.entry.number: p for p in points.members}
+    for p in points.trials:
+        after = places.get(p.entry.number, p)
+        if (p.cost, p.loss) != (after.cost, after.loss):
+            (line,) = axes.plot([p.cost, after.cost], [p.loss, after.loss], color=COLOURS["soft"], linewidth=0.7)
+            line.set_gid("moved")
+        (dot,) = axes.plot(p.cost, p.loss, "o", color=COLOURS["dot"], alpha=0.5, markersize=5, mew=0)
+        tips.add(dot, tip(p))
+
+
+def _staircase(axes: Axes, members: Sequence[Point]) -> None:
     """What the front reaches in these two metrics alone."""
-    corners = sorted(
-        (members[i].cost, members[i].loss) for i in non_dominated([(p.cost, max(p.loss, 0.0)) for p in members])
-    )
-    path = f"M{x(corners[0][0]):.1f} {AREA.top}"
-    for cost, delta in corners:
-        path += f"H{x(cost):.1f}V{y(delta):.1f}"
-    picture.add("path", "stairs", d=f"{path}H{AREA.left + AREA.width}")
+    places = [(p.cost, p.loss) for p in members]
+    # Less loss than dense is noise, not a gain.
+    best = non_dominated([(cost, max(loss, 0.0)) for cost, loss in places])
+    corners = sorted(places[i] for i in best)
+    right, top = axes.get_xlim()[1], axes.get_ylim()[1]
+    x = [corners[0][0], *(cost for cost, _ in corners), right]
+    y = [top, *(loss for _, loss in corners), corners[-1][1]]
+    axes.step(x, y, where="post", color=COLOURS["front"], linewidth=1.5)
 
 
-def _front(picture: Picture, members: Sequence[Point], x: Axis, y: Axis) -> None:
+def _members(axes: Axes, members: Sequence[Point], tips: Tips) -> None:
     for p in members:
         m = p.entry.metrics.get("delta_fid")
         if m is not None and m.low is not None and m.high is not None:
-            picture.add("line", "spread", x1=x(p.cost), x2=x(p.cost), y1=y(m.low), y2=y(m.high))
+            axes.plot([p.cost, p.cost], [m.low, m.high], color=COLOURS["front"], alpha=0.4)
     for p in members:
-        link = picture.add("a", href=f"#trial-{p.entry.number}", aria_label=_tip(p))
-        picture.add("circle", "front", _tip(p), cx=x(p.cost), cy=y(p.loss), r=5, within=link)
         if p.name:
-            picture.add("circle", "ring", cx=x(p.cost), cy=y(p.loss), r=8.5)
+            axes.plot(p.cost, p.loss, "o", mfc="none", mec=COLOURS["front"], markersize=17, mew=2)
+        (dot,) = axes.plot(p.cost, p.loss, "o", color=COLOURS["front"], mec=COLOURS["paper"], markersize=10)
+        tips.add(dot, tip(p), f"#trial-{p.entry.number}")
 
 
-def _label(picture: Picture, named: Sequence[Point], members: Sequence[Point], x: Axis, y: Axis) -> None:
-    """Names beside points: of dense, of the chosen policies, and of published systems off the front."""
-    points = [(x(p.cost), y(p.loss)) for p in named]
-    sizes = [(text_width(p.name, 12) + 2, 14.0) for p in named]
-    taken = [Box(x(p.cost) - 6, y(p.loss) - 6, 12, 12) for p in (*members, *named)]
-    numbers = {p.entry.number for p in members if p.name}
-    for p, spot, box in zip(named, points, place(points, sizes, AREA, taken), strict=True):
-        centre = box.left + box.width / 2, box.top + box.height / 2
-        edge = min(max(spot[0], box.left), box.left + box.width), min(max(spot[1], box.top), box.top + box.height)
-        if math.dist(spot, edge) > 11:
-            picture.add("line", "leader", x1=spot[0], y1=spot[1], x2=edge[0], y2=edge[1])
-        style = "strong" if p.name == "dense" else "chosen-name" if p.entry.number in numbers else "preset-name"
-        picture.text(centre[0], box.top + 11, p.name, f"{style} small halo", "middle")
+def _baselines(axes: Axes, points: Points, tips: Tips) -> None:
+    """Published systems as diamonds, dense as a star."""
+    for p in points.baselines:
+        (mark,) = axes.plot(p.cost, p.loss, "D", mfc=COLOURS["paper"], mec=COLOURS["baseline"], markersize=7.5, mew=2)
+        tips.add(mark, tip(p))
+    star = points.dense
+    (mark,) = axes.plot(star.cost, star.loss, "*", color=COLOURS["ink"], mec=COLOURS["paper"], markersize=19)
+    tips.add(mark, tip(star))
 
 
-def _tip(p: Point) -> str:
+def _labels(axes: Axes, points: Points) -> None:
+    """Names beside dense, the chosen policies and the published systems."""
+    members = [p for p in points.members if p.name]
+    named = [*members, points.dense, *points.baselines]
+    # Labels are placed in pixels from the top left corner, where letters have known sizes.
+    spots = [_pixel(axes, p) for p in named]
+    sizes = [(0.56 * 12 * len(p.name) + 4, 15.0) for p in named]
+    taken = []
+    for x, y in [*spots, *(_pixel(axes, p) for p in points.members)]:
+        taken.append(Box(x - 6, y - 6, 12, 12))
+    area = Box(LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM - TOP)
+    colours = {id(p): COLOURS["front"] for p in members} | {id(points.dense): COLOURS["ink"]}
+    for p, spot, box in zip(named, spots, place(spots, sizes, area, taken), strict=True):
+        centre = (box.left + box.width / 2, box.top + box.height / 2)
+        axes.annotate(
+            p.name,
+            xy=(p.cost, p.loss),
+            xytext=(centre[0] - spot[0], spot[1] - centre[1]),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=colours.get(id(p), COLOURS["baseline"]),
+            weight="bold" if id(p) in colours else "normal",
+            bbox={"facecolor": COLOURS["paper"], "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
+            arrowprops=_leader(spot, centre),
+        )
+
+
+def _leader(spot: tuple[float, float], centre: tuple[float, float]) -> dict[str, object] | None:
+    """A thin line to a label that is not next to its point."""
+    if math.dist(spot, centre) < 40:
+        return None
+    return {"arrowstyle": "-", "color": COLOURS["soft"], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0}
+
+
+def _pixel(axes: Axes, p: Point) -> tuple[float, float]:
+    """The place of a point relative to the chart's own area, in pixels from its top left corner."""
+    x, y = axes.transData.transform((p.cost, p.loss))
+    corner = axes.transAxes.transform((0, 1))
+    return LEFT + float(x - corner[0]), TOP + float(corner[1] - y)
+
+
+def _legend(figure: FigureBase, *, has_quality: bool, moved: bool) -> None:
+    entries = {
+        "front, with 95 % interval" if has_quality else "front": ("o", COLOURS["front"], 8.0),
+        "published system": ("D", COLOURS["baseline"], 6.0),
+        "dense": ("*", COLOURS["ink"], 12.0),
+        "trial, by the search's numbers" if moved else "trial": ("o", COLOURS["dot"], 5.0),
+    }
+    handles = []
+    for name, (marker, colour, size) in entries.items():
+        face = COLOURS["paper"] if marker == "D" else colour
+        handles.append(Line2D([], [], linestyle="", marker=marker, mec=colour, mfc=face, markersize=size, label=name))
+    handles.append(Line2D([], [], color=COLOURS["front"], label="best of these two metrics"))
+    figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=10, handletextpad=0.4)
+
+
+def tip(p: Point) -> str:
+    """What a pointer on a point reads."""
     e = p.entry
     delta = f"ΔFID {interval(e.metrics['delta_fid'])}, " if "delta_fid" in e.metrics else ""
     return (
         f"trial {e.number} ({e.origin}): {delta}"
         f"{e.value('speedup'):.2f}× dense's speed, peak {e.value('peak_bytes') / 1e6:.3g} MB"
     )
-
-
-def _diamond(x: float, y: float, r: float = 5.5) -> str:
-    return f"M{x:.1f} {y - r:.1f}L{x + r:.1f} {y:.1f}L{x:.1f} {y + r:.1f}L{x - r:.1f} {y:.1f}Z"
-
-
-def _star(x: float, y: float, r: float = 10.0) -> str:
-    angles = [math.radians(36 * i - 90) for i in range(10)]
-    radii = [r if i % 2 == 0 else 0.42 * r for i in range(10)]
-    corners = (f"{x + q * math.cos(a):.1f} {y + q * math.sin(a):.1f}" for a, q in zip(angles, radii, strict=True))
-    return f"M{'L'.join(corners)}Z"

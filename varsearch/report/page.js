@@ -17,8 +17,8 @@ for (const figure of document.querySelectorAll("figure")) {
   const told = figure.querySelector(".tip");
   if (!told) continue;
   const tell = event => {
-    const title = event.target.closest("svg *") && event.target.querySelector("title");
-    if (title) told.textContent = title.textContent;
+    const part = event.target.closest("[data-tip]") || event.target.querySelector("[data-tip]");
+    if (part && event.target.closest("svg *")) told.textContent = part.dataset.tip;
   };
   figure.addEventListener("pointerover", tell);
   figure.addEventListener("focusin", tell);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from varsearch.errors import StoreError, UsageError, VarsearchError
 from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.formatting import interval, quantity, ratio
 from varsearch.policy.summary import summarize
+from varsearch.report.charts import Chart, beside
 from varsearch.report.dashboard import model_of
 from varsearch.report.front_chart import COSTS, front_chart
-from varsearch.report.portrait import caption, portrait
+from varsearch.report.hypervolume_chart import history, hypervolume_chart, published_volume
+from varsearch.report.policy_charts import caption, policy_charts
 from varsearch.report.provenance import command, provenance
 from varsearch.report.samples import strips
-from varsearch.report.svg import Picture
-from varsearch.report.volume_chart import history, published_volume, volume_chart
 from varsearch.report.work import WorkLeft
 from varsearch.search.core.objectives import WORST
 from varsearch.search.core.protocols import Protocols
@@ -45,12 +45,12 @@ DRAWN = ("speedup", "latency_ms", "peak_bytes")
 
 
 @dataclass(frozen=True, slots=True)
-class Portrait:
-    """A chosen policy with its pictures; `missing` says why there are none."""
+class ChosenPolicy:
+    """A chosen policy with its charts; `missing` says why there are none."""
 
     name: str
     entry: FrontEntry
-    pictures: Sequence[Picture] = ()
+    charts: Sequence[Chart] = ()
     caption: str = ""
     missing: str = ""
 
@@ -84,19 +84,44 @@ def report(store: Store, run: RunRecord) -> str:
         chosen=chosen,
         names=names,
         knee=select(front, "knee"),
-        charts=[
-            front_chart(front, front.dense, entries, names, cost) for cost in (COSTS if front.quality else COSTS[:1])
-        ],
-        volumes=[volume_chart(stages, published, over_time=over_time) for over_time in (False, True)],
+        charts=front_charts(front, entries, names),
+        volumes=[hypervolume_chart(stages, published, over_time=over_time) for over_time in (False, True)],
         alone=presets_volume(front),
         worst=WORST,
         rivals=rivals(front),
-        portraits=_portraits(front, chosen),
+        policies=_chosen_policies(front, chosen),
         **_samples(run, front, chosen),
         provenance=provenance(run, front, trials, confirmed, label(store.url)),
         command=command(run, trials),
         evaluated=len(entries),
     )
+
+
+def front_charts(front: Front, trials: Sequence[FrontEntry], names: Mapping[int, str]) -> list[Chart]:
+    """The front against latency and against memory; one chart of both where quality was not evaluated."""
+    assert front.dense is not None
+    costs = COSTS if front.quality else COSTS[:1]
+    return [front_chart(front, front.dense, trials, names, cost) for cost in costs]
+
+
+def front_picture(store: Store, run: RunRecord) -> Chart:
+    """The charts of the front as one, with a headline.
+
+    Raises:
+        UsageError: the run has no front.
+    """
+    front = read_front(store, run)
+    require_entries(front)
+    if front.dense is None:
+        raise UsageError("the dense policy has no numbers in this run: there is nothing to compare with")
+    settings, quality = front.settings, front.quality
+    searched = Protocols.of(settings)
+    trials = [entry_of(t, searched) for t in store.trials(run) if t.state is State.COMPLETE]
+    names = {entry.number: name for name, entry in chosen_entries(front)}
+    images = f"{quality.n_images} images per policy" if quality else "quality NOT evaluated"
+    about = f"{settings.model} on {settings.target}: latency and memory {settings.origin.value}"
+    charts = front_charts(front, [_whole(trial, front) for trial in trials], names)
+    return beside(charts, f"front of {run.name}", f"{about}\n{images}; {headline(front)}")
 
 
 def chosen_entries(front: Front) -> list[tuple[str, FrontEntry]]:
@@ -117,20 +142,20 @@ def _whole(entry: FrontEntry, front: Front) -> FrontEntry:
     return entry
 
 
-def _portraits(front: Front, chosen: Sequence[tuple[str, FrontEntry]]) -> list[Portrait]:
+def _chosen_policies(front: Front, chosen: Sequence[tuple[str, FrontEntry]]) -> list[ChosenPolicy]:
     try:
         work = WorkLeft(zoo_skeleton(front.settings.model), front.settings.target)
     except VarsearchError as error:
-        return [Portrait(name, entry, missing=str(error)) for name, entry in chosen]
-    return [_portrait(work, name, entry) for name, entry in chosen]
+        return [ChosenPolicy(name, entry, missing=str(error)) for name, entry in chosen]
+    return [_chosen_policy(work, name, entry) for name, entry in chosen]
 
 
-def _portrait(work: WorkLeft, name: str, entry: FrontEntry) -> Portrait:
+def _chosen_policy(work: WorkLeft, name: str, entry: FrontEntry) -> ChosenPolicy:
     try:
-        drawn = portrait(entry.policy, work.model.spec, work.of(entry.policy))
+        drawn = policy_charts(entry.policy, work.model.spec, work.of(entry.policy))
     except VarsearchError as error:
-        return Portrait(name, entry, missing=str(error))
-    return Portrait(name, entry, drawn, caption(entry.policy))
+        return ChosenPolicy(name, entry, missing=str(error))
+    return ChosenPolicy(name, entry, drawn, caption(entry.policy))
 
 
 def _samples(run: RunRecord, front: Front, chosen: Sequence[tuple[str, FrontEntry]]) -> dict[str, Any]:
@@ -150,7 +175,7 @@ def _samples(run: RunRecord, front: Front, chosen: Sequence[tuple[str, FrontEntr
 
 
 def page(template: str, **values: Any) -> str:
-    """A template filled in, with the style sheets and the script inside; whatever is no markup is escaped."""
+    """A template filled in, with the style sheet and the script inside; whatever is no markup is escaped."""
     environment = Environment(
         loader=PackageLoader("varsearch.report", "templates"),
         autoescape=True,
@@ -164,7 +189,7 @@ def page(template: str, **values: Any) -> str:
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(
         **values,
-        style=Markup((here / "picture.css").read_text() + (here / "page.css").read_text()),
+        style=Markup((here / "page.css").read_text()),
         script=Markup(script),
         allowed=allowed,
         quantity=quantity,

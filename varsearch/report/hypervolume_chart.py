@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+
 from varsearch.db import State, TrialRecord
-from varsearch.report.svg import Axis, Picture, steps_of
+from varsearch.report.charts import COLOURS, Chart, Tips
 from varsearch.search.core.objectives import dense_trial, front_trials, front_volume, volume_of
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.core.source import DENSE, KNOWN, PRESET, SEED, WARM
 
 WIDTH, HEIGHT = 560.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 544.0, 16.0, 248.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,46 +68,55 @@ def published_volume(settings: RunSettings, trials: Sequence[TrialRecord]) -> fl
     return volume_of(settings, [t for t in trials if t.origin == DENSE or t.origin.startswith(PRESET)])
 
 
-def volume_chart(stages: Sequence[Stage], presets: float | None, *, over_time: bool) -> Picture:
-    """Hypervolume against evaluations or minutes; a dashed line at what published systems and dense reach alone."""
+def hypervolume_chart(stages: Sequence[Stage], baselines: float | None, *, over_time: bool) -> Chart:
+    """Hypervolume against evaluations or minutes.
+
+    A dashed line shows the hypervolume that published systems and dense reach alone.
+    """
 
     def at(stage: Stage) -> float:
         return stage.minutes if over_time else stage.evaluations
 
     what = "minutes of whole evaluations" if over_time else "evaluations"
     last = stages[-1]
-    picture = Picture(WIDTH, HEIGHT, f"hypervolume over {what}: {last.volume:.3f} after {at(last):.4g}")
-    top = max(last.volume, presets or 0.0) * 1.12 or 1.0
-    x, y = Axis(0, at(last) or 1.0, LEFT, RIGHT), Axis(0, top, BOTTOM, TOP)
-    for value in steps_of(x.high):
-        picture.text(x(value), BOTTOM + 18, f"{value:g}", "soft", "middle")
-    for value in steps_of(top):
-        picture.add("line", "rule", x1=LEFT, y1=y(value), x2=RIGHT, y2=y(value))
-        picture.text(LEFT - 8, y(value) + 4, f"{value:.3g}", "soft", "end")
-    path, before = f"M{x(0):.1f} {y(0):.1f}", 0.0
-    for stage in stages:
-        path += f"H{x(at(stage)):.1f}" + (f"V{y(stage.volume):.1f}" if stage.volume != before else "")
-        before = stage.volume
-    picture.add("path", "stairs", d=path)
-    if presets is not None:
-        picture.add("line", "zero", x1=LEFT, y1=y(presets), x2=RIGHT, y2=y(presets))
-        picture.text(RIGHT - 4, y(presets) + 15, f"published systems alone: {presets:.3f}", "small halo", "end")
-    _risen(picture, stages, [x(at(stage)) for stage in stages], y)
-    picture.text((LEFT + RIGHT) / 2, HEIGHT - 10, what, "", "middle")
-    turned = f"rotate(-90 14 {(TOP + BOTTOM) / 2:.0f})"
-    picture.add("text", text="hypervolume", x=14, y=(TOP + BOTTOM) / 2, text_anchor="middle", transform=turned)
-    return picture
+
+    def draw(figure: FigureBase, tips: Tips) -> None:
+        axes = figure.add_axes((0.11, 0.16, 0.86, 0.8))
+        end = at(last) or 1.0
+        axes.set_xlim(0, end)
+        axes.set_ylim(0, max(last.volume, baselines or 0.0) * 1.12 or 1.0)
+        axes.set_xlabel(what)
+        axes.set_ylabel("hypervolume")
+        axes.grid(axis="y", color=COLOURS["rule"], linewidth=0.8)
+        axes.tick_params(length=0)
+        axes.set_axisbelow(True)
+        axes.step(
+            [0.0, *(at(stage) for stage in stages)],
+            [0.0, *(stage.volume for stage in stages)],
+            where="post",
+            color=COLOURS["front"],
+            linewidth=1.5,
+        )
+        if baselines is not None:
+            axes.axhline(baselines, color=COLOURS["soft"], linewidth=1, linestyle=(0, (5, 4)))
+            words = f"published systems alone: {baselines:.3f}"
+            axes.annotate(words, (end, baselines), (-4, -5), textcoords="offset points", ha="right", va="top")
+        _growth(axes, stages, [at(stage) for stage in stages], tips)
+
+    label = f"hypervolume over {what}: {last.volume:.3f} after {at(last):.4g}"
+    return Chart(label, WIDTH, HEIGHT, draw)
 
 
-def _risen(picture: Picture, stages: Sequence[Stage], places: Sequence[float], y: Axis) -> None:
-    """A dot at each trial that added something: round for proposals, a diamond for what the search started from."""
+def _growth(axes: Axes, stages: Sequence[Stage], places: Sequence[float], tips: Tips) -> None:
+    """A mark at each trial that added something: a dot for proposals, a diamond for starts."""
     before = 0.0
     for stage, x in zip(stages, places, strict=True):
         if stage.volume > before:
-            tip = f"trial {stage.trial} ({stage.origin}): hypervolume {stage.volume:.3f}"
-            h = y(stage.volume)
-            if stage.origin.startswith((SEED, PRESET, WARM, KNOWN)):
-                picture.add("path", "preset", tip, d=f"M{x:.1f} {h - 5:.1f}l5 5l-5 5l-5 -5Z")
-            else:
-                picture.add("circle", "front", tip, cx=x, cy=h, r=4)
+            start = stage.origin.startswith((SEED, PRESET, WARM, KNOWN))
+            colour = COLOURS["baseline"] if start else COLOURS["front"]
+            face = COLOURS["paper"] if start else colour
+            (mark,) = axes.plot(
+                x, stage.volume, "D" if start else "o", mfc=face, mec=colour, markersize=7, clip_on=False
+            )
+            tips.add(mark, f"trial {stage.trial} ({stage.origin}): hypervolume {stage.volume:.3f}")
         before = stage.volume

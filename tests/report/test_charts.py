@@ -1,4 +1,4 @@
-"""What the pictures of a report are computed from, and where things are put."""
+"""What the charts of a report are computed from, and where things are put."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import FigureBase
 from PIL import Image
 
 from tests.conftest import build_tiny
@@ -28,11 +29,11 @@ from varsearch.policy import (
     TokenPruning,
     Weights,
 )
+from varsearch.report import page
+from varsearch.report.charts import COLOURS, Chart, Tips, beside
+from varsearch.report.hypervolume_chart import history, hypervolume_chart
 from varsearch.report.labels import Box, place
-from varsearch.report.portrait import caption, portrait, techniques
-from varsearch.report.raster import png
-from varsearch.report.svg import Axis, beside, steps_of
-from varsearch.report.volume_chart import history, volume_chart
+from varsearch.report.policy_charts import caption, policy_charts, techniques
 from varsearch.report.work import WorkLeft
 from varsearch.search.core.objectives import front_trials, front_volume
 from varsearch.search.results.front import read_front
@@ -84,40 +85,71 @@ def test_letters_say_what_acts_where() -> None:
     found = policy(shared, ScalePolicy(guidance="off"), attention=window)
     assert [techniques(found, 0, k) for k in range(5)] == ["", "", "", "GW", "g"]
     assert [techniques(found, 1, k) for k in range(5)] == ["", "", "", "", "g"]
-    assert caption(found).endswith("the more was saved; g: guidance off; G: guidance shared; W: attention windows.")
-    assert caption(policy()).endswith("the more was saved.")
+    assert caption(found).endswith("cost more than dense; g: guidance off; G: guidance shared; W: attention windows.")
+    assert caption(policy()).endswith("cost more than dense.")
     assert "q8: cache in 8 bits" in caption(policy(kv=KVCompression(bits=8)))
 
 
-def test_a_portrait_says_in_numbers_what_it_shows_in_colours(tiny: ImageModel, work: WorkLeft) -> None:
+def words_of(chart: Chart) -> list[str]:
+    """All words that a chart shows."""
+    return [e.text or "" for e in ElementTree.fromstring(chart.inline()).iter("text")]
+
+
+def tips_of(chart: Chart) -> list[str]:
+    """All tips of a chart."""
+    return [e.text or "" for e in ElementTree.fromstring(chart.inline()).iter("title")]
+
+
+def test_charts_of_a_policy_say_in_numbers_what_they_show_in_colours(tiny: ImageModel, work: WorkLeft) -> None:
     kv = KVCompression(keep=(0.25, 1.0, 0.5, 0.0), bits=8)
     weights = Weights(qkv=Quantization(bits=4), fc2=Quantization(bits=8, activation_bits=6))
     found = policy(ScalePolicy(guidance="off"), kv=kv, weights=weights)
-    pictures = portrait(found, tiny.spec, work.of(found))
-    texts = [[e.text for e in picture.root.iter("text")] for picture in pictures]
-    assert texts[0].count("50") == 2 and texts[0].count("g") == 3 and "100" in texts[0]
-    assert {"4", "8/6", "–"} <= set(texts[1])
-    assert {"25 q8", "100 q8", "50 q8", "0 q8", "100"} <= set(texts[2])
-    tips = [e.text for e in pictures[0].root.iter("title")]
-    assert "layer 2, scale 4: 50% of dense's arithmetic; guidance off" in tips
-    file = ElementTree.fromstring(beside(pictures, "all of them").file())
-    assert len(file.findall("{http://www.w3.org/2000/svg}svg")) == 3
+    charts = policy_charts(found, tiny.spec, work.of(found))
+    work_words, bits_words, head_words = map(words_of, charts)
+    assert work_words.count("50") == 2 and work_words.count("g") == 3 and "100" in work_words
+    assert {"4", "8/6", "–", *tiny.spec.linears} <= set(bits_words)
+    assert {"25 q8", "100 q8", "50 q8", "0 q8", "100"} <= set(head_words)
+    assert "layer 2, scale 4: 50% of dense's arithmetic; guidance off" in tips_of(charts[0])
+    whole = beside(charts, "all of them", "a caption")
+    file = ElementTree.fromstring(whole.svg())
     assert file.get("aria-label") == "all of them"
+    shown = {e.text for e in file.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"4", "8/6", "25 q8", "a caption"} <= shown
 
 
 def test_a_png_has_the_colours_of_the_cells(tiny: ImageModel, work: WorkLeft) -> None:
-    found = policy(ScalePolicy(run=False))
-    pictures = portrait(found, tiny.spec, work.of(found))
-    whole = beside(pictures, "all")
-    with Image.open(io.BytesIO(png(whole, zoom=1))) as drawn:
-        assert drawn.size == pytest.approx((whole.width, whole.height), abs=1)
-        pixels = drawn.convert("RGB")
-        cells = list(pictures[0].root.iter("rect"))
-        # The picture lies 24 units from the edges.
-        at = [(24 + int(float(e.get("x", 0))) + 3, 24 + int(float(e.get("y", 0))) + 3) for e in cells]
-        run, skipped = pixels.getpixel(at[0]), pixels.getpixel(at[4])
-    assert run == (255, 255, 255)
-    assert skipped == pytest.approx((127, 184, 216), abs=3), "half of #0072b2 on white"
+    """A cache that keeps everything is white, one that keeps nothing is dark: colour stands for savings."""
+    found = policy(ScalePolicy(run=False), kv=KVCompression(keep=(0.0, 1.0, 1.0, 1.0)))
+    scales, _, heads = policy_charts(found, tiny.spec, work.of(found))
+    for chart, dark, bright in ((scales, (4, 0), (0, 0)), (heads, (0, 0), (1, 0))):
+        with Image.open(io.BytesIO(chart.png(zoom=1))) as drawn:
+            assert drawn.size == pytest.approx((chart.width, chart.height), abs=1)
+            wide = 52.0
+            pixels = drawn.convert("RGB")
+            # Cells begin 34 pixels from the left and 46 from the top; their corners hold no words.
+            at = [(round(34 + (column + 0.07) * wide), round(46 + row * 26 + 5)) for column, row in (dark, bright)]
+            colours = [pixels.getpixel(place) for place in at]
+        assert colours[0] == pytest.approx((127, 184, 216), abs=3), "half of #0072b2 on white"
+        assert colours[1] == (255, 255, 255)
+
+
+def test_an_inline_chart_has_variables_for_colours_and_no_identifiers() -> None:
+    def draw(figure: FigureBase, tips: Tips) -> None:
+        axes = figure.subplots()
+        (mark,) = axes.plot([1.0], [1.0], "o", color=COLOURS["front"])
+        tips.add(mark, "a <point>", "#trial-1")
+
+    chart = Chart("one point", 200, 100, draw)
+    root = ElementTree.fromstring(chart.inline())
+    assert not any("id" in e.attrib or "clip-path" in e.attrib for e in root.iter())
+    assert "#0072b2" not in chart.inline() and "var(--front)" in chart.inline()
+    (link,) = root.iter("a")
+    assert (link.get("href"), link.get("aria-label")) == ("#trial-1", "a <point>")
+    assert root.get("role") == "group" and tips_of(chart) == ["a <point>"]
+    assert chart.inline() == chart.inline(), "the same chart gives the same text"
+    assert len(set(COLOURS.values())) == len(COLOURS), "each colour names one variable"
+    style = (Path(page.__file__).parent / "page.css").read_text()
+    assert all(f"--{name}: {colour}" in style for name, colour in COLOURS.items())
 
 
 def test_history_is_the_front_of_every_moment(tmp_path: Path) -> None:
@@ -135,7 +167,7 @@ def test_history_is_the_front_of_every_moment(tmp_path: Path) -> None:
     assert stages[-1].volume == front.hypervolume
     known = {(t.number, "quality") for t in trials if t.number}
     assert [s.minutes for s in history(chosen, trials, known)] == pytest.approx([(n + 2) / 6000 for n in range(12)])
-    assert f"{front.hypervolume:.3f}" in volume_chart(stages, 0.1, over_time=True).label
+    assert f"{front.hypervolume:.3f}" in hypervolume_chart(stages, 0.1, over_time=True).label
     stopped = [replace(t, state=State.STOPPED, cost=0.25) if t.number == 5 else t for t in trials]
     assert [s.evaluations for s in history(chosen, stopped)] == [1, 2, 3, 4, 5, *(n + 0.25 for n in range(6, 12))]
 
@@ -159,11 +191,3 @@ def test_labels_of_a_crowd_stay_apart_and_inside() -> None:
 def test_a_lone_label_is_beside_its_point() -> None:
     (box,) = place([(100, 100)], [(40, 14)], Box(0, 0, 300, 300), [])
     assert (box.left, box.top) == (108, 93)
-
-
-def test_axes_and_round_numbers() -> None:
-    axis = Axis(0, 10, 100, 0)
-    assert (axis(0), axis(5), axis(10)) == (100, 50, 0)
-    assert axis.ticks([5, 4.9, 0, 20, 10], 20) == [0, 5, 10]
-    assert steps_of(200) == [0, 50, 100, 150, 200]
-    assert steps_of(0.27) == pytest.approx([0, 0.05, 0.1, 0.15, 0.2, 0.25])
