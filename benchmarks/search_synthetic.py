@@ -28,9 +28,9 @@ from varsearch.search.sensitivity.warm_start import warm_starts
 from varsearch.search.setup.guidance import starts_with
 from varsearch.space import SearchSpace
 from varsearch.space.changes import changes
+from varsearch.space.one_at_a_time import probes
 from varsearch.space.presets import seeds
-from varsearch.space.probes import Chosen, probes
-from varsearch.space.units import Setting, compose, settings
+from varsearch.space.settings import Chosen, Setting, candidates, compose
 from varsearch.target import ModelSpec, Target
 
 SPEC = ModelSpec(
@@ -81,14 +81,14 @@ class Synthetic:
         )
         self.published: Mapping[str, Policy] = {f"seed:{name}": policy for name, policy in seeds(SPEC).items()}
         self.seed = seed
-        units = sorted({setting.unit for setting in settings(SPEC)})
+        units = sorted({setting.unit for setting in candidates(SPEC)})
         rng = random.Random(f"pairs {seed}")
         self._pairs: dict[str, dict[str, float]] = {}
         for _ in range(int(pairs * len(units))):
             a, b = rng.sample(units, 2)
             self._pairs.setdefault(a, {})[b] = rng.choice((-1.0, 4.0))
         self._options: dict[str, list[Setting]] = {}
-        for setting in settings(SPEC):
+        for setting in candidates(SPEC):
             self._options.setdefault(setting.unit, []).append(setting)
 
     def _alone(self, setting: Setting) -> float:

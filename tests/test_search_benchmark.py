@@ -15,7 +15,7 @@ from benchmarks.search_synthetic import SPEC, Synthetic
 from tests.search import fakes
 from varsearch.errors import UsageError
 from varsearch.measurement import Job, Outcome
-from varsearch.space.units import compose, settings
+from varsearch.space.settings import candidates, compose
 
 
 def test_every_method_makes_its_evaluations_and_the_table_says_so(
@@ -47,7 +47,7 @@ def test_the_table_counts_wins_and_ratios() -> None:
 def test_the_synthetic_problem_does_not_add_up() -> None:
     """Whole policies lose more or less than their settings do, by factors."""
     problem = Synthetic(0)
-    found = settings(SPEC)
+    found = candidates(SPEC)
     ratios = []
     for first in range(0, len(found) - 40, 40):
         chosen = tuple({setting.unit: setting for setting in found[first : first + 40]}.values())

@@ -1,6 +1,6 @@
 """What one-at-a-time measurements of a model's units found: what each setting costs in quality, and what it saves.
 
-Torch-free data. A setting is known by its name (see `space.units`), several at once by `together`. Quality does not
+Torch-free data. A setting is known by its name (see `space.settings`), several at once by `together`. Quality does not
 depend on the target, so it is kept apart, and another target draws no images.
 """
 

@@ -11,7 +11,7 @@ from varsearch.evaluators.sensitivity import SensitivityEvaluator, shift
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.profile import SensitivityProtocol
-from varsearch.space.units import Setting, edit, settings
+from varsearch.space.settings import Setting, candidates
 
 N = 8
 
@@ -29,8 +29,8 @@ def evaluator(tiny: ImageModel) -> SensitivityEvaluator:
 
 def single(evaluator: SensitivityEvaluator, name: str) -> Policy:
     spec = evaluator.model.spec
-    (found,) = (s for s in settings(spec) if s.name == name)
-    return edit(Policy.dense(spec.n_layers, len(spec.scales)), found)
+    (found,) = (s for s in candidates(spec) if s.name == name)
+    return found.apply(Policy.dense(spec.n_layers, len(spec.scales)))
 
 
 def test_dense_loses_nothing(evaluator: SensitivityEvaluator) -> None:
@@ -66,7 +66,7 @@ def test_likelihood_is_none_where_it_says_nothing(evaluator: SensitivityEvaluato
 
 def test_guidance_beside_other_settings_has_their_likelihood(evaluator: SensitivityEvaluator) -> None:
     alone = single(evaluator, "L1.fc1=3bit")
-    both = edit(alone, Setting("guidance", 3))
+    both = Setting("guidance", 3).apply(alone)
     assert evaluator.effect(both).nll == evaluator.effect(alone).nll
 
 

@@ -6,8 +6,15 @@ import pytest
 
 from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.evaluators.quality import for_zoo
-from varsearch.explain.ablation import Ablation, ablations
-from varsearch.explain.contributions import SAVINGS, MeasuredLosses, PredictedSavings, UnitCost, explain
+from varsearch.explain.contributions import (
+    SAVINGS,
+    Change,
+    MeasuredLosses,
+    PredictedSavings,
+    UnitCost,
+    changes_of,
+    explain,
+)
 from varsearch.measurement import Measurement
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import KVCompression, LayerPolicy, Policy, Quantization, ScalePolicy, Weights
@@ -36,7 +43,7 @@ def test_savings_are_what_the_cost_model_says_of_both(tiny: ImageModel) -> None:
 
 
 def test_nothing_is_said_of_what_cannot_be_taken_back_alone(tiny: ImageModel) -> None:
-    change = Ablation("scale 3", "guidance", "off", None)
+    change = Change("scale 3", "guidance", "off", (), None)
     dense = Policy.dense(3, 5)
     assert PredictedSavings(dense, CostModel(tiny, predicted_protocol(TARGET))).of(change) is None
 
@@ -50,8 +57,8 @@ def test_later_sources_say_more() -> None:
         def __init__(self, cost: UnitCost | None) -> None:
             self.cost = cost
 
-        def of(self, change: Ablation) -> UnitCost | None:
-            assert change in ablations(policy)
+        def of(self, change: Change) -> UnitCost | None:
+            assert change in changes_of(policy)
             return self.cost
 
     one = Known(UnitCost(saved={"flops": 1.0, "latency_ms": 2.0}))
@@ -81,7 +88,7 @@ def test_the_whole_policy_loses_what_the_quality_evaluator_says(losses: Measured
 
 
 def test_guidance_has_no_part_in_the_likelihood_and_weights_do(losses: MeasuredLosses) -> None:
-    weights, guidance = (losses.of(change) for change in ablations(losses.policy))
+    weights, guidance = (losses.of(change) for change in changes_of(losses.policy))
     assert weights is not None and guidance is not None
     assert guidance.lost["nll"].value == 0 != weights.lost["nll"].value
     assert weights.lost["feature_distance"].n == 16

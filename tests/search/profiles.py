@@ -19,8 +19,8 @@ from varsearch.profile import (
     Sensitivity,
     SensitivityProtocol,
 )
-from varsearch.space.probes import Chosen, probes
-from varsearch.space.units import Setting
+from varsearch.space.one_at_a_time import probes
+from varsearch.space.settings import Chosen, Setting
 from varsearch.target import ModelSpec, Target
 
 SPEC = ModelSpec(

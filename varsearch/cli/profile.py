@@ -13,8 +13,8 @@ import typer
 from varsearch.cli import options as o
 from varsearch.cli.render import console, duration, print_json, quantity, table
 from varsearch.profile import DENSE
-from varsearch.space.probes import Chosen, cost_parts
-from varsearch.space.units import Setting
+from varsearch.space.one_at_a_time import cost_parts
+from varsearch.space.settings import Chosen, Setting
 
 if TYPE_CHECKING:
     from varsearch.profile import Profile

@@ -1,4 +1,4 @@
-"""What each change of a policy saves and costs: the policy beside itself with that one change taken back."""
+"""What each change of a policy saves and costs: the policy beside itself without that change."""
 
 from __future__ import annotations
 
@@ -11,19 +11,60 @@ import torch
 from torch import Tensor
 
 from varsearch.accel import apply
+from varsearch.errors import PolicyError
 from varsearch.evaluators.cost_model import CostModel
 from varsearch.evaluators.draws import BATCH
 from varsearch.evaluators.per_image import mean
 from varsearch.evaluators.quality import QualityEvaluator
-from varsearch.explain.ablation import Ablation, ablations
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
+from varsearch.space.settings import KINDS, Chosen, settings_of, without
 
 SAVINGS = ("latency_ms", "peak_bytes", "kv_bytes", "weight_bytes", "flops")
 """Metrics of cost, of which a change may save some."""
 
 LOSSES = ("feature_distance", "nll")
 """Metrics of quality that compare image by image, so that few images tell two close policies apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The settings of one technique at one place.
+
+    Attributes:
+        unit: the place, such as "layer 2 qkv", "layer 0 head 3", "scale 4 layer 1"; unique within a
+            policy together with `kind`.
+        kind: the technique.
+        setting: the value that holds there.
+        settings: taken back together.
+        without: the policy with these as in dense; None where the rest cannot stand without them.
+    """
+
+    unit: str
+    kind: str
+    setting: str
+    settings: Chosen
+    without: Policy | None
+
+
+def changes_of(policy: Policy) -> list[Change]:
+    """Every place where `policy` differs from dense, technique by technique; none for dense."""
+    order = list(KINDS)
+    found: dict[tuple[str, str], Chosen] = {}
+    for s in sorted(settings_of(policy), key=lambda s: order.index(s.kind)):
+        if not KINDS[s.kind].spelling:
+            place, technique, _ = s.describe()
+            found[place, technique] = (*found.get((place, technique), ()), s)
+    return [_change(policy, place, name, some) for (place, name), some in found.items()]
+
+
+def _change(policy: Policy, place: str, technique: str, some: Chosen) -> Change:
+    told = " and ".join(s.describe().value for s in some)
+    try:
+        less: Policy | None = without(policy, some)
+    except PolicyError:
+        less = None
+    return Change(place, technique, told, some, less)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +83,7 @@ class UnitCost:
 class UnitCosts(Protocol):
     """Knows what changes save or cost, from whatever was measured: one by one from dense, or taken back one by one."""
 
-    def of(self, change: Ablation) -> UnitCost | None:
+    def of(self, change: Change) -> UnitCost | None:
         """What is known of a change; None if nothing is."""
         ...
 
@@ -51,7 +92,7 @@ class UnitCosts(Protocol):
 class Row:
     """A change with all that is known of it."""
 
-    change: Ablation
+    change: Change
     cost: UnitCost
 
 
@@ -68,7 +109,7 @@ def explain(
     Raises:
         EvaluationError: a source gave no usable number.
     """
-    found = ablations(policy)
+    found = changes_of(policy)
     rows = []
     for done, change in enumerate(found, start=1):
         known = [cost for source in sources if (cost := source.of(change))]
@@ -90,7 +131,7 @@ class PredictedSavings:
         """Costs of the whole policy."""
         return self.model.evaluate(self.policy).values
 
-    def of(self, change: Ablation) -> UnitCost | None:
+    def of(self, change: Change) -> UnitCost | None:
         """What the change saves, where it can be taken back alone."""
         return None if change.without is None else UnitCost(saved=self.against(change.without))
 
@@ -124,7 +165,7 @@ class MeasuredLosses:
         """Of the whole policy."""
         return self._measure(self.policy)
 
-    def of(self, change: Ablation) -> UnitCost | None:
+    def of(self, change: Change) -> UnitCost | None:
         """What the change costs, where it can be taken back alone.
 
         Raises:

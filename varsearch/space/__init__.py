@@ -1,5 +1,5 @@
-"""The search space: named integer knobs and the policies that their levels stand for. Torch- and Optuna-free."""
+"""Policies as settings, and as Optuna sees them. Torch- and Optuna-free."""
 
-from varsearch.space.knobs import SearchSpace
+from varsearch.space.optuna_view import SearchSpace
 
 __all__ = ["SearchSpace"]

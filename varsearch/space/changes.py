@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import NamedTuple
 
 from varsearch.policy import LINEARS, LayerPolicy, Policy
-from varsearch.space.units import Setting, edit
+from varsearch.space.settings import Setting, _composed
 from varsearch.target import Frozen
 
 REMEMBERED = 4096
@@ -33,7 +33,9 @@ def changes(policy: Policy) -> Changes:
     Guidance is off from the first unguided scale that runs.
     """
     found = (*_of_policy(policy), *_of_layers(policy), *_of_scales(policy))
-    rebuilt = reduce(edit, found, Policy.dense(len(policy.layers), len(policy.scales)))
+    shape = len(policy.layers), len(policy.scales)
+    skipped = {setting.scale for setting in found if setting.kind == "skip"}
+    rebuilt = _composed(shape, (s for s in found if not (s.kind == "window" and s.scale in skipped)))
     return Changes(found, tuple(_differences(policy, rebuilt)))
 
 

@@ -24,7 +24,7 @@ from varsearch.models import zoo
 from varsearch.policy import Quantization
 from varsearch.search.core.optuna_study import StudyView, open_storage
 from varsearch.space import SearchSpace
-from varsearch.space.units import Setting, compose
+from varsearch.space.settings import Setting, compose
 
 BOUNDED = settings(bounds={"delta_fid": 0.1, "latency_ms": 99.0})
 W8 = STARTS["seed:w8"]

@@ -13,7 +13,7 @@ from varsearch.search.core.dominance import domination
 from varsearch.search.sampler.bayesian import _Search, promising
 from varsearch.search.sampler.beat_baseline import LIKELY, combined
 from varsearch.space.changes import changes
-from varsearch.space.units import compose
+from varsearch.space.settings import compose
 
 SETTINGS = problem().settings
 

@@ -11,7 +11,7 @@ from tests.search.interacting import moves, starts
 from varsearch.search.sampler.mutation import effective
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.space.changes import changes
-from varsearch.space.units import compose
+from varsearch.space.settings import compose
 
 WHOLE = ("guidance", "refiner")
 

@@ -20,7 +20,7 @@ from varsearch.search.sampler.bayesian import EXACT, _Search, promising
 from varsearch.search.sampler.portfolio import FLOOR, MUTATION, SAMPLER, SURROGATE, Proposer
 from varsearch.search.sampler.side_information import Guide
 from varsearch.space.changes import changes
-from varsearch.space.units import compose
+from varsearch.space.settings import compose
 
 DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
 

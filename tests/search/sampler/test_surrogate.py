@@ -20,7 +20,7 @@ from varsearch.search.sampler.mutation import Moves, candidates
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.search.sampler.surrogate import Surrogate
 from varsearch.space.changes import changes
-from varsearch.space.units import compose
+from varsearch.space.settings import compose
 
 DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
 

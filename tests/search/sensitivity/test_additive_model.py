@@ -8,10 +8,9 @@ import pytest
 from tests.search.profiles import BATCH, SPEC, change, effect, random_loss, synthetic
 from varsearch.profile import Cost, Effect, Estimate
 from varsearch.search.sensitivity.additive_model import Estimates, LinearFit, joined
-from varsearch.space.probes import Chosen
-from varsearch.space.units import settings
+from varsearch.space.settings import Chosen, candidates
 
-BY_NAME = {setting.name: setting for setting in settings(SPEC)}
+BY_NAME = {setting.name: setting for setting in candidates(SPEC)}
 
 
 def chosen(*names: str) -> Chosen:

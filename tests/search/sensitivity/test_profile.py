@@ -16,7 +16,7 @@ from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.search.sensitivity import profile
 from varsearch.search.sensitivity.profile import Step, known_profile, profiled
-from varsearch.space.units import Setting, edit
+from varsearch.space.settings import Setting
 from varsearch.target import default_target, find_device
 
 RTX = default_target(find_device("4090"))
@@ -122,7 +122,8 @@ class Timed:
 def test_whole_policies_are_measured_where_the_target_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "SpeedEvaluator", Timed)
     cpu = default_target(find_device("cpu"))
-    policy, dense = edit(Policy.dense(6, 6), Setting("guidance", 4)), Policy.dense(6, 6)
+    dense = Policy.dense(6, 6)
+    policy = Setting("guidance", 4).apply(dense)
     measuring = CostEvaluator("mnist", profile.speed_protocol(cpu))
     assert measuring.protocol.origin is Origin.MEASURED
     assert measuring.end_to_end(policy).latency_ms == 50  # drift counts for nothing

@@ -9,7 +9,7 @@ from tests.search.profiles import SPEC, random_loss, synthetic
 from varsearch.policy import Policy
 from varsearch.search.sensitivity.warm_start import MIXTURES, OFF, PRICES, Option, path, spread, warm_starts
 from varsearch.space.changes import changes
-from varsearch.space.units import Setting
+from varsearch.space.settings import Setting
 
 
 def setting(group: int, option: int, kind: str = "kv_bits") -> Setting:

@@ -21,7 +21,7 @@ from varsearch.policy import Policy
 from varsearch.search.setup import guidance
 from varsearch.search.setup import prepare as setup
 from varsearch.search.setup.guidance import WORTH_PROFILING, guided
-from varsearch.space.units import compose, settings
+from varsearch.space.settings import candidates, compose
 from varsearch.target import ModelSpec, Target
 
 PROFILE = Synthetic(0).profile
@@ -116,7 +116,7 @@ def test_memory_is_exact_where_a_cpu_is_measured(calls: dict[str, Any]) -> None:
 
 
 def policy_of(spec: ModelSpec, *names: str) -> Policy:
-    by_name = {setting.name: setting for setting in settings(spec)}
+    by_name = {setting.name: setting for setting in candidates(spec)}
     return compose(spec, [by_name[name] for name in names])
 
 

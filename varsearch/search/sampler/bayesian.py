@@ -26,8 +26,7 @@ from varsearch.search.sampler.mutation import Moves, candidates
 from varsearch.search.sampler.side_information import Costs
 from varsearch.search.sampler.surrogate import Surrogate
 from varsearch.space.changes import changes
-from varsearch.space.probes import Chosen
-from varsearch.space.units import compose
+from varsearch.space.settings import Chosen, compose
 
 ROUNDS = (300, 150, 150)
 """Candidates at once: the best of a round are parents of the next."""

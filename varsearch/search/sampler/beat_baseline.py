@@ -12,7 +12,7 @@ from varsearch.search.core.objectives import dense_trial
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.sampler.mutation import effective
 from varsearch.space.changes import changes
-from varsearch.space.units import Setting, compose
+from varsearch.space.settings import Setting, compose
 from varsearch.target import ModelSpec
 
 LIKELY = 0.3

@@ -14,8 +14,7 @@ import numpy as np
 from varsearch.search.sampler.prior_mean import FRAMES, Outlook
 from varsearch.search.sensitivity.additive_model import Estimates
 from varsearch.search.sensitivity.warm_start import OFF, Option, frames_of, groups_of, has_effect
-from varsearch.space.probes import Chosen
-from varsearch.space.units import Setting
+from varsearch.space.settings import Chosen, Setting
 
 PRICE = (1e-3, 3e1)
 """Loss that may be paid for all that dense costs."""

@@ -24,7 +24,7 @@ from varsearch.search.sampler.mutation import Moves
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.search.sampler.side_information import Costs, Guide
 from varsearch.space.changes import changes
-from varsearch.space.units import compose
+from varsearch.space.settings import compose
 
 POPULATION = 30
 """Best trials that the next policy may descend from."""

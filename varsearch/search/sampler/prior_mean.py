@@ -17,14 +17,14 @@ from varsearch.policy import Quantization
 from varsearch.profile import Profile
 from varsearch.search.sampler.gaussian_process import Array
 from varsearch.search.sensitivity.additive_model import Estimates
-from varsearch.space.probes import cost_parts
-from varsearch.space.units import Kind, Setting, settings
+from varsearch.space.one_at_a_time import cost_parts
+from varsearch.space.settings import Setting, candidates
 from varsearch.target import ModelSpec
 
 FRAMES = ("skip", "guidance", "refiner")
 """Kinds that reach into other units: what they save multiplies with the rest."""
 
-GUESS: dict[Kind, tuple[float, float, float]] = {
+GUESS: dict[str, tuple[float, float, float]] = {
     "bits": (1.0, 0.0, -0.5),
     "keep": (1.0, -0.1, -0.4),
     "kv_bits": (0.5, 0.0, -0.3),
@@ -69,7 +69,7 @@ class Outlook:
 
     def __init__(self, spec: ModelSpec, siblings: Sequence[ModelSpec], profile: Profile | None) -> None:
         self.spec = spec
-        self.settings = settings(spec, siblings)
+        self.settings = candidates(spec, siblings)
         self.estimates = None if profile is None else Estimates(profile)
         self.units: dict[str, list[Setting]] = {}
         for setting in sorted(self.settings, key=_latest_first):

@@ -26,7 +26,7 @@ from varsearch.search.core.settings import RunSettings
 from varsearch.search.sampler.gaussian_process import NOISE, Array, Fit, condition, fit
 from varsearch.search.sampler.prior_mean import Outlook, place_of
 from varsearch.space.changes import Changes, changes
-from varsearch.space.probes import Chosen
+from varsearch.space.settings import Chosen
 
 SOFT = 0.02
 """Relative loss up to which losses are compared by their difference, and beyond by their ratio."""

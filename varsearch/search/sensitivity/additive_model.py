@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from varsearch.profile import DENSE, Cost, Effect, Estimate, Profile
-from varsearch.space.probes import Chosen, Probes, cost_parts, named, probes
-from varsearch.space.units import Setting
+from varsearch.space.one_at_a_time import Probes, cost_parts, named, probes
+from varsearch.space.settings import Chosen, Setting
 
 FACTOR_ERROR = 3.0
 """How far a kind may be from the relation between precise metrics and the shift that holds for all kinds."""

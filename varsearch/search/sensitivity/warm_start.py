@@ -18,8 +18,7 @@ from varsearch.policy import Policy
 from varsearch.profile import Cost, Profile
 from varsearch.search.sensitivity.additive_model import Estimates
 from varsearch.space.changes import changes
-from varsearch.space.probes import Chosen
-from varsearch.space.units import Setting, compose
+from varsearch.space.settings import Chosen, Setting, compose
 
 MIXTURES = ((0.9, 0.1), (0.5, 0.5), (0.1, 0.9))
 """How a price is divided between latency and memory, each as a share of dense's. Neither is free: the smallest policies

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from varsearch.policy import Policy
-from varsearch.space.knobs import BITS, HEAD_KEEP, KV_BITS, TOKEN_KEEP, SearchSpace
+from varsearch.space.optuna_view import BITS, HEAD_KEEP, KV_BITS, TOKEN_KEEP, SearchSpace
 from varsearch.target import ModelSpec
 
 

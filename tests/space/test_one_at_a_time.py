@@ -6,14 +6,14 @@ from tests.search.profiles import SIBLING, SPEC
 from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.models.image_model import ImageModel
 from varsearch.space.changes import changes
-from varsearch.space.probes import PAIRS, POLICIES, cost_parts, named, probes
-from varsearch.space.units import Setting, compose, settings
+from varsearch.space.one_at_a_time import PAIRS, POLICIES, cost_parts, named, probes
+from varsearch.space.settings import Setting, candidates, compose
 from varsearch.target import Target
 
 
 def test_probes_are_policies_in_which_every_setting_counts() -> None:
     found = probes(SPEC, [SIBLING])
-    assert list(found.singles) == [s.name for s in settings(SPEC, [SIBLING])]
+    assert list(found.singles) == [s.name for s in candidates(SPEC, [SIBLING])]
     assert (len(found.pairs), len(found.policies)) == (PAIRS, POLICIES)
     for name, chosen in (found.pairs | found.policies).items():
         policy = compose(SPEC, chosen)
@@ -59,7 +59,7 @@ def test_costs_are_those_of_layer_0_and_of_the_number_of_heads(layer: int) -> No
     ],
 )
 def test_a_setting_costs_the_same_in_every_layer(tiny: ImageModel, name: str) -> None:
-    by_name = {setting.name: setting for setting in settings(tiny.spec)}
+    by_name = {setting.name: setting for setting in candidates(tiny.spec)}
     chosen = [by_name[part] for part in name.split(" + ")]
     (part,) = cost_parts(chosen)
     assert part != tuple(chosen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import reduce
 
 import pytest
 from hypothesis import given
@@ -17,7 +16,7 @@ from varsearch.policy import TokenPruning as Pruning
 from varsearch.space import SearchSpace
 from varsearch.space.changes import changes
 from varsearch.space.presets import presets
-from varsearch.space.units import Setting, compose, edit, settings
+from varsearch.space.settings import Setting, candidates, compose, effective
 from varsearch.target import ModelSpec
 
 MNIST = ModelSpec(
@@ -32,7 +31,7 @@ MNIST = ModelSpec(
 SHARED_ADALN = MNIST.model_copy(update={"name": "shared-adaln", "shared_adaln": True, "n_layers": 2})
 SIBLING = MNIST.model_copy(update={"name": "little", "n_layers": 2, "fingerprint": "f" * 64})
 DENSE = Policy.dense(6, 6)
-ALL = settings(MNIST, [SIBLING])
+ALL = candidates(MNIST, [SIBLING])
 BY_NAME = {setting.name: setting for setting in ALL}
 
 
@@ -49,20 +48,20 @@ def test_settings_cover_every_place() -> None:
         "guidance": 6,
         "refiner": 5,
     }
-    assert len(BY_NAME) == len(ALL) == len({edit(DENSE, s).digest for s in ALL})
+    assert len(BY_NAME) == len(ALL) == len({s.apply(DENSE).digest for s in ALL})
     assert {"L3.fc1=4bit", "L3H1.keep=0.5", "L0.kv_bits=8bit", "L2S5.window=3", "L5S4.tokens=0.25"} < BY_NAME.keys()
     assert {"L0S5.ffn=shared", "S5.skip=yes", "guidance=off from 4", "refiner=little from 2"} < BY_NAME.keys()
 
 
 def test_settings_that_validation_refuses_are_left_out() -> None:
-    names = {s.name for s in settings(SHARED_ADALN)}
+    names = {s.name for s in candidates(SHARED_ADALN)}
     assert "L0.fc2=8bit" in names and "L0.ada=8bit" not in names  # the layers share one AdaLN
     assert not {"S0.skip=yes", "L0S0.tokens=0.5", "refiner=little from 2"} & names
 
 
 def test_each_setting_is_found_again() -> None:
     for setting in ALL:
-        assert changes(edit(DENSE, setting)) == ((setting,), ())
+        assert changes(setting.apply(DENSE)) == ((setting,), ())
 
 
 @configured(max_examples=150)
@@ -95,9 +94,9 @@ def test_guidance_is_off_from_the_first_scale_that_runs() -> None:
 
 @given(st.sampled_from(ALL), st.sampled_from(ALL))
 def test_a_unit_has_one_setting(first: Setting, second: Setting) -> None:
-    both = edit(edit(DENSE, first), second)
+    both = second.apply(first.apply(DENSE))
     if first.unit == second.unit:
-        assert both == edit(DENSE, second)
+        assert both == second.apply(DENSE)
     elif first.kind == second.kind != "skip":
         assert set(changes(both).settings) == {first, second}
 
@@ -107,9 +106,11 @@ def test_what_would_have_no_effect_is_not_written() -> None:
     refined = BY_NAME["refiner=little from 5"]
     for behind in ("L0S5.ffn=shared", "L2S5.window=3", "L5S5.tokens=0.25"):
         assert compose(MNIST, [skipped, BY_NAME[behind]]) == compose(MNIST, [BY_NAME[behind], skipped])
-        assert compose(MNIST, [skipped, BY_NAME[behind]]) == edit(DENSE, skipped)
-    assert compose(MNIST, [BY_NAME["L0S5.ffn=shared"], unguided]) == edit(DENSE, unguided)
-    assert compose(MNIST, [BY_NAME["L5S5.tokens=0.25"], refined]) == edit(DENSE, refined)
+        assert effective([BY_NAME[behind], skipped]) == (skipped,)
+    for behind in ("L0S5.ffn=shared", "L5S5.tokens=0.25"):
+        assert compose(MNIST, [skipped, BY_NAME[behind]]) == skipped.apply(DENSE)
+    assert compose(MNIST, [BY_NAME["L0S5.ffn=shared"], unguided]) == unguided.apply(DENSE)
+    assert compose(MNIST, [BY_NAME["L5S5.tokens=0.25"], refined]) == refined.apply(DENSE)
     # What comes earlier stays.
     kept = compose(MNIST, [BY_NAME["L0S3.ffn=shared"], BY_NAME["L1S4.tokens=0.5"], unguided, refined])
     assert len(changes(kept).settings) == 4
@@ -117,7 +118,7 @@ def test_what_would_have_no_effect_is_not_written() -> None:
 
 def test_guidance_that_ends_later_is_back_before() -> None:
     early, late = BY_NAME["guidance=off from 2"], BY_NAME["guidance=off from 5"]
-    assert compose(MNIST, [early, late]) == edit(DENSE, late)
+    assert compose(MNIST, [early, late]) == late.apply(DENSE)
 
 
 def test_what_no_setting_says_is_reported() -> None:
@@ -127,7 +128,7 @@ def test_what_no_setting_says_is_reported() -> None:
         layers=(LayerPolicy(attention=heads), LayerPolicy(attention=chosen), *DENSE.layers[2:]),
         scales=(*DENSE.scales[:5], ScalePolicy(tokens=Pruning(keep=0.5, score="entropy"))),
     )
-    policy = edit(policy, BY_NAME["L3.fc1=4bit"])
+    policy = BY_NAME["L3.fc1=4bit"].apply(policy)
     found = changes(policy)
     assert found.settings == (BY_NAME["L3.fc1=4bit"],)
     assert found.rest == ("layers[0].attention.window", "layers[1].attention.cross_scale", "scales[5].tokens")
@@ -144,16 +145,17 @@ def test_contradictions_are_refused_with_the_reason() -> None:
     by_entropy = Policy(
         layers=DENSE.layers, scales=(*DENSE.scales[:5], ScalePolicy(tokens=Pruning(keep=0.5, score="entropy")))
     )
-    with pytest.raises(PolicyError, match=r"L5S5\.tokens=0\.25 contradicts the policy: other layers .* by entropy"):
-        edit(by_entropy, BY_NAME["L5S5.tokens=0.25"])
+    refusal = r"L5S5\.tokens=0\.25 contradicts the policy: .* prune by distance and by entropy"
+    with pytest.raises(PolicyError, match=refusal):
+        BY_NAME["L5S5.tokens=0.25"].apply(by_entropy)
     chosen = CrossScale(decision_scale=5, keys=0.25, sink_scales=2, radius=(1,))
     deciding = Policy(
         layers=(LayerPolicy(attention=SparseAttention(cross_scale=chosen)), *DENSE.layers[1:]), scales=DENSE.scales
     )
     with pytest.raises(PolicyError, match=r"S5\.skip=yes contradicts .* decides at scale 5, which does not run"):
-        edit(deciding, BY_NAME["S5.skip=yes"])
+        BY_NAME["S5.skip=yes"].apply(deciding)
     with pytest.raises(PolicyError, match=r"L0S5\.window=2 contradicts .* choose one"):
-        edit(deciding, BY_NAME["L0S5.window=2"])
+        BY_NAME["L0S5.window=2"].apply(deciding)
 
 
 def test_names_tell_groups_and_activations() -> None:
@@ -161,6 +163,5 @@ def test_names_tell_groups_and_activations() -> None:
     assert Setting("bits", how, layer=1, part="qkv").name == "L1.qkv=4bit/32+a8"
     refiner = Refiner(model="little", fingerprint="f" * 64, first_scale=2)
     assert Setting("refiner", refiner).name == "refiner=little from 2"
-    assert reduce(edit, [BY_NAME["L0.qkv=3bit"], BY_NAME["L0.qkv=8bit"]], DENSE).layers[0].weights.qkv == Quantization(
-        bits=8
-    )
+    twice = compose(MNIST, [BY_NAME["L0.qkv=3bit"], BY_NAME["L0.qkv=8bit"]])
+    assert twice.layers[0].weights.qkv == Quantization(bits=8)
