@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from copy import copy
-from functools import cache, reduce
+from functools import reduce
 from itertools import combinations
 
 import pytest
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.accel.oracle import decided
 from tests.accel.techniques import TECHNIQUES
-from tests.conftest import build_tiny
+from tests.exact import exact
 from tests.space.calibrations import random_calibration
 from varsearch.accel import apply
 from varsearch.errors import PolicyError
@@ -43,15 +43,6 @@ class Recorder:
         taken = copy(self)
         taken.images = [self.images[i] for i in images_M.tolist()]
         return taken
-
-
-@cache
-def exact(shared_adaln: bool = False, cosine: bool = True) -> ImageModel:
-    """The tiny model in double precision: rounding to few bits turns any difference in fp32 into a step."""
-    model = build_tiny(shared_adaln, cosine)
-    for part in (model.transformer, model.tokenizer, model.sibling("small").transformer):
-        part.double()
-    return model
 
 
 def inputs(model: ImageModel, n: int, seed: int) -> tuple[Tensor, list[Tensor]]:

@@ -37,7 +37,8 @@ def test_the_lowest_entropies_stay(
 ) -> None:
     tokens = size[0] * size[1]
     count = max(1, round(strength * tokens))
-    entropy = torch.rand(2 if shared else 4, source[0] * source[1], generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    entropy = torch.rand(2 if shared else 4, source[0] * source[1], generator=generator, dtype=torch.float64)
     memory = BranchMemory(size=source, entropy_BL=entropy)
     index = SELECT["entropy"](torch.zeros(4, tokens, 1), memory, size, count)
     assert index.shape == (4, count) and (index.diff(dim=1) > 0).all()
@@ -45,7 +46,8 @@ def test_the_lowest_entropies_stay(
     resized = resized.repeat(4 // len(entropy), 1)
     stays = torch.zeros(4, tokens, dtype=torch.bool).scatter(1, index, True)
     for row, kept in zip(resized, stays, strict=True):
-        assert kept.all() or row[kept].max() <= row[~kept].min()
+        # Equal entropies may differ in the last place where they were interpolated.
+        assert kept.all() or row[kept].max() <= row[~kept].min() + 1e-12
 
 
 def test_equal_entropies_keep_the_first_tokens() -> None:

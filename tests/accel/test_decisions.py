@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tests.accel.oracle import decided
 from tests.accel.techniques import DENSE, FULL, LOW_ENTROPY, PRUNED, SKIP, TECHNIQUES, UNGUIDED, asking, leave, stay
-from tests.accel.test_against_oracle import exact, inputs
-from tests.conftest import build_tiny
+from tests.accel.test_against_oracle import inputs
+from tests.exact import exact, same_images
 from varsearch.accel import apply, labels_for
 from varsearch.accel.decision import edges, high_frequency, outside
 from varsearch.evaluators.decisions import listening, with_shares
@@ -24,7 +24,7 @@ from varsearch.models.sampling import PairedSampler, PublishedSampler
 from varsearch.models.seams import Fork, LayerState, Plan, ScalePlan
 from varsearch.policy import Action, Decision, Policy, largest_remainder
 
-MODEL = build_tiny()
+MODEL = exact()
 N = 6
 LABELS = labels_for(N, 10)
 TAILS = ((FULL, FULL), (FULL, UNGUIDED), (PRUNED, FULL), (FULL, SKIP), (SKIP, SKIP))
@@ -61,7 +61,7 @@ def test_each_image_is_the_one_of_its_scales_alone(name: str, chosen: list[int])
     for i, action in enumerate(chosen):
         with apply(MODEL, policy.path(policy.decisions[0], policy.decisions[0].actions[action])) as applied:
             alone = applied.images(LABELS[i : i + 1], seed=3, first=i)
-        torch.testing.assert_close(found[i : i + 1], alone, atol=1e-4, rtol=0)
+        same_images(found[i : i + 1], alone)
 
 
 @settings(max_examples=10)
@@ -69,7 +69,7 @@ def test_each_image_is_the_one_of_its_scales_alone(name: str, chosen: list[int])
 def test_parting_without_a_difference_is_neutral(chosen: list[int]) -> None:
     _, plan = forced(DENSE, ((FULL, FULL),) * 3, chosen)
     dense = MODEL.generate(LABELS, PairedSampler(5, range(N)))
-    torch.testing.assert_close(MODEL.generate(LABELS, PairedSampler(5, range(N)), plan), dense, atol=2e-5, rtol=0)
+    same_images(MODEL.generate(LABELS, PairedSampler(5, range(N)), plan), dense)
 
 
 @pytest.mark.parametrize("name", ["decide-skip", "decide-prune"])
@@ -79,7 +79,7 @@ def test_a_batch_of_many_is_many_batches_of_one(name: str) -> None:
         ears, heard = listening(applied)
         together = ears.images(labels, seed=2)
         alone = torch.cat([applied.images(labels[i : i + 1], seed=2, first=i) for i in range(12)])
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+    same_images(together, alone)
     # The images did part, and those that left were not asked again.
     assert sum(n > 0 for n in heard[0].counts[0]) > 1
     assert all(sum(later.counts[0]) == earlier.counts[0][0] for earlier, later in pairwise(heard))
@@ -87,7 +87,7 @@ def test_a_batch_of_many_is_many_batches_of_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["decide-skip", "decide-prune"])
 def test_features_and_answers_are_those_of_the_oracle(name: str) -> None:
-    model, policy = exact(), TECHNIQUES[name]
+    model, policy = MODEL, TECHNIQUES[name]
     labels, tokens = inputs(model, 8, seed=4)
     answers = [decided(model, policy, labels[i : i + 1], [t[i : i + 1] for t in tokens], 1.5)[1] for i in range(8)]
     assert len({tuple(a) for a in answers}) > 1
@@ -118,7 +118,7 @@ def test_the_likelihood_counts_the_tokens_that_each_image_predicts() -> None:
     for i, action in enumerate(chosen):
         with apply(MODEL, policy.path(policy.decisions[0], policy.decisions[0].actions[action])) as applied:
             alone = applied.likelihood(LABELS[i : i + 1], [t[i : i + 1] for t in tokens])
-        torch.testing.assert_close(found[i : i + 1], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[i : i + 1], alone, atol=1e-12, rtol=0)
 
 
 def test_the_published_sampler_serves_all_groups() -> None:

@@ -14,9 +14,11 @@ from torch import Tensor
 from tests.accel.ranking import ranked
 from tests.accel.techniques import FLIPPED, HACK, HACKPP, PRIOR, SCALEKV, layers
 from tests.conftest import SCALES
+from tests.exact import exact, same_images
 from varsearch.accel import apply, kv_compression, kv_selection, labels_for
 from varsearch.accel.kv_compression import Budget, CompressedKV, Entries, Head, HeadGroup, grouped
 from varsearch.accel.kv_selection import Scorer, best, centre_rank
+from varsearch.calibration import Calibration
 from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.evaluators.trace import trace
 from varsearch.models import zoo
@@ -39,7 +41,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_selection_of_everything_is_dense(tiny: ImageModel, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_selection_of_everything_is_dense(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def rank_always(self: HeadGroup, budget: Budget, q: Tensor, joined: Entries) -> tuple[Tensor | None, Tensor | None]:
         counts = {budget.attended, budget.cached} - {0}
         index = best(self.group.scorer(budget.scale, q, *joined), counts)
@@ -51,9 +53,9 @@ def test_a_selection_of_everything_is_dense(tiny: ImageModel, name: str, monkeyp
     kv = KVCompression(
         cache_budget=((79 / 80, 1, 1, 1),) * 5, attention_budget=((1, 79 / 80, 1, 1),) * 5, selection=RULES[name]
     )
-    with apply(tiny, layers(kv=kv)) as fast:
-        found = tiny.generate(LABELS, PairedSampler(5, range(3)), fast.plan)
-    torch.testing.assert_close(found, tiny.generate(LABELS, PairedSampler(5, range(3))), atol=2e-5, rtol=0)
+    with apply(exact(), layers(kv=kv)) as fast:
+        found = exact().generate(LABELS, PairedSampler(5, range(3)), fast.plan)
+    same_images(found, exact().generate(LABELS, PairedSampler(5, range(3))))
 
 
 def rules(n_scales: int) -> st.SearchStrategy[Selection]:
@@ -200,12 +202,20 @@ def test_one_ranking_serves_both_budgets(tiny: ImageModel, monkeypatch: pytest.M
     assert calls == [counts for counts in want for _ in range(3)]
 
 
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    """A short calibration of the shipped model."""
+    model = zoo.load("mnist")
+    return calibrate(model, protocol_of(model, images=2))
+
+
 @pytest.mark.parametrize(
     ("name", "kv", "attention"), [("hack", 0.3, 0.32), ("hackpp", 0.1, 0.4), ("scalekv", 0.1, 0.6)]
 )
-def test_the_shipped_model_saves_what_presets_promise(name: str, kv: float, attention: float) -> None:
+def test_the_shipped_model_saves_what_presets_promise(
+    name: str, kv: float, attention: float, calibration: Calibration
+) -> None:
     model = zoo.load("mnist")
-    calibration = calibrate(model, protocol_of(model, images=2))
     target = Target(device="cpu", dtype="float32", batch_size=2)
     dense = trace(model, Policy.dense(6, 6), target)
     found = trace(model, {"hack": hack, "hackpp": hackpp, "scalekv": scalekv}[name](model.spec, calibration), target)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.accel.techniques import TECHNIQUES, layers
-from tests.accel.test_against_oracle import difference, exact
+from tests.accel.test_against_oracle import difference
 from tests.conftest import build_tiny
+from tests.exact import exact, same_images
 from varsearch.accel import apply, banded_attention, cross_scale_attention, labels_for, sparse_attention
 from varsearch.accel.banded_attention import Band
 from varsearch.accel.cross_scale_attention import ChosenKeys, counterparts, template
@@ -176,13 +177,11 @@ NEUTRAL = {
 
 @pytest.mark.parametrize("masked", [False, True], ids=["skipped", "masked"])
 @pytest.mark.parametrize("name", NEUTRAL)
-def test_neutral_settings_through_the_slow_path(
-    tiny: ImageModel, monkeypatch: pytest.MonkeyPatch, name: str, masked: bool
-) -> None:
-    dense = tiny.generate(LABELS, PairedSampler(5, range(3)))
+def test_neutral_settings_through_the_slow_path(monkeypatch: pytest.MonkeyPatch, name: str, masked: bool) -> None:
+    dense = exact().generate(LABELS, PairedSampler(5, range(3)))
     if masked:
         monkeypatch.setattr(Maps, "complete", lambda *_: False)
-    torch.testing.assert_close(images(tiny, layers(attention=NEUTRAL[name])), dense, atol=2e-5, rtol=0)
+    same_images(images(exact(), layers(attention=NEUTRAL[name])), dense)
 
 
 def test_work_outside_bands_is_not_done_though_heads_differ() -> None:

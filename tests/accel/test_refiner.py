@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tests.accel.oracle import decided
 from tests.accel.techniques import DENSE, FULL, PRUNED, SKIP, UNGUIDED, asking, leave, refined, scales, stay
-from tests.accel.test_against_oracle import GUIDANCE, Recorder, difference, exact, inputs
+from tests.accel.test_against_oracle import GUIDANCE, Recorder, difference, inputs
 from tests.conftest import TOKENIZER, build_small
+from tests.exact import exact
 from varsearch.accel import apply
 from varsearch.errors import ModelError, PolicyError
 from varsearch.models.image_model import ImageModel, Sibling

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.accel.techniques import layers
+from tests.exact import exact, same_images
 from varsearch.accel import apply, kv_compression, kv_selection, labels_for
 from varsearch.accel.attention_entropy import note_entropy
 from varsearch.accel.guidance import Shared
@@ -90,18 +91,19 @@ NEUTRAL = {
 
 
 @pytest.mark.parametrize("name", NEUTRAL)
-def test_neutral_settings_through_the_slow_path(tiny: ImageModel, name: str) -> None:
-    torch.testing.assert_close(images(tiny, NEUTRAL[name](tiny)), images(tiny), atol=2e-5, rtol=0)
+def test_neutral_settings_through_the_slow_path(name: str) -> None:
+    same_images(images(exact(), NEUTRAL[name](exact())), images(exact()))
 
 
-def test_sharing_a_branch_without_guidance_is_neutral(tiny: ImageModel) -> None:
+def test_sharing_a_branch_without_guidance_is_neutral() -> None:
+    tiny = exact()
     plan = edited(tiny, lambda k, layer: replace(layer, attn=Shared(layer.attn), ffn=Shared(layer.ffn)))
     tokens = [torch.randint(32, (3, n), generator=torch.Generator().manual_seed(0)) for n in TOKENS]
     torch.testing.assert_close(tiny.likelihood(LABELS, tokens, plan), tiny.likelihood(LABELS, tokens))
 
 
-def test_a_wrong_order_of_kept_tokens_is_noticed(tiny: ImageModel) -> None:
-    dense = images(tiny)
+def test_a_wrong_order_of_kept_tokens_is_noticed() -> None:
+    tiny, dense = exact(), images(exact())
 
     def rolled(x_BLD: Tensor, memory: BranchMemory, size: tuple[int, int], count: int) -> Tensor:
         return SELECT["distance"](x_BLD, memory, size, count).roll(1, dims=1)
@@ -116,7 +118,7 @@ def test_a_wrong_order_of_kept_tokens_is_noticed(tiny: ImageModel) -> None:
         return replace(layer, attn=branch)
 
     assert (images(tiny, edited(tiny, misplace)) - dense).abs().max() > 1e-3
-    torch.testing.assert_close(images(tiny, edited(tiny, partial(prune_all, select=rolled))), dense, atol=2e-5, rtol=0)
+    same_images(images(tiny, edited(tiny, partial(prune_all, select=rolled))), dense)
 
 
 def test_keeping_the_least_attended_entries_is_noticed(tiny: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +204,7 @@ def test_tiles_equal_the_mask_on_any_maps(sizes: list[tuple[int, int]], radius: 
     maps = Maps(tuple(sizes), tuple(range(len(sizes))), len(sizes) - 1)
     n_keys, length = maps.n_keys, sizes[-1][0] * sizes[-1][1]
     generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(2, 2, length, 4, generator=generator)
-    k, v = (torch.randn(2, 2, n_keys, 4, generator=generator) for _ in range(2))
+    q, k, v = (torch.randn(2, 2, n, 4, generator=generator, dtype=torch.float64) for n in (length, n_keys, n_keys))
     keys = torch.arange(n_keys)[None, None]
     seen = visible(maps, (Window(radius),), keys[:, :, n_keys - length :], keys)
     parts = tuple(tile_tensors(*tile, like=q) for tile in tiles(maps, (Window(radius),)))

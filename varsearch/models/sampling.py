@@ -113,7 +113,8 @@ class TeacherForcing:
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
         target_NL = self.tokens[scale][self.images_M.to(logits_NLV.device)]
-        nll_NL = F.cross_entropy(logits_NLV.float().mT, target_NL, reduction="none")
+        logits_NLV = logits_NLV.to(torch.promote_types(logits_NLV.dtype, torch.float32))
+        nll_NL = F.cross_entropy(logits_NLV.mT, target_NL, reduction="none")
         self.nll_N[self.images_M] += nll_NL.double().sum(1).cpu()
         self.tokens_N[self.images_M] += target_NL.shape[1]
         return codebook_VC[target_NL]
