@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from varsearch.errors import TargetError
 
 DType = Literal["float32", "float16", "bfloat16"]
-AttentionBackend = Literal["reference", "sdpa", "cudnn", "flash-attn"]
-"""Who computes attention; see `kernels/attention_backends.py`."""
+AttentionBackend = Literal[
+    "reference", "sdpa", "cudnn", "flash-attn", "triton", "sdpa+triton", "cudnn+triton", "flash-attn+triton"
+]
+"""Who computes attention, and behind a plus who where not all pairs count; see `kernels/attention_backends.py`."""
 
 AttentionName = Literal[AttentionBackend, "auto"]
 

@@ -24,6 +24,7 @@ from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
 from varsearch.space import SearchSpace
 from varsearch.space.presets import presets
+from varsearch.target import AttentionName
 
 GUIDANCE = 2.0
 
@@ -51,11 +52,13 @@ def inputs(model: ImageModel, n: int, seed: int) -> tuple[Tensor, list[Tensor]]:
     return torch.randint(10, (n,), generator=generator), tokens
 
 
-def difference(model: ImageModel, policy: Policy, seed: int = 0, n: int = 2) -> float:
+def difference(
+    model: ImageModel, policy: Policy, seed: int = 0, n: int = 2, attention: AttentionName = "sdpa"
+) -> float:
     """Largest difference of logits between the fast path and the oracle, relative to their spread."""
     labels, tokens = inputs(model, n, seed)
     recorder = Recorder(tokens)
-    with apply(model, policy) as fast:
+    with apply(model, policy, attention=attention) as fast:
         fast.model.generate(labels, recorder, fast.plan, GUIDANCE)
     found: dict[tuple[int, int], Tensor] = {}
     together = 1 if policy.decisions else n
@@ -73,6 +76,24 @@ def test_each_technique_equals_the_oracle(name: str, variant: str) -> None:
     if variant == "shared-plain":  # such a model has no ada linear per block
         policy = Policy.model_validate(policy.model_dump(exclude={"layers": {"__all__": {"weights": {"ada"}}}}))
     assert difference(exact(shared_adaln=variant == "shared-plain", cosine=variant != "shared-plain"), policy) < 1e-9
+
+
+WHOLE = [name for name in TECHNIQUES if name.startswith(("window", "sinks", "band", "cross", "prune-ent", "decide"))]
+"""Those whose attention is one request by blocks where somebody computes such requests."""
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_each_request_by_blocks_equals_the_oracle(name: str) -> None:
+    assert difference(exact(), TECHNIQUES[name], attention="reference") < 1e-9
+
+
+def test_requests_by_blocks_are_made_of_those_techniques_and_no_others() -> None:
+    for name, policy in TECHNIQUES.items():
+        with apply(exact(), policy, attention="reference") as applied:
+            layers = [layer for scale in applied.plan.scales for layer in scale.layers]
+            made = {type(layer.attend).__name__ for layer in layers}
+        whole = made & {"BlockHeads", "Deciding", "Following", "WithEntropy"}
+        assert bool(whole) == (name in WHOLE and name != "decide-skip"), name
 
 
 class OverlapError(Exception):
@@ -116,6 +137,11 @@ def refusal(names: Sequence[str]) -> str | None:
 
 NAMES = [name for name in TECHNIQUES if name != "dense"]
 PAIRS = [pair for pair in combinations(NAMES, 2) if refusal(pair) is None]
+
+
+@pytest.mark.parametrize("names", [p for p in PAIRS if set(p) & set(WHOLE)][::7], ids="+".join)
+def test_pairs_by_blocks_equal_the_oracle(names: tuple[str, ...]) -> None:
+    assert difference(exact(), merged(names), attention="reference") < 1e-9
 
 
 def sampled(size: int, count: int) -> list[tuple[str, ...]]:

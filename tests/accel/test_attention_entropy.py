@@ -22,7 +22,7 @@ def test_ragged_heads_are_averaged_like_any(order: list[int], cut: int, keys: li
     views, entropies = [], torch.zeros(2, 4, 5)
     for heads, n in zip((order[:cut], order[cut:]), keys, strict=True):
         k = torch.randn(2, len(heads), n, 8, generator=torch.Generator().manual_seed(n))
-        views.append(KVView(k, k, (torch.arange(n).view(1, 1, n),), tuple(heads)))
+        views.append(KVView(k, k, (torch.arange(n).view(1, 1, n),), tuple(heads), torch.tensor(heads)))
         entropies[:, heads] = torch.special.entr((q[:, heads] @ k.mT).softmax(-1)).sum(-1)
     state = LayerState(DenseKV(), 2)
     note_entropy(q, tuple(views), state)

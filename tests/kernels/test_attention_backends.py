@@ -240,6 +240,6 @@ def test_predictions_are_for_one_fused_kernel(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert protocol_for(elsewhere, "auto") == protocol_for(elsewhere)
     with pytest.raises(
-        UsageError, match=r"speed on 4090 is predicted here, for attention 'sdpa': measure 'cudnn' ther"
+        UsageError, match=r"speed on 4090 is predicted here, for attention 'sdpa.triton': measure 'cudnn' ther"
     ):
         protocol_for(elsewhere, "cudnn")

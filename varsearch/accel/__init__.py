@@ -15,7 +15,7 @@ from varsearch.accel.quantization import quantized
 from varsearch.accel.refiner import with_refiner
 from varsearch.contentless import Contentless
 from varsearch.errors import UsageError
-from varsearch.kernels.attention_backends import Attention, Request, choose
+from varsearch.kernels.attention_backends import Attention, Request, choose, named
 from varsearch.kernels.quantized_linear import Backend, require_supported, supported
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.sampling import PairedSampler
@@ -84,6 +84,9 @@ def apply(
 def attention_for(model: ImageModel, name: AttentionName) -> Attention:
     """The back-ends of this name for a model's attention; raises `TargetError` if they cannot run it."""
     weight = model.transformer.pos_start
+    if isinstance(weight, Contentless) and name != "auto":
+        # Tensors without content only trace what would run elsewhere.
+        return named(name)
     return choose(name, Request(weight.device, weight.dtype, model.spec.head_dim))
 
 

@@ -24,11 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from varsearch.accel.block_heads import GroupBlocks
 from varsearch.accel.scale_skipping import run_scales
 from varsearch.accel.sparse_attention import Window, visible
 from varsearch.accel.token_maps import Array, Maps
 from varsearch.kernels.attention import KeyList, listed_attention
 from varsearch.kernels.attention_backends import DEFAULT, Attention
+from varsearch.kernels.block_attention import AttentionInputs, Implementation, KVEntries
+from varsearch.kernels.block_attention import attend as attend_blocks
+from varsearch.kernels.block_attention import column_mass as mass_of_keys
 from varsearch.models.seams import Attend, AttentionMemory, KVView, dense_attention
 from varsearch.policy import CrossScale, Policy, share_of
 from varsearch.target import ModelSpec
@@ -134,12 +138,33 @@ class ChosenKeys:
     def __init__(self, how: CrossScale, maps: Maps, attention: Attention = DEFAULT) -> None:
         self.how, self.maps, self.template, self.attention = how, maps, template(how, maps), attention
         self.tables: dict[str, Tensor] = {}
+        self.blocks: dict[torch.device, GroupBlocks] = {}
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, mass_BHGT: Tensor) -> Tensor:
         chosen_BHGN = self.choose(mass_BHGT)
         if self.maps.complete(pos_BL, view):
+            if self.attention.blocks is not None:
+                return self.listed(q_BHLC, view, chosen_BHGN, self.attention.blocks)
             return listed_attention(q_BHLC, view.k_BHSC, view.v_BHSC, self._lists(chosen_BHGN), self.attention)
         return self.masked(q_BHLC, pos_BL, view, chosen_BHGN)
+
+    def listed(self, q_BHLC: Tensor, view: KVView, chosen_BHGN: Tensor, implementation: Implementation) -> Tensor:
+        """The same as one request: each group's list is read entry by entry, and nothing is gathered."""
+        blocks, index_BHGN = self._blocks(q_BHLC.device), self._table("index_T", q_BHLC.device)[chosen_BHGN]
+        always_BHGN = blocks.always_GN.expand(*index_BHGN.shape[:3], -1)
+        index_BHGN = torch.cat((index_BHGN.int(), always_BHGN), dim=-1)
+        keys = KVEntries(view.k_BHSC, view.v_BHSC, length_BHG=blocks.length_BHG, index_BHGN=index_BHGN)
+        pairs = q_BHLC.shape[1] * blocks.pairs
+        return attend_blocks(
+            AttentionInputs(q_BHLC, keys, queries=blocks.queries, pairs=pairs), implementation
+        ).out_BHLC
+
+    def _blocks(self, device: torch.device) -> GroupBlocks:
+        if device not in self.blocks:
+            t = self.template
+            always_G = [t.index_T[part] for part in t.always]
+            self.blocks[device] = GroupBlocks.of(t.bounds, always_G, t.n_chosen, device)
+        return self.blocks[device]
 
     def choose(self, mass_BHGT: Tensor) -> Tensor:
         """Positions of the keys that each group chooses by their mass at the decision scale, (B, H, G, N)."""
@@ -147,6 +172,10 @@ class ChosenKeys:
         best = masked_BHGT.topk(self.template.n_chosen, dim=-1)
         # Position 0 is a sink, so naming it for a key that was evicted changes nothing.
         return self._table("target_T", mass_BHGT.device)[best.indices].where(best.values > ABSENT, 0)
+
+    def covers(self, pos_BL: Tensor, view: KVView) -> bool:
+        """Whether queries and keys are complete, and the keys are all positions up to this scale's last."""
+        return self.maps.complete(pos_BL, view) and self.maps.n_keys == len(self.template.index_T)
 
     def _table(self, name: str, device: torch.device) -> Tensor:
         """A table of the template where it is needed; it is copied there once."""
@@ -180,13 +209,16 @@ class Deciding:
         self.sparse, self.residual = keys, keys.how.residual
 
     def __call__(self, q_BHLC: Tensor, pos_BL: Tensor, views: tuple[KVView, ...], memory: AttentionMemory) -> Tensor:
+        blocks = self.sparse.attention.blocks
+        if blocks is not None and len(views) == 1 and self.sparse.covers(pos_BL, views[0]):
+            return self._together(q_BHLC, pos_BL, views[0], memory, blocks)
         out_BHLC = dense_attention(q_BHLC, pos_BL, views, memory, self.sparse.attention)
         bounds = self.sparse.template.bounds
         rows, heads = q_BHLC.shape[:2]
         mass_BHGT = q_BHLC.new_full((rows, heads, *self.sparse.template.known_GT.shape), ABSENT)
         residual_BHLC = torch.empty_like(out_BHLC) if self.residual else None
         for view in views:
-            chosen = slice(None) if view.heads is None else list(view.heads)
+            chosen = view.place
             q = q_BHLC[:, chosen]
             mass_BHGT[:, chosen] = column_mass(q, view, bounds, mass_BHGT[:, chosen])
             if residual_BHLC is not None:
@@ -194,6 +226,19 @@ class Deciding:
                 residual_BHLC[:, chosen] = out_BHLC[:, chosen] - sparse_BHLC
         memory.tensors = (mass_BHGT,) if residual_BHLC is None else (mass_BHGT, residual_BHLC)
         return out_BHLC
+
+    def _together(
+        self, q_BHLC: Tensor, pos_BL: Tensor, view: KVView, memory: AttentionMemory, blocks: Implementation
+    ) -> Tensor:
+        """Attention and its log-sum-exp in one pass, of which the attention that keys receive takes one more."""
+        found = attend_blocks(AttentionInputs(q_BHLC, KVEntries(view.k_BHSC, view.v_BHSC), lse=True), blocks)
+        assert found.lse_BHL is not None, "it was asked for"
+        bounds = [first for first, _ in self.sparse.template.bounds] + [q_BHLC.shape[2]]
+        mass_BHGT = mass_of_keys(q_BHLC, view.k_BHSC, found.lse_BHL, bounds, blocks)
+        memory.tensors = (mass_BHGT,)
+        if self.residual:
+            memory.tensors += (found.out_BHLC - self.sparse(q_BHLC, pos_BL, view, mass_BHGT),)
+        return found.out_BHLC
 
 
 def column_mass(q_BHLC: Tensor, view: KVView, bounds: tuple[tuple[int, int], ...], mass_BHGT: Tensor) -> Tensor:
@@ -216,7 +261,7 @@ class Following:
         mass_BHGT, *residual = (rows_of(t, len(q_BHLC)) for t in memory.tensors)
         out_BHLC = torch.empty_like(q_BHLC)
         for view in views:
-            chosen = slice(None) if view.heads is None else list(view.heads)
+            chosen = view.place
             out_BHLC[:, chosen] = self.sparse(q_BHLC[:, chosen], pos_BL, view, mass_BHGT[:, chosen])
         if residual:
             index_BHLC = (pos_BL - self.start)[:, None, :, None].expand(out_BHLC.shape)

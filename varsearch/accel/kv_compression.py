@@ -62,12 +62,27 @@ def _heads(kv: KVCompression, spec: ModelSpec, run: tuple[int, ...]) -> list[Hea
 
 
 class Group(NamedTuple):
-    """Heads that are stored together; None stands for all heads of the layer."""
+    """Heads that are stored together; None stands for all heads of the layer.
+
+    `places` holds the heads as an index, by device: a list would be copied there at each use.
+    """
 
     heads: tuple[int, ...] | None
     budget_K: tuple[Budget, ...]
     scorer: Scorer
     position_dtype: torch.dtype
+    places: dict[torch.device, Tensor]
+
+    def place(self, device: torch.device) -> Tensor | slice:
+        """The heads as an index: a slice, and so a view, where they are neighbours."""
+        if self.heads is None:
+            return slice(None)
+        first, last = self.heads[0], self.heads[-1]
+        if last - first == len(self.heads) - 1:
+            return slice(first, last + 1)
+        if device not in self.places:
+            self.places[device] = torch.tensor(self.heads, device=device)
+        return self.places[device]
 
 
 def grouped(heads: Sequence[Head], sizes: Sizes) -> tuple[Group, ...]:
@@ -84,6 +99,7 @@ def grouped(heads: Sequence[Head], sizes: Sizes) -> tuple[Group, ...]:
             heads[chosen[0]].budget_K,
             Scorer([heads[i].rule for i in chosen], sizes),
             position_dtype,
+            {},
         )
         for chosen in groups.values()
     )
@@ -147,11 +163,11 @@ class HeadGroup:
 
     def extend(self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, pos_BL: Tensor, store: bool) -> KVView:
         """This group's view of history plus the new scale; see `KVCache.extend`."""
-        n, heads = len(k_BHLC), self.group.heads
+        n, place = len(k_BHLC), self.group.place(k_BHLC.device)
         self._hold_rows(n)
         # The conditional rows' entries may be for the unconditional ones too, which rank them beside their own history.
         rows = len(self.stored[0]) if store and self.stored else n
-        q_BHLC, k_BHLC, v_BHLC = (_rows(_of_heads(t, heads), rows) for t in (q_BHLC, k_BHLC, v_BHLC))
+        q_BHLC, k_BHLC, v_BHLC = (_rows(t[:, place], rows) for t in (q_BHLC, k_BHLC, v_BHLC))
         pos_BHL = pos_BL[:, None].to(self.group.position_dtype)
         new = Entries(k_BHLC, v_BHLC, pos_BHL if len(pos_BHL) == 1 else _rows(pos_BHL, rows))
         joined = self._joined(new)
@@ -160,7 +176,7 @@ class HeadGroup:
         seen = joined.chosen(attended_BHN)
         if store:
             self._store(new, joined, seen, budget, cached_BHN)
-        return KVView(seen.k_BHSC[:n], seen.v_BHSC[:n], (seen.pos_BHS[:n],), heads)
+        return KVView(seen.k_BHSC[:n], seen.v_BHSC[:n], (seen.pos_BHS[:n],), self.group.heads, place)
 
     def take(self, rows: Rows) -> HeadGroup:
         """The entries of these rows only."""
@@ -243,15 +259,6 @@ class HeadGroup:
         k, k_scale, v, v_scale = stored
         k, v = (unpack(t, self.bits, like.shape[-1], like.dtype) for t in (k, v))
         return k.mul_(k_scale), v.mul_(v_scale)
-
-
-def _of_heads(t_BHLC: Tensor, heads: tuple[int, ...] | None) -> Tensor:
-    """These heads' part; a view where they are neighbours."""
-    if heads is None:
-        return t_BHLC
-    if heads[-1] - heads[0] == len(heads) - 1:
-        return t_BHLC[:, heads[0] : heads[-1] + 1]
-    return t_BHLC[:, list(heads)]
 
 
 def _rows(t: Tensor, rows: int) -> Tensor:

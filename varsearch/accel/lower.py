@@ -22,6 +22,7 @@ from varsearch.accel import (
     sparse_attention,
     token_pruning,
 )
+from varsearch.accel.block_heads import BlockHeads
 from varsearch.accel.cross_scale_attention import ChosenKeys
 from varsearch.accel.decision import Asked
 from varsearch.accel.scale_skipping import run_scales
@@ -36,11 +37,7 @@ from varsearch.target import ModelSpec
 def lower(policy: Policy, spec: ModelSpec, refiner_layers: int = 0, attention: Attention = DEFAULT) -> Plan:
     """The plan of `policy`, whose refiner has so many layers; raises `PolicyError` if it does not fit `spec`."""
     policy.check(spec)
-    shared = Shared(
-        functools.partial(dense_attention, softmax=attention),
-        functools.cache(functools.partial(LocalAttention, attention=attention)),
-        functools.cache(functools.partial(ChosenKeys, attention=attention)),
-    )
+    shared = Shared.of(attention)
     decisions = {decision.after: decision for decision in policy.decisions}
     paths, n = [policy], len(policy.scales)
     scales: tuple[ScalePlan, ...] = ()
@@ -64,11 +61,35 @@ def lower(policy: Policy, spec: ModelSpec, refiner_layers: int = 0, attention: A
 
 
 class Shared(NamedTuple):
-    """Dense attention; the others make each attention once, so that heads and layers share its tables."""
+    """What layers share: dense attention, and makers that make each attention once, so that tables are made once.
+
+    `blocks` and `entropies` make the attention that is a request by blocks; None where tiles stand for it.
+    """
 
     dense: Attend
     local: Callable[[Pattern, Maps], LocalAttention]
     keys: Callable[[CrossScale, Maps], ChosenKeys]
+    blocks: Callable[[tuple[Pattern, ...], Maps], Attend] | None = None
+    entropies: Attend | None = None
+
+    @classmethod
+    def of(cls, attention: Attention) -> Shared:
+        """What runs on these back-ends."""
+        shared = cls(
+            functools.partial(dense_attention, softmax=attention),
+            functools.cache(functools.partial(LocalAttention, attention=attention)),
+            functools.cache(functools.partial(ChosenKeys, attention=attention)),
+        )
+        if attention.blocks is None:
+            return shared
+        blocks = functools.cache(functools.partial(BlockHeads, implementation=attention.blocks))
+        return shared._replace(blocks=blocks, entropies=attention_entropy.WithEntropy(attention.blocks))
+
+    def attend(self, policy: Policy, spec: ModelSpec, scale: int, layer: int) -> Attend | None:
+        """Attention to fewer keys, where the policy asks for it."""
+        return cross_scale_attention.attend(policy, spec, scale, layer, self.keys) or sparse_attention.attend(
+            policy, spec, scale, layer, self.local, self.blocks
+        )
 
 
 def _scale(paths: Sequence[Policy], spec: ModelSpec, k: int, shared: Shared) -> ScalePlan:
@@ -82,16 +103,19 @@ def _scale(paths: Sequence[Policy], spec: ModelSpec, k: int, shared: Shared) -> 
 
 
 def _layer(paths: Sequence[Policy], spec: ModelSpec, scale: int, layer: int, shared: Shared) -> LayerPlan:
-    pruned = token_pruning.branch(paths, spec, scale, layer)
+    pruned, attend = token_pruning.branch(paths, spec, scale, layer), shared.attend(paths[0], spec, scale, layer)
+    together = attend is None and shared.entropies is not None
+    note = attention_entropy.ask_for_entropy if together else attention_entropy.note_entropy
+    observe = attention_entropy.observe(paths, scale, layer, note)
+    if attend is None:
+        attend = shared.entropies if observe and shared.entropies else shared.dense
     return LayerPlan(
         attn=guidance.branch(paths[0], scale, layer, "attn", pruned),
         # Never shared: a text is what the halves of guidance differ in.
         between=pruned,
         ffn=guidance.branch(paths[0], scale, layer, "ffn", pruned),
-        attend=cross_scale_attention.attend(paths[0], spec, scale, layer, shared.keys)
-        or sparse_attention.attend(paths[0], spec, scale, layer, shared.local)
-        or shared.dense,
-        observe=attention_entropy.observe(paths, scale, layer),
+        attend=attend,
+        observe=observe,
         room=_room(paths[0], spec, scale, layer),
     )
 

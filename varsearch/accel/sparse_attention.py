@@ -61,14 +61,25 @@ Pattern = tuple[Window | Band, ...]
 
 
 def attend(
-    policy: Policy, spec: ModelSpec, scale: int, layer: int, local: Callable[[Pattern, Maps], LocalAttention]
+    policy: Policy,
+    spec: ModelSpec,
+    scale: int,
+    layer: int,
+    local: Callable[[Pattern, Maps], LocalAttention],
+    blocks: Callable[[tuple[Pattern, ...], Maps], Attend] | None = None,
 ) -> Attend | None:
-    """Attention of `layer` at `scale`, made by `local`, where the policy has windows or bands, else None."""
+    """Attention of `layer` at `scale` where the policy has windows or bands, else None.
+
+    It is made by `blocks` of all heads at once where there is somebody for such requests, else of parts by `local`.
+    """
     patterns = [pattern_of(policy, scale, layer, head) for head in range(spec.n_heads)]
     if not any(patterns):
         return None
     seen = (scale,) if spec.family == "mvar" else run_scales(policy)
-    return RaggedHeads([local(pattern, Maps(spec.scales, seen, scale)) for pattern in patterns])
+    maps = Maps(spec.scales, seen, scale)
+    if blocks is not None:
+        return blocks(tuple(patterns), maps)
+    return RaggedHeads([local(pattern, maps) for pattern in patterns])
 
 
 def pattern_of(policy: Policy, scale: int, layer: int, head: int) -> Pattern:

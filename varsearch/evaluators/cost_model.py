@@ -2,7 +2,8 @@
 
 Each operator takes the longer of its arithmetic and its traffic at the device's peak rates (the roofline model,
 Williams et al. 2009, doi 10.1145/1498765.1498785). Attention counts as one fused kernel that reads its inputs once, as
-that of `sdpa`, `cudnn` and `flash-attn` is. A prediction ranks policies; it is not a measurement, and is marked.
+that of `sdpa`, `cudnn`, `flash-attn` and `triton` is; to fewer keys it is what the kernel of blocks computes. A
+prediction ranks policies; it is not a measurement, and is marked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import cached_property
 import torch
 
 from varsearch.errors import EvaluationError
-from varsearch.evaluators.trace import Op, Trace, backend_on, trace
+from varsearch.evaluators.trace import Op, Trace, attention_on, backend_on, trace
 from varsearch.measurement import SPEED_VERSION, Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
@@ -69,6 +70,7 @@ def predicted_protocol(target: Target) -> SpeedProtocol:
         backend=f"eager torch {torch.__version__.split('+')[0]}, {backend_on(target)} for quantized linears",
         repeats=0,
         version=SPEED_VERSION,
+        attention=attention_on(target),
     )
 
 

@@ -81,11 +81,13 @@ def protocol_for(target: Target, attention: AttentionName = "sdpa", head_dim: in
     """
     device = find_device(target.device)
     if not is_local(device):
-        if attention not in ("auto", "sdpa"):
+        predicted = predicted_protocol(target)
+        if attention not in ("auto", "sdpa", predicted.attention):
             raise UsageError(
-                f"speed on {target.device} is predicted here, for attention 'sdpa': measure {attention!r} there"
+                f"speed on {target.device} is predicted here, for attention {predicted.attention!r}: "
+                f"measure {attention!r} there"
             )
-        return predicted_protocol(target)
+        return predicted
     here, dtype = torch.device(device.kind), getattr(torch, target.dtype)
     return SpeedProtocol(
         target=target,
@@ -94,7 +96,7 @@ def protocol_for(target: Target, attention: AttentionName = "sdpa", head_dim: in
         backend=f"eager, {default_backend(here, dtype)} for quantized linears",
         repeats=REPEATS[device.kind],
         version=SPEED_VERSION,
-        attention=choose(attention, Request(here, dtype, head_dim)).dense.name,
+        attention=choose(attention, Request(here, dtype, head_dim)).name,
     )
 
 

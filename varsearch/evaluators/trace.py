@@ -31,10 +31,11 @@ from varsearch.models.families import Block
 from varsearch.models.image_model import ImageModel
 from varsearch.models.seams import KVCache, KVView, Rows
 from varsearch.policy import Policy
-from varsearch.target import Target, default_target, find_device
+from varsearch.target import AttentionBackend, Target, default_target, find_device
 
 aten = torch.ops.aten
 _ATTENTION = aten.scaled_dot_product_attention.default
+_BLOCK_ATTENTION = torch.ops.varsearch.block_attention
 _CPU_ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
 _OVERWRITE = {"copy_", "fill_", "zero_", "exponential_", "uniform_", "normal_"}
 _GATHER = {"embedding", "index", "index_select", "gather"}
@@ -107,7 +108,7 @@ def trace(model: ImageModel, policy: Policy, target: Target) -> Trace:
     # Techniques keep index tables in numpy and turn them into tensors as they run.
     with WithoutContent():
         hollow = with_tensors(model, lambda name, t: Contentless.like(t, stored_as(name, t, dtype)))
-        with apply(hollow, policy, backend_on(target)) as applied:
+        with apply(hollow, policy, backend_on(target), attention_on(target)) as applied:
             return record(applied, target.batch_size)
 
 
@@ -122,6 +123,11 @@ def dense_peaks(model: str, batches: Sequence[int] = (1, 8)) -> dict[int, int]:
 def backend_on(target: Target) -> Backend:
     """The backend of quantized linears that a well-equipped machine of the target's kind uses."""
     return "triton" if find_device(target.device).kind == "cuda" else "torch"
+
+
+def attention_on(target: Target) -> AttentionBackend:
+    """Who computes attention on a well-equipped machine of the target's kind."""
+    return "sdpa+triton" if find_device(target.device).kind == "cuda" else "sdpa"
 
 
 def record(applied: Accelerated, batch_size: int) -> Trace:
@@ -188,7 +194,8 @@ class Recorder(StorageTracker):
         flops, moved = flops_of(func, args, kwargs, result), bytes_of(func, args, kwargs, result)
         label = str(dtype).removeprefix("torch.")
         module, in_block = self._modules[-1]
-        self.ops.append(Op(name, module, None, self._attention, label, flops, moved, in_block))
+        attention = self._attention or func._overloadpacket is _BLOCK_ATTENTION
+        self.ops.append(Op(name, module, None, attention, label, flops, moved, in_block))
 
 
 class ScaleWatch:

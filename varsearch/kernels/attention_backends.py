@@ -4,6 +4,10 @@
 `flash-attn` the package of that name. Neither of the last two takes a mask, so attention under a mask is `sdpa` beside
 them, and `Attention.label` says so.
 
+Where a policy leaves pairs out, `reference` and `triton` take the whole request by blocks and lengths (see
+`block_attention.py`); behind the others, `+triton` says that it does. Without it such attention is made of calls for
+tiles and groups of heads, as on a CPU.
+
 What is known of `cudnn` and `flash-attn`: neither has been run on a GPU with this code. The adapter of `flash-attn` is
 tested against a stand-in with the signature that the package documents. `benchmarks/models.py` measures both.
 
@@ -17,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +30,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import register_flop_formula, sdpa_flop_count
 
 from varsearch.errors import TargetError, UsageError
+from varsearch.kernels import block_attention
+from varsearch.kernels.block_attention import AttentionInputs, Implementation, KVEntries, attend
 from varsearch.target import AttentionBackend, AttentionName
 
 log = logging.getLogger(__name__)
@@ -59,19 +65,29 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """The back-ends that a model's attention runs on: `dense` without a mask, `masked` with one."""
+    """The back-ends that a model's attention runs on: `dense` without a mask, `masked` with one.
+
+    `blocks` computes requests by blocks and lengths; None where there is nobody, and techniques make tiles instead.
+    """
 
     dense: Backend
     masked: Backend
+    blocks: Implementation | None = None
 
     def __call__(self, q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | None = None) -> Tensor:
         """See `Backend.run`."""
         return (self.dense if mask is None else self.masked).run(q_BHLC, k_BHSC, v_BHSC, mask)
 
     @property
+    def name(self) -> AttentionBackend:
+        """The name by which it is chosen."""
+        dense = self.dense.name
+        return dense if self.blocks in (None, dense) else _with_blocks(dense)
+
+    @property
     def label(self) -> str:
         """What runs, for records."""
-        return self.dense.name if self.dense == self.masked else f"{self.dense.name}, {self.masked.name} under masks"
+        return self.name if self.dense == self.masked else f"{self.name}, {self.masked.name} under masks"
 
 
 def reference(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -104,6 +120,11 @@ def flash_attn(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | No
     """See `Backend.run`; without a mask."""
     out_BHLC: Tensor = flash_attention(q_BHLC, k_BHSC, v_BHSC)
     return out_BHLC
+
+
+def triton(q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | None = None) -> Tensor:
+    """See `Backend.run`; without a mask."""
+    return attend(AttentionInputs(q_BHLC, KVEntries(k_BHSC, v_BHSC)), "triton").out_BHLC
 
 
 @torch.library.custom_op("varsearch::flash_attention", mutates_args=())
@@ -145,6 +166,12 @@ def _flash_attn(request: Request) -> str | None:
     return _tensor_cores(request, widest=256)
 
 
+def _triton(request: Request) -> str | None:
+    if request.masked:
+        return "it takes no mask"
+    return block_attention.unsupported(request.device, request.dtype, request.head_dim)
+
+
 def _installed() -> bool:
     # Other packages share the namespace, so that only the function itself proves it.
     if find_spec("flash_attn") is None:
@@ -174,40 +201,59 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-SDPA = Backend("sdpa", sdpa, _anything)
+REFERENCE, SDPA = Backend("reference", reference, _anything), Backend("sdpa", sdpa, _anything)
 BACKENDS: dict[AttentionBackend, Backend] = {
-    "reference": Backend("reference", reference, _anything),
+    "reference": REFERENCE,
     "sdpa": SDPA,
     "cudnn": Backend("cudnn", cudnn, _cudnn),
     "flash-attn": Backend("flash-attn", flash_attn, _flash_attn),
+    "triton": Backend("triton", triton, _triton),
 }
+"""Those that compute dense attention."""
+
 DEFAULT = Attention(SDPA, SDPA)
 
 
 def choose(name: AttentionName, request: Request) -> Attention:
     """The back-ends for a model whose attention asks `request`, and the same under masks.
 
-    `auto` takes flash-attn, which somebody has installed on purpose, where it can run, else sdpa.
+    `auto` takes flash-attn, which somebody has installed on purpose, where it can run, else sdpa; and triton behind it
+    on a CUDA device where that can run.
 
     Raises:
         UsageError: there is no back-end of this name.
         TargetError: a back-end was named that cannot do it.
     """
-    if name != "auto" and name not in BACKENDS:
-        raise UsageError(f"unknown attention {name!r}: expected one of auto, {', '.join(BACKENDS)}")
-    dense = _auto(request) if name == "auto" else BACKENDS[name]
-    reason = dense.unsupported(request)
-    if reason:
-        raise TargetError(f"attention {name!r} cannot run here: {reason}; use attention 'sdpa' or 'auto'")
-    return Attention(dense, dense if dense.unsupported(request._replace(masked=True)) is None else SDPA)
+    if name != "auto" and name not in get_args(AttentionBackend):
+        raise UsageError(f"unknown attention {name!r}: expected one of auto, {', '.join(get_args(AttentionBackend))}")
+    found = named(_auto(request) if name == "auto" else name)
+    for part in (found.dense, *(() if found.blocks is None else (BACKENDS[found.blocks],))):
+        reason = part.unsupported(request)
+        if reason:
+            raise TargetError(f"attention {name!r} cannot run here: {reason}; use attention 'sdpa' or 'auto'")
+    return found
+
+
+def named(name: AttentionBackend) -> Attention:
+    """The back-ends of this name, wherever they may run."""
+    first, _, behind = name.partition("+")
+    dense = next(backend for backend in BACKENDS.values() if backend.name == first)
+    whole: dict[str, Implementation] = {"reference": "reference", "triton": "triton"}
+    return Attention(dense, REFERENCE if dense is REFERENCE else SDPA, whole.get(behind or first))
+
+
+def _with_blocks(dense: AttentionBackend) -> AttentionBackend:
+    return next(name for name in get_args(AttentionBackend) if name == f"{dense}+triton")
 
 
 @cache
-def _auto(request: Request) -> Backend:
+def _auto(request: Request) -> AttentionBackend:
     """Kept, so that it is said once per process."""
     first = BACKENDS["flash-attn"]
     reason = first.unsupported(request)
-    chosen = SDPA if reason else first
+    chosen = SDPA.name if reason else first.name
+    if request.device.type == "cuda" and _triton(request) is None:
+        chosen = _with_blocks(chosen)
     asked = f"{_name(request.dtype)} on {request.device}, heads of {request.head_dim}"
-    log.info("attention: %s for %s%s", chosen.name, asked, f" (not flash-attn: {reason})" if reason else "")
+    log.info("attention: %s for %s%s", chosen, asked, f" (not flash-attn: {reason})" if reason else "")
     return chosen

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from types import EllipsisType
 from typing import Protocol
 
 import torch
@@ -51,9 +52,13 @@ class BranchMemory:
 
 @dataclass(slots=True)
 class AttentionMemory:
-    """What the attention of one layer remembers within a generation; who wrote the tensors knows what they are."""
+    """What the attention of one layer remembers within a generation; who wrote the tensors knows what they are.
+
+    `noting` are the branches that shall have the entropies of the scale whose attention comes next.
+    """
 
     tensors: tuple[Tensor, ...] = ()
+    noting: tuple[BranchMemory, ...] = ()
 
     def take(self, rows: Rows) -> AttentionMemory:
         """The memory of these rows only."""
@@ -72,12 +77,14 @@ class KVView:
 
     `pos_parts` are (B or 1, H or 1, S_i) tensors of original positions whose S_i add up to S, joined only by who asks.
     `heads` lists the heads of the group in the order of the tensors' head dimension; None stands for all of them.
+    `place` is the same as an index on the device.
     """
 
     k_BHSC: Tensor
     v_BHSC: Tensor
     pos_parts: tuple[Tensor, ...]
     heads: tuple[int, ...] | None = None
+    place: Tensor | slice | EllipsisType = ...
 
     def positions(self) -> Tensor:
         """Original positions of the keys, (B or 1, H or 1, S) int64."""
@@ -131,8 +138,7 @@ def dense_attention(
         return softmax(q_BHLC, views[0].k_BHSC, views[0].v_BHSC)
     out_BHLC = torch.empty_like(q_BHLC)
     for view in views:
-        heads = list(view.heads or ())
-        out_BHLC[:, heads] = softmax(q_BHLC[:, heads], view.k_BHSC, view.v_BHSC)
+        out_BHLC[:, view.place] = softmax(q_BHLC[:, view.place], view.k_BHSC, view.v_BHSC)
     return out_BHLC
 
 

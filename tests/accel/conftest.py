@@ -1,0 +1,3 @@
+from tests.kernels.conftest import interpreter
+
+__all__ = ["interpreter"]
