@@ -64,7 +64,7 @@ def front_chart(
 
     every = [point(trial) for trial in trials]
     members = [point(entry, chosen.get(entry.number, "")) for entry in front.entries]
-    presets = [point(entry, entry.origin.partition(":")[2]) for entry in front.presets]
+    presets = [point(entry, entry.source.name) for entry in front.presets]
     star, what = point(dense, "dense"), "ΔFID" if judged else TITLES["memory"]
     picture = Picture(
         WIDTH, HEIGHT, f"{what} against {TITLES[cost]}: {len(members)} policies on the front", linked=True

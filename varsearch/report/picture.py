@@ -102,7 +102,7 @@ def _draw_costs(axes: Axes, front: Front, trials: list[dict[str, float]]) -> Non
     )
     for entry in front.presets:
         place = entry.value("speedup"), entry.value("peak_bytes") / dense
-        axes.annotate(entry.origin.partition(":")[2], place, fontsize=7, xytext=(4, 2), textcoords="offset points")
+        axes.annotate(entry.source.name, place, fontsize=7, xytext=(4, 2), textcoords="offset points")
     axes.scatter([1], [1], marker="*", s=160, color="tab:red", zorder=3, label="dense")
     axes.set_xlabel("speed-up over dense (more is better)")
     axes.set_ylabel("peak memory relative to dense (less is better)")

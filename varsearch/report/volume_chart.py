@@ -9,7 +9,7 @@ from varsearch.db import State, TrialRecord
 from varsearch.report.svg import Axis, Picture, steps_of
 from varsearch.search.core.objectives import dense_trial, front_trials, front_volume, volume_of
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import DENSE, KNOWN, PRESET, SEED, WARM
+from varsearch.search.core.source import DENSE, SourceKind, kind_of
 
 WIDTH, HEIGHT = 560.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 544.0, 16.0, 248.0
@@ -63,7 +63,7 @@ def history(
 
 def published_volume(settings: RunSettings, trials: Sequence[TrialRecord]) -> float | None:
     """Hypervolume that published systems and dense reach alone, by the search's numbers; None without dense."""
-    return volume_of(settings, [t for t in trials if t.origin == DENSE or t.origin.startswith(PRESET)])
+    return volume_of(settings, [t for t in trials if t.origin == DENSE or kind_of(t.origin) is SourceKind.PRESET])
 
 
 def volume_chart(stages: Sequence[Stage], presets: float | None, *, over_time: bool) -> Picture:
@@ -104,7 +104,7 @@ def _risen(picture: Picture, stages: Sequence[Stage], places: Sequence[float], y
         if stage.volume > before:
             tip = f"trial {stage.trial} ({stage.origin}): hypervolume {stage.volume:.3f}"
             h = y(stage.volume)
-            if stage.origin.startswith((SEED, PRESET, WARM, KNOWN)):
+            if kind_of(stage.origin).is_start:
                 picture.add("path", "preset", tip, d=f"M{x:.1f} {h - 5:.1f}l5 5l-5 5l-5 -5Z")
             else:
                 picture.add("circle", "front", tip, cx=x, cy=h, r=4)

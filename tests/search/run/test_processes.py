@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.search.harness import check_consistent, shown, stored
-from tests.search.process import Search, descendants, lines
+from tests.search.support.harness import check_consistent, shown, stored
+from tests.search.support.process import Search, descendants, lines
 from varsearch.db import State
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ import optuna
 import pytest
 from sqlalchemy import Engine, event
 
-from tests.search.fakes import DENSE, evidence, outcome, settings
-from tests.search.harness import Open, check_consistent, drain, shown, stored, taken
+from tests.search.support.fakes import DENSE, evidence, outcome, settings
+from tests.search.support.harness import Open, check_consistent, drain, shown, stored, taken
 from varsearch.db import State, Store
 from varsearch.db.engine import locate
 from varsearch.errors import EvaluationError, StoreError, UsageError
@@ -175,7 +175,7 @@ def crashing(start: Open, storage: str, commit: int, budget: int, evaluated: lis
     event.remove(Engine, "commit", listener)
     # The locks of a killed process end with it.
     if broker is not None:
-        broker._ledger.close()
+        broker.abandon()
     elif crashed:
         gc.collect()
     return crashed

@@ -1,7 +1,7 @@
 """A run as Optuna sees it: trials of our store, shown in an Optuna storage.
 
-Our tables are the truth and the study is made from them, so that whatever a crash left unfinished is completed by
-showing the same trials again.
+Our tables are the truth and the study is made from them, so that whatever a crash left unfinished
+is completed by showing the same trials again.
 """
 
 from __future__ import annotations
@@ -49,16 +49,17 @@ class Space(Protocol):
         ...
 
     def nearest(self, policy: Policy) -> dict[str, int]:
-        """The levels of a policy, or of one like it where no levels say it; `PolicyError` if it fits no such model."""
+        """The levels of a policy, or of one like it; `PolicyError` if it is of another model."""
         ...
 
 
 @contextmanager
 def open_storage(url: URL) -> Iterator[RDBStorage]:
-    """Optuna's tables in the database at `url`, created if missing; its connections are closed at the end."""
+    """Optuna's tables in the database at `url`, created if missing and closed at the end."""
     with study_errors(url):
         try:
-            storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine_options(url))
+            address = url.render_as_string(hide_password=False)
+            storage = RDBStorage(address, engine_kwargs=engine_options(url))
         except RuntimeError as error:  # Optuna's word for tables of another version
             raise StoreError(f"database {label(url)}: {reason(error, url)}") from None
     try:
@@ -112,7 +113,7 @@ class StudyView:
         return len(self._trial_ids)
 
     def show(self, trial: TrialRecord) -> None:
-        """Brings the study's trial to the state of ours. A new one takes one transaction; finished ones stay."""
+        """Brings the study's trial to the state of ours: a new one at once, a final one never."""
         if trial.number in self._finished:
             return
         frozen = self._frozen(trial)
@@ -124,7 +125,7 @@ class StudyView:
             self._finished.add(trial.number)
 
     def describe(self, attributes: Mapping[str, Any]) -> None:
-        """What is known of the run as a whole, such as what its finished trials cannot take any more."""
+        """Facts about the run as a whole, as its finished trials take no more attributes."""
         for key, value in attributes.items():
             self._storage.set_study_user_attr(self._study_id, key, value)
 
@@ -164,7 +165,7 @@ class StudyView:
         return attrs | trial.values
 
     def _edited(self, policy: Policy, levels: Mapping[str, int]) -> dict[str, Any]:
-        """The places where the policy is not what the parameters say; no attribute where there are none."""
+        """The settings in which the policy differs from its parameters, if there are any."""
         shown = self._space.decode(levels)
         if shown == policy:
             return {}
@@ -173,8 +174,8 @@ class StudyView:
         return {"edited": ", ".join(sorted(units | (set(own.rest) ^ set(other.rest)))) or "values"}
 
     def _constraints(self, values: Mapping[str, float]) -> dict[str, Any]:
-        # Optuna 5 writes one attribute per constraint but still reads this list, and optuna-dashboard 0.21 reads
-        # only the list. Writing both would count every violation twice.
+        # Optuna 5 writes one attribute per constraint but still reads this list, and
+        # optuna-dashboard 0.21 reads only the list. Writing both would count every violation twice.
         return {"constraints": self._settings.violations(values)} if self._settings.bounds else {}
 
 
