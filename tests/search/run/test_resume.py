@@ -135,12 +135,67 @@ def test_a_second_driver_takes_over_and_the_first_one_stops(start: Open, storage
     check_consistent(storage, 4)
 
 
-def test_foreign_trials_in_the_study_are_refused(start: Open, tmp_path: Path) -> None:
-    start().close("finished")
+def extra(study: optuna.Study) -> None:
+    study.ask()
+
+
+def finished_twice(study: optuna.Study) -> None:
+    """As a process does that slept between its write to the store and the one to the study."""
+    study.add_trial(study.trials[-1])
+
+
+def failed_meanwhile(study: optuna.Study) -> None:
+    (trial_id,) = [t._trial_id for t in study.trials if t.state.name == "WAITING"]
+    study._storage.set_trial_state_values(trial_id, optuna.trial.TrialState.FAIL)
+
+
+def numbered_twice(study: optuna.Study) -> None:
+    study.add_trial(study.trials[0])
+    with study._storage._backend.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trials SET number = 0")
+
+
+@pytest.mark.parametrize("spoil", [extra, finished_twice, failed_meanwhile, numbered_twice])
+def test_a_study_that_something_else_wrote_to_is_made_anew(
+    start: Open, tmp_path: Path, spoil: Callable[[optuna.Study], None]
+) -> None:
+    broker = start(budget=2)
+    broker.report(outcome(taken(broker.lease("a"))))
+    assert taken(broker.lease("a")).number == 1
+    broker.close("interrupted")
     with open_storage(locate(tmp_path / "runs.db")) as backend:
-        optuna.load_study(study_name=settings().default_name, storage=backend).ask()
-    with pytest.raises(UsageError, match="has 1 trials, the run only 0: something else wrote to it"):
-        start()
+        study = optuna.load_study(study_name=settings().default_name, storage=backend)
+        study.set_user_attr("note", "of the dashboard")
+        spoil(study)
+    broker = start(budget=3)
+    assert drain(broker) == [1, 2]
+    broker.close("finished")
+    check_consistent(tmp_path / "runs.db", 3)
+    with open_storage(locate(tmp_path / "runs.db")) as backend:
+        study = optuna.load_study(study_name=settings().default_name, storage=backend)
+        assert study.user_attrs == {"note": "of the dashboard"}
+        assert study.metric_names == list(settings().objectives)
+
+
+def test_a_study_that_is_lost_is_made_anew(start: Open, tmp_path: Path) -> None:
+    broker = start(budget=2)
+    drain(broker)
+    broker.close("finished")
+    with open_storage(locate(tmp_path / "runs.db")) as backend:
+        optuna.delete_study(study_name=settings().default_name, storage=backend)
+    start(budget=2).close("finished")
+    check_consistent(tmp_path / "runs.db", 2)
+
+
+def test_a_study_that_is_not_ours_is_left_alone(start: Open, tmp_path: Path) -> None:
+    start(name="other").close("finished")
+    with open_storage(locate(tmp_path / "runs.db")) as backend:
+        optuna.create_study(study_name="mine", storage=backend).ask()
+        with pytest.raises(UsageError, match="the database has an Optuna study 'mine' of something else"):
+            start(name="mine")
+        assert len(optuna.load_study(study_name="mine", storage=backend).trials) == 1
+    with Store(tmp_path / "runs.db") as store:
+        assert [run.name for run in store.runs()] == ["other"]
 
 
 class Crash(BaseException):

@@ -7,7 +7,7 @@ is completed by showing the same trials again.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -79,6 +79,15 @@ def study_errors(url: URL) -> Iterator[None]:
             raise StoreError(f"database {label(url)}: {reason(error.__cause__ or error, url)}") from None
 
 
+def is_study(storage: BaseStorage, name: str) -> bool:
+    """Whether there is a study of this name."""
+    try:
+        storage.get_study_id_from_name(name)
+    except KeyError:
+        return False
+    return True
+
+
 class StudyView:
     """Shows trials of a run in an Optuna study.
 
@@ -89,23 +98,45 @@ class StudyView:
 
     def __init__(self, name: str, storage: BaseStorage, settings: RunSettings, space: Space) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.distributions: dict[str, BaseDistribution] = {
+            knob: IntDistribution(0, levels - 1) for knob, levels in space.knobs.items()
+        }
+        self._name, self._storage, self._settings, self._space = name, storage, settings, space
+        self._open()
+
+    def _open(self) -> None:
         self.study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            directions=[METRICS[metric].direction for metric in settings.objectives],
+            study_name=self._name,
+            storage=self._storage,
+            directions=[METRICS[metric].direction for metric in self._settings.objectives],
             load_if_exists=True,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            self.study.set_metric_names(list(settings.objectives))
-        self.distributions: dict[str, BaseDistribution] = {
-            knob: IntDistribution(0, levels - 1) for knob, levels in space.knobs.items()
-        }
-        self._storage, self._settings, self._space = storage, settings, space
-        self._study_id = storage.get_study_id_from_name(name)
-        shown = storage.get_all_trials(self._study_id, deepcopy=False)
+            self.study.set_metric_names(list(self._settings.objectives))
+        self._study_id = self._storage.get_study_id_from_name(self._name)
+        shown = self._storage.get_all_trials(self._study_id, deepcopy=False)
         self._trial_ids = {trial.number: trial._trial_id for trial in shown}
         self._finished = {trial.number for trial in shown if trial.state.is_finished()}
+
+    def can_become(self, trials: Sequence[TrialRecord]) -> bool:
+        """Whether showing these trials makes the study equal to them: it has none that they deny."""
+        shown = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        # Two processes that write at once can give two trials the same number.
+        if len({trial.number for trial in shown}) < len(shown) or len(shown) > len(trials):
+            return False
+        return all(_can_become(trial, trials[trial.number]) for trial in shown)
+
+    def clear(self) -> None:
+        """Forgets all trials; the study's own attributes stay, such as notes of the dashboard."""
+        storage, old = self._storage, self._study_id
+        user, system = storage.get_study_user_attrs(old), storage.get_study_system_attrs(old)
+        storage.delete_study(old)
+        self._open()
+        for key, value in user.items():
+            storage.set_study_user_attr(self._study_id, key, value)
+        for key, value in system.items():
+            storage.set_study_system_attr(self._study_id, key, value)
 
     @property
     def size(self) -> int:
@@ -177,6 +208,12 @@ class StudyView:
         # Optuna 5 writes one attribute per constraint but still reads this list, and
         # optuna-dashboard 0.21 reads only the list. Writing both would count every violation twice.
         return {"constraints": self._settings.violations(values)} if self._settings.bounds else {}
+
+
+def _can_become(shown: FrozenTrial, trial: TrialRecord) -> bool:
+    """Whether the study's trial is of the same policy, and final only if ours is so in the same state."""
+    is_same = shown.user_attrs.get("digest") == trial.policy.digest
+    return is_same and (not shown.state.is_finished() or shown.state is STATES[trial.state])
 
 
 def _news(shown: Mapping[str, Any], known: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -19,7 +19,13 @@ from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.errors import UsageError
 from varsearch.measurement import Evidence
 from varsearch.policy import Policy
-from varsearch.search.core.optuna_study import Space, StudyView, open_storage, study_errors
+from varsearch.search.core.optuna_study import (
+    Space,
+    StudyView,
+    is_study,
+    open_storage,
+    study_errors,
+)
 from varsearch.search.core.settings import RunSettings
 
 
@@ -42,8 +48,7 @@ class Trials:
         tried: digests of all their policies.
 
     Raises:
-        UsageError: the name belongs to a run with other settings, or something else wrote to its
-            study.
+        UsageError: the name is that of a run with other settings, or of a study that is not ours.
         StoreError: from here and from every method, if the database fails or another process
             continues the run.
     """
@@ -61,16 +66,24 @@ class Trials:
         self.tried: set[str] = set()
         with ExitStack() as connections:
             self.store = connections.enter_context(Store(storage))
-            self.run = self.store.claim(self._same_run(name))
             optuna = connections.enter_context(open_storage(self.store.url))
+            # The study first: whoever makes one has claimed the run before.
+            with study_errors(self.store.url):
+                has_study = is_study(optuna, name)
+            self.run = self.store.claim(self._same_run(name, has_study=has_study))
             with study_errors(self.store.url):
                 self._study = StudyView(self.run.name, optuna, settings, space)
             self._read()
             self._connections = connections.pop_all()
 
-    def _same_run(self, name: str) -> RunRecord:
-        """The record to claim; refuses a known name whose settings differ."""
+    def _same_run(self, name: str, *, has_study: bool) -> RunRecord:
+        """The record to claim; refuses the name of another run or of a study that is not ours."""
         known = {run.name: run for run in self.store.runs()}.get(name)
+        if has_study and not known:
+            raise UsageError(
+                f"the database has an Optuna study {name!r} of something else: "
+                "give the new run another --name"
+            )
         difference = RunSettings.parse(known.settings).difference(self._settings) if known else ""
         if difference:
             raise UsageError(
@@ -87,11 +100,10 @@ class Trials:
 
     def _read(self) -> None:
         trials = self.store.trials(self.run)
-        if self._study.size > len(trials):
-            raise UsageError(
-                f"Optuna's study {self.run.name!r} has {self._study.size} trials, the run only "
-                f"{len(trials)}: something else wrote to it; give the new run another --name"
-            )
+        with study_errors(self.store.url):
+            # A process that slept and lost the run meanwhile may have written to the study since.
+            if not self._study.can_become(trials):
+                self._study.clear()
         for trial in trials:
             self._add(trial)
             self._show(trial)
