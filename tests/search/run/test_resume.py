@@ -262,6 +262,47 @@ def test_a_crash_before_any_commit_loses_and_repeats_nothing(start: Open, tmp_pa
     assert commit > 20
 
 
+def test_a_database_without_the_index_of_its_studies_is_repaired(start: Open, tmp_path: Path) -> None:
+    """As `kill -9` leaves it between two statements of Optuna, and two continuations after that."""
+    start(budget=1).close("interrupted")
+    with open_storage(locate(tmp_path / "runs.db")) as backend, backend.engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_studies_study_name")
+        connection.exec_driver_sql("INSERT INTO studies (study_name) SELECT study_name FROM studies")
+    for budget in (1, 2):
+        broker = start(budget=budget)
+        drain(broker)
+        broker.close("finished")
+    check_consistent(tmp_path / "runs.db", 2)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_statement_that_makes_tables_is_repaired(start: Open, tmp_path: Path) -> None:
+    for statement in itertools.count():
+        storage, count = str(tmp_path / f"{statement}.db"), itertools.count()
+
+        def crash(
+            _: object, __: object, text: str, *___: object, n: int = statement, count: itertools.count[int] = count
+        ) -> None:
+            if text.lstrip().startswith("CREATE") and next(count) == n:
+                raise Crash
+
+        event.listen(Engine, "before_cursor_execute", crash)
+        try:
+            start(storage=storage, budget=1).close("finished")
+        except Crash:
+            crashed = True
+            gc.collect()
+        else:
+            crashed = False
+        event.remove(Engine, "before_cursor_execute", crash)
+        for _ in range(2):
+            start(storage=storage, budget=1).close("finished")
+        assert len(stored(storage)) == 0 == len(shown(storage))
+        if not crashed:
+            break
+    assert statement > 20
+
+
 @pytest.mark.slow
 def test_a_crash_while_the_tables_are_made_is_repaired(start: Open, tmp_path: Path) -> None:
     for commit in itertools.count():

@@ -16,10 +16,10 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
+from sqlalchemy import URL, inspect
 
 from varsearch.db import State, TrialRecord
-from varsearch.db.engine import engine_options, label, one_line_errors, reason
+from varsearch.db.engine import alone, engine_options, label, one_line_errors, reason
 from varsearch.errors import StoreError
 from varsearch.measurement import METRICS
 from varsearch.policy import Policy
@@ -59,7 +59,9 @@ def open_storage(url: URL) -> Iterator[RDBStorage]:
     with study_errors(url):
         try:
             address = url.render_as_string(hide_password=False)
-            storage = RDBStorage(address, engine_kwargs=engine_options(url))
+            with alone(url):
+                storage = RDBStorage(address, engine_kwargs=engine_options(url))
+                _complete(storage)
         except RuntimeError as error:  # Optuna's word for tables of another version
             raise StoreError(f"database {label(url)}: {reason(error, url)}") from None
     try:
@@ -67,6 +69,24 @@ def open_storage(url: URL) -> Iterator[RDBStorage]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _complete(storage: RDBStorage) -> None:
+    """Adds the index that is missing if a process was killed while it made the tables.
+
+    Without it every start adds a study of the same name, and then Optuna opens none of them.
+    """
+    indexes = inspect(storage.engine).get_indexes("studies")
+    if any(index["unique"] and index["column_names"] == ["study_name"] for index in indexes):
+        return
+    names: set[str] = set()
+    for study in storage.get_all_studies():
+        # Our tables are the truth, so any of them can be completed.
+        if study.study_name in names:
+            storage.delete_study(study._study_id)
+        names.add(study.study_name)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE UNIQUE INDEX ix_studies_study_name ON studies (study_name)")
 
 
 @contextmanager
