@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from benchmarks.search_problem import WARM_STARTS, Found, Recorded
 from varsearch.search.core.objectives import front_volume
-from varsearch.search.core.source import DENSE, PRESET, SEED, WARM
+from varsearch.search.core.source import DENSE, Source, SourceKind, kind_of
 from varsearch.search.sensitivity.warm_start import warm_starts
 
 
@@ -51,15 +51,16 @@ def main(given: Sequence[str] | None = None) -> None:
     problem = Recorded(asked.storage, asked.target, asked.images, record=True)
     starts = {origin: (policy, "") for origin, policy in problem.published.items()}
     for i, start in enumerate(warm_starts(problem.profile, asked.starts)):
-        starts[f"{WARM}{i}"] = start.policy, f"; predicted loss {start.loss:.2f}"
+        starts[str(Source(SourceKind.WARM, str(i)))] = start.policy, f"; predicted loss {start.loss:.2f}"
     rows: dict[str, Row] = {}
     for origin, (policy, told) in starts.items():
         found = values(problem.evaluate(policy)), values(problem.confirmed(policy))
         rows[origin] = Row(found, told)
         print(line(origin, rows[origin], rows[DENSE]), flush=True)
-    sets = {"published": (PRESET,), "hand-made": (SEED,), "warm": (WARM,), "warm and published": (WARM, PRESET)}
-    for what, kinds in (sets | {"all": ("",)}).items():
-        chosen = [row.values for origin, row in rows.items() if origin == DENSE or origin.startswith(kinds)]
+    preset, seed, warm = SourceKind.PRESET, SourceKind.SEED, SourceKind.WARM
+    sets = {"published": (preset,), "hand-made": (seed,), "warm": (warm,), "warm and published": (warm, preset)}
+    for what, kinds in (sets | {"all": tuple(SourceKind)}).items():
+        chosen = [row.values for origin, row in rows.items() if origin == DENSE or kind_of(origin) in kinds]
         searched, fresh = (
             front_volume(problem.settings, [both[i] for both in chosen], rows[DENSE].values[i]) for i in range(2)
         )

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import search, search_methods
+from benchmarks import rungs, search, search_methods
 from benchmarks.search_methods import METHODS
 from benchmarks.search_problem import Recorded
 from benchmarks.search_synthetic import SPEC, Synthetic
-from tests.search import fakes
+from tests.search.support import fakes
+from tests.search.support.looks import MANY, RUNGS, WHOLE, climb
 from varsearch.errors import UsageError
 from varsearch.measurement import Job, Outcome
+from varsearch.search.run.broker import Broker, Search
 from varsearch.space.settings import candidates, compose
 
 
@@ -111,3 +113,15 @@ def test_rows_of_other_seeds_and_methods_stay_when_more_are_added(
     with pytest.raises(UsageError, match="another problem"):
         run("--methods", "random", "--seeds", "1", "--add", "--problem-seed", "7")
     assert run("--methods", "random", "--seeds", "1") == [("random", 0)]
+
+
+def test_the_benchmark_of_rungs_reads_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "runs.db"
+    broker = Broker(Search(WHOLE, fakes.SPACE, MANY, path, len(MANY), rungs=RUNGS))
+    climb(broker, noise=0.0)
+    broker.close("finished")
+    rungs.main(["--storage", str(path)])
+    printed = capsys.readouterr().out
+    (exact,) = [line for line in printed.splitlines() if line.startswith("64 images: delta_fid")]
+    assert exact.split()[3:] == [str(len(MANY) - 1), "1.000", "1.000", "0.000", "0%"]
+    assert "192 images: kid" in printed and "192 images: feature_distance" in printed

@@ -180,6 +180,11 @@ class Outcome(Frozen):
     error: str = ""
 
     @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What was found, in the order of the fields."""
+        return tuple(found for found in (self.quality, self.speed) if found)
+
+    @property
     def values(self) -> dict[str, float]:
         """All metrics of both pieces of evidence."""
         return {**(self.quality.values if self.quality else {}), **(self.speed.values if self.speed else {})}

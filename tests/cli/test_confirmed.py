@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import frames, losses
-from tests.search.harness import forget_confirmation
+from tests.search.support.harness import forget_confirmation
 from varsearch.cli.main import main
 from varsearch.db import Store
 from varsearch.evaluators.worker import WorkerConfig
@@ -16,7 +16,7 @@ from varsearch.policy_file import PolicyFile
 from varsearch.search.core.protocols import confirming
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.results.front import read_front
-from varsearch.search.run.reevaluation import Confirmation
+from varsearch.search.run.reevaluation import Reevaluation
 
 IMAGES = 16
 
@@ -33,10 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Store("varsearch.db") as store:
             (run,) = store.runs()
             worker = WorkerConfig(model="mnist", device="cpu", threads=1).make()
-            confirmation = Confirmation(RunSettings.parse(run.settings), store, run)
-            confirmation.start([trial for trial in store.trials(run) if trial.number < 2])
-            while (job := confirmation.next()) is not None:
-                assert confirmation.take(worker.evaluate(job)) == ""
+            finals = Reevaluation(RunSettings.parse(run.settings), store, run)
+            finals.start([trial for trial in store.trials(run) if trial.number < 2])
+            while (job := finals.lease("a")) is not None:
+                finals.report(worker.evaluate(job))
+            assert finals.failed == {}
     return path
 
 

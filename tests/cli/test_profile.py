@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fake_profile import Calls, fake_evaluators
+from tests.search.support.fake_profile import Calls, fake_evaluators
 from varsearch.cli.main import main
 
 

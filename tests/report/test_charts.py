@@ -14,8 +14,8 @@ from PIL import Image
 
 from tests.conftest import build_tiny
 from tests.report.runs import make_run, settings
-from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker
-from tests.search.fakes import settings as fake_settings
+from tests.search.support.fakes import DENSE, SPACE, STARTS, FakeWorker
+from tests.search.support.fakes import settings as fake_settings
 from varsearch.db import State, Store
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import (

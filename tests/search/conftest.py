@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.db.conftest import postgres, storage
-from tests.search.fakes import SPACE, STARTS, settings
-from tests.search.harness import Open
-from tests.search.process import Search
+from tests.search.support.fakes import SPACE, STARTS, settings
+from tests.search.support.harness import Open
+from tests.search.support.process import Search as Process
 from varsearch.policy import Policy
 from varsearch.search.core.optuna_study import Space
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.run.broker import Broker
+from varsearch.search.run.broker import Broker, Search
 
 __all__ = ["postgres", "storage"]
 
@@ -34,17 +34,17 @@ def start(tmp_path: Path) -> Iterator[Open]:
         **limits: float | None,
     ) -> Broker:
         chosen = chosen or settings()
-        opened.append(Broker(chosen, space, starts, storage=storage, budget=budget, name=name, **limits))
+        opened.append(Broker(Search(chosen, space, starts, storage, budget, name, **limits)))
         return opened[-1]
 
     yield start
     for broker in opened:
-        broker._ledger.close()
+        broker.abandon()
 
 
 @pytest.fixture
-def search(tmp_path: Path) -> Iterator[Search]:
-    found = Search(tmp_path)
+def search(tmp_path: Path) -> Iterator[Process]:
+    found = Process(tmp_path)
     yield found
     if found.process is not None and found.process.poll() is None:
         found.kill()

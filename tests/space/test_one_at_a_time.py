@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.search.profiles import SIBLING, SPEC
+from tests.search.support.profiles import SIBLING, SPEC
 from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.models.image_model import ImageModel
 from varsearch.space.changes import changes

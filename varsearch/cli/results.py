@@ -95,7 +95,7 @@ def front_json(name: str, found: Front) -> dict[str, object]:
         ],
         "presets": [
             {
-                "name": rival.preset.origin.partition(":")[2],
+                "name": rival.preset.source.name,
                 "trial": rival.preset.number,
                 "feasible": rival.feasible,
                 "metrics": measurements_json(rival.preset.metrics),
@@ -168,7 +168,7 @@ def _print_rivals(found: Front) -> None:
     from varsearch.search.results.baselines import presets_volume, rivals
 
     if found.settings.quality is None:
-        rows = [{"<published": e.origin.partition(":")[2]} | _cells(e, found) for e in found.presets]
+        rows = [{"<published": e.source.name} | _cells(e, found) for e in found.presets]
         _table("what the published systems cost, relative to dense", rows)
         return
     alone = presets_volume(found)
@@ -185,7 +185,7 @@ def _rival_cells(rival: Rival, found: Front) -> list[str]:
         shown["speed-up"] = shown["speed-up"].partition(" ")[0]  # its interval would leave no room for the other
         return [shown[column] for column in ("ΔFID [95 %]", "speed-up", "peak", "KV")]
 
-    name, best = rival.preset.origin.partition(":")[2], rival.beaten_by
+    name, best = rival.preset.source.name, rival.beaten_by
     sure = f"trial {rival.nearest.number}: {rival.chance:.0%}" if rival.nearest else ""
     if best:
         return [name, *cells(rival.preset), f"{sure} ({best.origin})", *cells(best)]

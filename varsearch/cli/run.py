@@ -21,6 +21,7 @@ from varsearch.cli.render import (
     print_json,
     table,
 )
+from varsearch.search.core.source import kind_of
 
 if TYPE_CHECKING:
     from varsearch.policy import Policy
@@ -219,7 +220,7 @@ def _counted(starts: Mapping[str, Policy]) -> str:
         "seed": "hand-made policies",
         "known": "policies of other runs",
     }
-    found = Counter(origin.partition(":")[0] for origin in starts)
+    found = Counter(kind_of(origin) for origin in starts)
     return " and ".join(f"{found[kind]} {name}" for kind, name in names.items() if found[kind])
 
 

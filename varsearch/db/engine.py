@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from filelock import FileLock, Timeout
 from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
@@ -83,7 +86,7 @@ def open_engine(url: URL, create: bool) -> Engine:
     """
     if url.get_backend_name() == "sqlite":
         _check_path(Path(url.database or ""), create)
-    with one_line_errors(url):
+    with one_line_errors(url), alone(url):
         _check_owner(url, create)
         engine = create_engine(url, **engine_options(url))
         try:
@@ -93,6 +96,39 @@ def open_engine(url: URL, create: bool) -> Engine:
             engine.dispose()
             raise
     return engine
+
+
+@contextmanager
+def alone(url: URL) -> Iterator[None]:
+    """Lets one process at a time make or check tables: of two that make the same ones, both would fail."""
+    if url.get_backend_name() == "sqlite":
+        # Not beside the database, whose folder may be read-only. An SQLite file is used on one machine.
+        digest = hashlib.sha256(str(url.database).encode()).hexdigest()[:16]
+        lock = FileLock(Path(tempfile.gettempdir()) / f"varsearch_{os.getuid()}_{digest}.lock", timeout=LOCK_SECONDS)
+        try:
+            with lock:
+                yield
+        except Timeout:
+            why = f"another process has been opening it for {LOCK_SECONDS} s"
+            raise StoreError(f"database {label(url)}: {why}") from None
+        return
+    engine = _make_engine(url, engine_options(url))
+    try:
+        with engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                # Ends with the connection. It is another lock than that of `_lock`, which this one may hold meanwhile.
+                connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext(%s))", ("varsearch_opening",))
+            yield
+    finally:
+        engine.dispose()
+
+
+def _make_engine(url: URL, options: dict[str, Any]) -> Engine:
+    try:
+        return create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        extra = ": pip install 'varsearch[postgres]'" if url.get_backend_name() == "postgresql" else ""
+        raise StoreError(f"{url.drivername} needs the driver {error.name}, which is not installed{extra}") from None
 
 
 def _check_path(path: Path, create: bool) -> None:
@@ -108,11 +144,7 @@ def _check_path(path: Path, create: bool) -> None:
 def _check_owner(url: URL, create: bool) -> None:
     """Refuses a database of something else while it is as it was: our own connections switch SQLite to WAL."""
     options = {name: value for name, value in engine_options(url).items() if name != "pool_events"}
-    try:
-        engine = create_engine(url, **options)
-    except ModuleNotFoundError as error:
-        extra = ": pip install 'varsearch[postgres]'" if url.get_backend_name() == "postgresql" else ""
-        raise StoreError(f"{url.drivername} needs the driver {error.name}, which is not installed{extra}") from None
+    engine = _make_engine(url, options)
     try:
         with engine.connect() as connection:
             tables = inspect(connection).get_table_names()

@@ -93,7 +93,7 @@ def front_chart(
     points = Points(
         trials=[point(trial) for trial in trials],
         members=[point(entry, chosen.get(entry.number, "")) for entry in front.entries],
-        baselines=[point(entry, entry.origin.partition(":")[2]) for entry in front.presets],
+        baselines=[point(entry, entry.source.name) for entry in front.presets],
         dense=point(dense, "dense"),
     )
 

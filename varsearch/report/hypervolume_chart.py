@@ -12,7 +12,7 @@ from varsearch.db import State, TrialRecord
 from varsearch.report.charts import COLOURS, Chart, Tips
 from varsearch.search.core.objectives import dense_trial, front_trials, front_volume, volume_of
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import DENSE, KNOWN, PRESET, SEED, WARM
+from varsearch.search.core.source import DENSE, SourceKind, kind_of
 
 WIDTH, HEIGHT = 560.0, 300.0
 
@@ -65,7 +65,7 @@ def history(
 
 def published_volume(settings: RunSettings, trials: Sequence[TrialRecord]) -> float | None:
     """Hypervolume that published systems and dense reach alone, by the search's numbers; None without dense."""
-    return volume_of(settings, [t for t in trials if t.origin == DENSE or t.origin.startswith(PRESET)])
+    return volume_of(settings, [t for t in trials if t.origin == DENSE or kind_of(t.origin) is SourceKind.PRESET])
 
 
 def hypervolume_chart(stages: Sequence[Stage], baselines: float | None, *, over_time: bool) -> Chart:
@@ -112,7 +112,7 @@ def _growth(axes: Axes, stages: Sequence[Stage], places: Sequence[float], tips: 
     before = 0.0
     for stage, x in zip(stages, places, strict=True):
         if stage.volume > before:
-            start = stage.origin.startswith((SEED, PRESET, WARM, KNOWN))
+            start = kind_of(stage.origin).is_start
             colour = COLOURS["baseline"] if start else COLOURS["front"]
             face = COLOURS["paper"] if start else colour
             (mark,) = axes.plot(

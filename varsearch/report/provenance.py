@@ -12,7 +12,7 @@ from varsearch.db import RunRecord, State, TrialRecord
 from varsearch.measurement import QualityProtocol
 from varsearch.search.core.protocols import confirming
 from varsearch.search.core.settings import RunSettings, default_objectives
-from varsearch.search.core.source import WARM
+from varsearch.search.core.source import SourceKind, kind_of
 from varsearch.search.results.claims import headline
 from varsearch.search.results.front import Front
 from varsearch.target import find_device
@@ -133,7 +133,7 @@ def command(run: RunRecord, trials: Sequence[TrialRecord]) -> str:
     words += ["--attention", s.speed.attention] if s.speed.attention != "sdpa" else []
     words += ["--images", str(s.quality.n_images)] if s.quality else []
     words += ["--seed", str(s.seed)]
-    warm = sum(t.origin.startswith(WARM) for t in trials)
+    warm = sum(kind_of(t.origin) is SourceKind.WARM for t in trials)
     words += ["--warm-starts", str(warm)] if warm else []
     words += ["--rungs"] if any(t.state is State.STOPPED for t in trials) else []
     if s.objectives != default_objectives(s.origin):

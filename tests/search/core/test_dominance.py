@@ -5,30 +5,12 @@ from statistics import NormalDist
 
 import pytest
 
-from tests.search.fakes import DENSE, evidence, settings
-from varsearch.db import State, TrialRecord
-from varsearch.measurement import METRICS, Measurement
+from tests.search.support.fakes import DENSE, settings
+from tests.search.support.trials import COSTS, Z_95, between, judged, trial
+from varsearch.db import TrialRecord
+from varsearch.measurement import Measurement
 from varsearch.search.core.dominance import chances
 from varsearch.search.core.objectives import front_trials
-
-COSTS = settings(objectives=("delta_fid", "latency_ms"))
-Z_95 = 1.96
-
-
-def trial(number: int, *measurements: Measurement) -> TrialRecord:
-    """A finished trial with these numbers."""
-    by_kind = {kind: tuple(m for m in measurements if METRICS[m.metric].kind == kind) for kind in ("quality", "speed")}
-    quality, speed = (evidence(kind, DENSE, measurements=found) for kind, found in by_kind.items())
-    return TrialRecord(number, DENSE, "sampler", State.COMPLETE, quality=quality, speed=speed)
-
-
-def between(metric: str, value: float, half: float, n: int = 512) -> Measurement:
-    return Measurement(metric=metric, value=value, low=value - half, high=value + half, n=n)
-
-
-def judged(number: int, delta: float, error: float, latency: float) -> TrialRecord:
-    """With a standard error of its ΔFID, and an exact latency."""
-    return trial(number, between("delta_fid", delta, Z_95 * error), Measurement(metric="latency_ms", value=latency))
 
 
 def test_without_errors_it_is_the_front() -> None:

@@ -16,7 +16,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
-from tests.search.fakes import DENSE, SPACE, STARTS, evidence, settings
+from tests.search.support.fakes import DENSE, SPACE, STARTS, evidence, settings
 from varsearch.db import State, TrialRecord
 from varsearch.db.engine import locate
 from varsearch.errors import StoreError

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.search.fakes import QUALITY, SPEED, settings
+from tests.search.support.fakes import QUALITY, SPEED, settings
 from varsearch.errors import StoreError, UsageError
 from varsearch.measurement import Origin
 from varsearch.search.core.settings import RunSettings, named_objectives

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks import front as benchmark
 from benchmarks import losses
-from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, settings
-from tests.search.harness import front_of
-from tests.search.interacting import with_loss
-from tests.search.results.test_front import with_values
+from tests.search.support.fakes import DENSE, SPACE, STARTS, FakeWorker, settings
+from tests.search.support.harness import front_of
+from tests.search.support.interacting import with_loss
+from tests.search.support.trials import with_values
 from varsearch.db import Store, TrialRecord
 from varsearch.policy import LayerPolicy, Policy, Quantization, Weights
 from varsearch.search.core.objectives import front_trials, front_volume

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from scipy.stats import t as student
 
-from tests.search.fakes import SPACE, STARTS, FakeWorker, luck, numbers, outcome, settings
-from tests.search.harness import confirm, forget_confirmation, stored
+from tests.search.support.fakes import SPACE, STARTS, FakeWorker, luck, numbers, outcome, settings
+from tests.search.support.harness import confirm, forget_confirmation, stored
 from varsearch.cli.main import main
 from varsearch.db import Store
 from varsearch.measurement import Job, Origin, Outcome

@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.search.fakes import QUALITY, SPEED, STARTS, evidence, outcome, settings
-from tests.search.harness import Open, taken
+from tests.search.support.fakes import QUALITY, SPEED, STARTS, evidence, outcome, settings
+from tests.search.support.harness import Open, taken
 from varsearch.db import Store
 from varsearch.db.engine import locate
 from varsearch.measurement import Job, Origin, Outcome
@@ -49,14 +49,15 @@ def test_finalists_come_after_the_last_trial(start: Open, tmp_path: Path) -> Non
     assert told["hypervolume"] == front.hypervolume and len(told["policies on the front"]) == len(front.entries)
 
 
-def test_quality_that_is_confirmed_already_is_told_beside_fresh_speed(start: Open) -> None:
+def test_quality_that_is_confirmed_already_is_told_beside_fresh_speed(start: Open, tmp_path: Path) -> None:
     timed = SPEED.model_copy(update={"origin": Origin.MEASURED, "repeats": 5})
     chosen = settings(speed=timed)
     fresh = confirming(chosen).quality
     assert fresh is not None
     broker = start(chosen, budget=2, confirm=True)
-    for policy in STARTS.values():
-        broker._ledger.store.save(evidence("quality", policy, fresh.seed, protocol=fresh.digest))
+    with Store(tmp_path / "runs.db") as store:
+        for policy in STARTS.values():
+            store.save(evidence("quality", policy, fresh.seed, protocol=fresh.digest))
     confirmed(broker)
     told = [e.again for e in broker.events() if isinstance(e, Confirmed)]
     assert len(told) == 2 and all(t.quality and t.quality.protocol == fresh.digest for t in told)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import DENSE, SPACE, STARTS, FakeWorker, evidence, settings
-from tests.search.harness import front_of
+from tests.search.support.fakes import DENSE, SPACE, STARTS, FakeWorker, settings
+from tests.search.support.harness import front_of
+from tests.search.support.trials import with_values
 from varsearch.db import State, Store, TrialRecord
 from varsearch.errors import StoreError, UsageError
 from varsearch.measurement import Evidence, Measurement
@@ -18,14 +19,6 @@ from varsearch.search.results.selection import select
 from varsearch.search.run.driver import run
 
 BASE = {"fid": 4.0, "delta_fid": 0.0, "latency_ms": 100.0, "peak_bytes": 1e6, "speedup": 1.0, "feature_distance": 0.0}
-
-
-def with_values(number: int, **values: float) -> TrialRecord:
-    """A finished trial with these numbers."""
-    quality = evidence("quality", DENSE).model_copy(
-        update={"measurements": tuple(Measurement(metric=name, value=value) for name, value in values.items())}
-    )
-    return TrialRecord(number, DENSE, "sampler", State.COMPLETE, quality=quality)
 
 
 TRIALS = [

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import DENSE, SPEED, STARTS, FakeSpace, evidence, outcome, settings
-from tests.search.harness import Open, check_consistent, drain, shown, stored, taken
+from tests.search.support.fakes import DENSE, SPEED, STARTS, FakeSpace, evidence, outcome, settings
+from tests.search.support.harness import Open, check_consistent, drain, shown, stored, taken
 from varsearch.db import State
 from varsearch.errors import EvaluationError, PolicyError, UsageError
 from varsearch.measurement import Job, Outcome

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import SPACE, STARTS, FakeWorker, broken, outcome, settings
+from tests.search.support.fakes import SPACE, STARTS, FakeWorker, broken, outcome, settings
+from tests.search.support.process import ROOT
 from varsearch.db import State, Store
 from varsearch.errors import EvaluationError, Interrupted, ModelError, UsageError
 from varsearch.measurement import Job, Outcome
@@ -116,11 +117,10 @@ def test_a_negative_number_of_workers_is_refused(tmp_path: Path) -> None:
 def test_neither_ray_nor_torch_is_imported_in_process(tmp_path: Path) -> None:
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from fakes import STARTS, SPACE, FakeWorker, settings
+from tests.search.support.fakes import STARTS, SPACE, FakeWorker, settings
 from varsearch.search.run.driver import run
 run(settings(), SPACE, STARTS, FakeWorker, storage={str(tmp_path / "runs.db")!r}, budget=3)
 print(sorted({{"ray", "torch"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("[]\n", "")

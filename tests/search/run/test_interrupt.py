@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from tests.search.fakes import outcome
-from tests.search.harness import Open
+from tests.search.support.fakes import outcome
+from tests.search.support.harness import Open
 from varsearch.db import Store
 from varsearch.errors import Interrupted
 from varsearch.interrupts import kept_interrupts, postponed_interrupts

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.search.harness import check_consistent, shown, stored
-from tests.search.process import Search, descendants, lines
+from tests.search.support.harness import check_consistent, shown, stored
+from tests.search.support.process import Search, descendants, lines
 from varsearch.db import State
 
 pytestmark = pytest.mark.slow
@@ -40,6 +40,22 @@ def test_a_second_driver_takes_the_run_over_and_the_first_says_so(search: Search
     assert output.splitlines()[-1].startswith("StoreError: run fake-4090-")
     assert "was continued by another process" in output.splitlines()[-1]
     check_consistent(search.storage, 6)
+
+
+def test_of_drivers_that_start_at_once_on_a_new_file_one_finishes(search: Search) -> None:
+    for _ in range(3):
+        search.start(workers=0, budget=3)
+        first = search.process
+        assert first is not None
+        search.start(workers=0, budget=3)
+        code, output = search.wait()
+        others, _ = first.communicate(timeout=120)
+        assert sorted((code, first.returncode)) in ([0, 0], [0, 6]), (output, others)
+        last = [lines[-1] for lines in (output, others.splitlines()) if lines and lines[-1].startswith("StoreError")]
+        assert all("was continued by another process" in line for line in last), last
+        check_consistent(search.storage, 3)
+        for path in search.folder.glob("runs.db*"):
+            path.unlink()
 
 
 def test_a_killed_ray_worker_is_replaced_and_its_trial_evaluated_again(search: Search) -> None:

@@ -9,61 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import rungs as told_by_rungs
-from tests.search.fakes import QUALITY, SPACE, SPEED, STARTS, evidence, settings
-from tests.search.harness import Open, shown, stored, taken
+from tests.search.support.fakes import QUALITY, SPACE, SPEED, evidence, settings
+from tests.search.support.harness import Open, shown, stored, taken
+from tests.search.support.looks import MANY, RUNGS, WHOLE, answer, asked, climb, known
 from varsearch.cli.run import conclude
 from varsearch.db import State, TrialRecord
-from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol
+from varsearch.measurement import Measurement, Origin, Outcome
 from varsearch.policy import Policy
-from varsearch.search.core.source import RIVAL
-from varsearch.search.run.broker import Broker
-from varsearch.search.run.pruner import ENOUGH, Ladder
-from varsearch.search.run.rungs import PAIRS, RANK, fit_link, rungs_of
+from varsearch.search.core.source import SourceKind
+from varsearch.search.run.pruner import ENOUGH, PAIRS, RANK, Pruner, fit_link
+from varsearch.search.run.rungs import rungs_of
 from varsearch.search.sampler.portfolio import Proposer
 
-WHOLE = settings(quality=QUALITY.model_copy(update={"n_images": 512}))
 MEASURED = SPEED.model_copy(update={"origin": Origin.MEASURED, "machine": "here"})
-RUNGS = rungs_of(WHOLE, SPEED, 64)
-DRAWN = ({k: random.Random(f"{i}{k}").randrange(n) for k, n in SPACE.knobs.items()} for i in range(PAIRS + 3))
-MANY = {**STARTS, **{f"seed:{i}": SPACE.decode(levels) for i, levels in enumerate(DRAWN)}}
-
-
-def known(kind: str, policy: Policy, **changes: object) -> Evidence:
-    """Exact costs, and quality with a small error."""
-    found = evidence(kind, policy, **changes)
-    error = 0.02 if kind == "quality" else 0.0
-    exact = (Measurement(metric=n, value=v, low=v - error, high=v + error, n=512) for n, v in found.values.items())
-    return found.model_copy(update={"measurements": tuple(exact)})
-
-
-def answer(job: Job, noise: float = 0.05) -> Outcome:
-    """ΔFID of few images has noise that the policy decides, that of all next to none."""
-    found = {}
-    for kind, protocol in (("quality", job.quality), ("speed", job.speed)):
-        if protocol is None:
-            continue
-        found[kind] = known(kind, job.policy, protocol=protocol.digest)
-        if isinstance(protocol, QualityProtocol) and protocol.n_images < 512:
-            delta = found[kind].values["delta_fid"]
-            delta += random.Random(f"{job.policy.digest}{protocol.n_images}").gauss(0, noise)
-            early = {"delta_fid": delta, "fid": 4.0 + delta, "kid": delta / 10, "feature_distance": abs(delta)}
-            measurements = tuple(Measurement(metric=name, value=value, n=64) for name, value in early.items())
-            found[kind] = found[kind].model_copy(update={"measurements": measurements})
-    return Outcome(number=job.number, **found)
-
-
-def asked(job: Job) -> str:
-    return f"{job.quality.n_images} images" if job.quality else "costs"
-
-
-def climb(broker: Broker, noise: float = 0.05, jobs: int | None = None) -> list[tuple[int, str]]:
-    """Evaluates until there are no more jobs, or so many; number and rung of each."""
-    seen = []
-    while (jobs is None or len(seen) < jobs) and (job := broker.lease("a")) is not None:
-        seen.append((job.number, asked(job)))
-        broker.report(answer(job, noise))
-    return seen
 
 
 def test_rungs_are_whole_batches_and_fewer_than_all_images() -> None:
@@ -98,7 +56,7 @@ def test_a_trial_climbs_and_starts_are_never_given_up(start: Open, tmp_path: Pat
     trials = stored(tmp_path / "runs.db")
     assert {t.state for t in trials[: len(MANY)]} == {State.COMPLETE}
     stopped = [t for t in trials if t.state is State.STOPPED]
-    assert stopped and all("% chance to be on the front" in t.error for t in stopped)
+    assert stopped and all("% probability to be on the front" in t.error for t in stopped)
     status = broker.status()
     assert status.stopped == len(stopped) == sum(rung.stopped for rung in status.rungs)
     whole = sum(t.state is State.COMPLETE for t in trials)
@@ -113,13 +71,13 @@ def test_what_is_to_dominate_a_published_system_is_not_given_up(
 
     def every_other(self: Proposer, number: int, seen: Container[str]) -> tuple[str, Policy] | None:
         found = propose(self, number, seen)
-        return found and (RIVAL if number % 2 else found[0], found[1])
+        return found and (SourceKind.BASELINE if number % 2 else found[0], found[1])
 
     monkeypatch.setattr(Proposer, "propose", every_other)
     climb(start(WHOLE, starts=MANY, budget=30, rungs=RUNGS))
     proposed = stored(tmp_path / "runs.db")[len(MANY) :]
-    assert {t.state for t in proposed if t.origin == RIVAL} == {State.COMPLETE}
-    assert State.STOPPED in {t.state for t in proposed if t.origin != RIVAL}
+    assert {t.state for t in proposed if t.origin == SourceKind.BASELINE} == {State.COMPLETE}
+    assert State.STOPPED in {t.state for t in proposed if t.origin != SourceKind.BASELINE}
 
 
 def test_stopped_trials_are_pruned_in_the_study_with_the_reason(start: Open, tmp_path: Path) -> None:
@@ -129,17 +87,6 @@ def test_stopped_trials_are_pruned_in_the_study_with_the_reason(start: Open, tmp
     assert pairs
     for mine, other in pairs:
         assert other.state.name == "PRUNED" and other.user_attrs["stopped"] == mine.error and other.values is None
-
-
-def test_the_benchmark_reads_what_rungs_tell(start: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broker = start(WHOLE, starts=MANY, budget=len(MANY), rungs=RUNGS)
-    climb(broker, noise=0.0)
-    broker.close("finished")
-    told_by_rungs.main(["--storage", str(tmp_path / "runs.db")])
-    told = capsys.readouterr().out
-    (exact,) = [line for line in told.splitlines() if line.startswith("64 images: delta_fid")]
-    assert exact.split()[3:] == [str(len(MANY) - 1), "1.000", "1.000", "0.000", "0%"]
-    assert "192 images: kid" in told and "192 images: feature_distance" in told
 
 
 def test_no_trial_is_stopped_that_would_be_on_the_front(start: Open, tmp_path: Path) -> None:
@@ -247,17 +194,17 @@ def test_costs_that_are_measured_are_told_by_predicted_ones() -> None:
     chosen = settings(quality=WHOLE.quality, speed=MEASURED)
     rungs = rungs_of(chosen, SPEED, 64)
     assert rungs[0].protocol == SPEED and set(rungs[0].metrics) == {"latency_ms", "peak_bytes"}
-    ladder, trials = Ladder(chosen, rungs), []
+    pruner, trials = Pruner(chosen, rungs), []
     for number, (origin, policy) in enumerate(MANY.items()):
         slower = [m.model_copy(update={"value": 3 * m.value}) for m in known("speed", policy).measurements]
         speed = known("speed", policy, measurements=slower)
         quality = evidence("quality", policy)
         trials.append(TrialRecord(number, policy, origin, State.COMPLETE, quality=quality, speed=speed))
-        ladder.note(number, 0, known("speed", policy))
+        pruner.learn(number, known("speed", policy))
     policy = Policy.dense(4, 3).model_copy(update={"scales": SPACE.decode(dict.fromkeys(SPACE.knobs, 1)).scales})
-    ladder.note(len(trials), 0, known("speed", policy))
+    pruner.learn(len(trials), known("speed", policy))
     newcomer = TrialRecord(len(trials), policy, "sampler", State.STOPPED)
-    estimate = ladder._estimated(newcomer, [*trials, newcomer], ladder._links(trials))
+    estimate = pruner.estimate(newcomer, trials)
     assert estimate is not None
     assert estimate.values["latency_ms"] == pytest.approx(3 * known("speed", policy).values["latency_ms"], rel=0.02)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.harness import check_consistent, stored
-from tests.search.process import HERE, Search, descendants, lines
+from tests.search.support.harness import check_consistent, stored
+from tests.search.support.process import ROOT, Search, descendants, lines
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def head() -> Iterator[str]:
     command = f"start --head --block --port={port} --num-cpus=2 --include-dashboard=false --temp-dir={folder}"
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("ray")), *command.split()],
-        env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}", "RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     below: dict[int, str] = {}
@@ -76,7 +76,7 @@ except TargetError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE.parents[1]
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )  # fmt: skip
     assert done.stdout.startswith("1 x 99 GPU per worker is more than the ")
     assert done.stderr == ""
@@ -95,7 +95,7 @@ except ValueError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE.parents[1]
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )  # fmt: skip
     assert done.stdout == "True 2\ninvalid literal for int() with base 10: 'x'\n"
     assert done.stderr == ""

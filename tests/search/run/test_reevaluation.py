@@ -8,9 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.core.test_dominance import COSTS, judged
-from tests.search.fakes import DENSE, QUALITY, SPACE, SPEED, STARTS, FakeWorker, luck, numbers, outcome, settings
-from tests.search.harness import confirm, forget_confirmation, stored, taken
+from tests.search.support.fakes import (
+    DENSE,
+    QUALITY,
+    SPACE,
+    SPEED,
+    STARTS,
+    FakeWorker,
+    luck,
+    numbers,
+    outcome,
+    settings,
+)
+from tests.search.support.harness import confirm, forget_confirmation, stored, taken
+from tests.search.support.trials import COSTS, judged
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.measurement import Job, Origin, Outcome
 from varsearch.policy import Policy
@@ -18,10 +29,11 @@ from varsearch.search.core.dominance import chances, domination
 from varsearch.search.core.objectives import front_trials
 from varsearch.search.core.protocols import Protocols, answered, confirming, under
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import RIVAL
+from varsearch.search.core.source import SourceKind
 from varsearch.search.results.finalists import ALIKE, CHALLENGERS, NEAR, finalists
 from varsearch.search.run.driver import run
-from varsearch.search.run.reevaluation import ATTEMPTS, Confirmation
+from varsearch.search.run.queue import ATTEMPTS
+from varsearch.search.run.reevaluation import Reevaluation
 
 MEASURED = SPEED.model_copy(update={"origin": Origin.MEASURED, "repeats": 9})
 PRESETS = {f"preset:{n}": SPACE.decode(dict.fromkeys(SPACE.knobs, 0) | {"bits3": n}) for n in (1, 3)}
@@ -51,19 +63,19 @@ def storage(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def begun(storage: Path) -> Iterator[Confirmation]:
+def begun(storage: Path) -> Iterator[Reevaluation]:
     """The confirmation of that search, at its start."""
     with Store(storage) as store:
-        found = Confirmation(settings(), store, store.run("run"))
+        found = Reevaluation(settings(), store, store.run("run"))
         found.start(store.trials(store.run("run")))
         yield found
 
 
-def answer(confirmation: Confirmation) -> list[int]:
+def answer(finals: Reevaluation) -> list[int]:
     """Evaluates until nothing is left; the trials' numbers."""
     done = []
-    while (job := confirmation.next()) is not None:
-        assert confirmation.take(outcome(job)) == ""
+    while (job := finals.lease("a")) is not None:
+        assert finals.report(outcome(job)) and job.number not in finals.failed
         done.append(job.number)
     return done
 
@@ -103,8 +115,8 @@ def test_of_a_crowd_the_likeliest_on_the_front_is_confirmed_and_what_aims_at_a_p
     assert found == {0, best, 4}
     fastest = judged(5, 1.0, 0.1, 49.9 - 0.4)
     assert 5 in {t.number for t in finalists(COSTS, [*trials[:-1], fastest])}, "the end of the front stays"
-    aimed = [replace(t, origin=RIVAL) if t in crowd else t for t in trials]
-    missed = replace(judged(6, 3.0, 0.1, 90.0), origin=RIVAL)
+    aimed = [replace(t, origin=SourceKind.BASELINE) if t in crowd else t for t in trials]
+    missed = replace(judged(6, 3.0, 0.1, 90.0), origin=SourceKind.BASELINE)
     expected = {t.number for t in trials if chance[t.number] >= NEAR} | {1, 2, 3, 6}
     assert {t.number for t in finalists(COSTS, [*aimed, missed])} == expected
     bounded = COSTS.model_copy(update={"bounds": {"delta_fid": 2.0}})
@@ -133,17 +145,17 @@ def test_with_each_published_system_what_may_dominate_it_is_confirmed() -> None:
     assert [t.number for t in finalists(bounded, trials)] == [0, 9, 1]
 
 
-def test_every_finalist_is_evaluated_once_under_the_fresh_protocols(begun: Confirmation, storage: Path) -> None:
+def test_every_finalist_is_evaluated_once_under_the_fresh_protocols(begun: Reevaluation, storage: Path) -> None:
     trials = stored(storage)
     wanted = [t.number for t in finalists(settings(), trials)]
     assert begun.left == begun.total == len(wanted)
-    jobs = [taken(begun.next()) for _ in wanted]
-    assert begun.next() is None and begun.left == len(wanted)
+    jobs = [taken(begun.lease(f"w{i}")) for i in range(len(wanted))]
+    assert begun.lease("late") is None and begun.left == len(wanted)
     assert [job.number for job in jobs] == wanted
     fresh = confirming(settings())
     for job in jobs:
         assert (job.policy, job.quality, job.speed) == (trials[job.number].policy, fresh.quality, None)
-        assert begun.take(outcome(job)) == "" == begun.take(outcome(job))
+        assert begun.report(outcome(job)) and not begun.report(outcome(job))
     assert (begun.left, begun.total, begun.failed) == (0, len(wanted), {})
     for trial in known(storage):
         assert trial.values["delta_fid"] == numbers(trial.policy)["delta_fid"] + luck(trial.policy)
@@ -162,16 +174,16 @@ def test_an_interrupted_confirmation_asks_only_for_the_rest(storage: Path) -> No
     second = confirm(storage)
     assert (second.total, second.left, len(known(storage))) == (first.total, 0, first.total)
     with Store(storage) as store:
-        third = Confirmation(settings(), store, store.run("run"))
+        third = Reevaluation(settings(), store, store.run("run"))
         third.start(stored(storage))
-        assert (third.next(), third.left, third.total) == (None, 0, first.total)
+        assert (third.lease("a"), third.left, third.total) == (None, 0, first.total)
 
 
 def test_what_another_run_confirmed_counts(storage: Path) -> None:
     searched(storage, settings(seed=7), name="other")
     confirm(storage)
     with Store(storage) as store:
-        other = Confirmation(settings(seed=7), store, store.run("other"))
+        other = Reevaluation(settings(seed=7), store, store.run("other"))
         trials = store.trials(store.run("other"))
         other.start(trials)
         both = {t.policy for t in known(storage)} & {t.policy for t in finalists(settings(seed=7), trials)}
@@ -184,36 +196,39 @@ def test_measured_speed_is_measured_again(storage: Path) -> None:
     for name, settled in (("both", chosen), ("speed", blind)):
         searched(storage, settled, name=name, budget=4)
         with Store(storage) as store:
-            found = Confirmation(settled, store, store.run(name))
+            found = Reevaluation(settled, store, store.run(name))
             found.start(store.trials(store.run(name)))
-            job = taken(found.next())
+            job = taken(found.lease("a"))
             assert (job.quality, job.speed) == confirming(settled)
-            assert found.take(outcome(job)) == ""
+            assert found.report(outcome(job)) and found.failed == {}
 
 
 def test_predicted_costs_alone_leave_nothing_to_confirm(storage: Path) -> None:
     costs = settings(quality=None, objectives=("latency_ms", "peak_bytes"))
     searched(storage, costs, name="costs", budget=6)
     with Store(storage) as store:
-        found = Confirmation(costs, store, store.run("costs"))
+        found = Reevaluation(costs, store, store.run("costs"))
         found.start(store.trials(store.run("costs")))
-        assert found.total > 0 == found.left and found.next() is None
+        assert found.total > 0 == found.left and found.lease("a") is None
 
 
-def test_a_lost_worker_puts_its_job_back_and_three_are_too_many(begun: Confirmation) -> None:
-    job = taken(begun.next())
+def test_a_lost_worker_puts_its_job_back_and_three_are_too_many(begun: Reevaluation) -> None:
+    job = taken(begun.lease("a"))
     for _ in range(ATTEMPTS - 1):
-        assert begun.put_back(job.number) == "" == begun.put_back(job.number)
-        assert begun.next() == job
-    assert "lost 3 times" in begun.put_back(job.number)
+        begun.lost("a")
+        begun.lost("a")
+        assert begun.lease("a") == job
+    assert begun.failed == {}
+    begun.lost("a")
     assert "lost 3 times" in begun.failed[job.number] and job.number not in answer(begun)
-    assert (begun.left, begun.next()) == (0, None)
+    assert (begun.left, begun.lease("a")) == (0, None)
 
 
-def test_an_answer_that_comes_late_is_taken_once(begun: Confirmation) -> None:
-    job = taken(begun.next())
-    begun.put_back(job.number)
-    assert begun.take(outcome(job)) == ""
+def test_an_answer_that_comes_late_is_taken_once(begun: Reevaluation) -> None:
+    job = taken(begun.lease("a"))
+    begun.lost("a")
+    assert begun.waits_for(outcome(job)) and begun.report(outcome(job))
+    assert not begun.waits_for(outcome(job)) and not begun.report(outcome(job))
     assert job.number not in answer(begun)
 
 
@@ -251,11 +266,11 @@ def without_the_objective(job: Job) -> Outcome:
         (without_the_objective, "gave no delta_fid"),
     ],
 )
-def test_an_answer_that_confirms_nothing(wrong: object, words: str, begun: Confirmation, storage: Path) -> None:
-    first, second = taken(begun.next()), taken(begun.next())
-    assert words in begun.take(wrong(second))  # type: ignore[operator]
+def test_an_answer_that_confirms_nothing(wrong: object, words: str, begun: Reevaluation, storage: Path) -> None:
+    first, second = taken(begun.lease("a")), taken(begun.lease("b"))
+    assert begun.report(wrong(second))  # type: ignore[operator]
     assert words in begun.failed[second.number]
-    assert begun.take(outcome(first)) == ""
+    assert begun.report(outcome(first)) and first.number not in begun.failed
     assert [t.number for t in known(storage)] == [first.number], "nothing of it is stored"
     trials = stored(storage)
     begun.start(trials)
@@ -267,6 +282,6 @@ def test_an_answer_that_confirms_nothing(wrong: object, words: str, begun: Confi
 
 def test_nothing_is_confirmed_of_a_run_without_numbers(storage: Path) -> None:
     with Store(storage) as store:
-        found = Confirmation(settings(), store, RunRecord("run", "fake", "f" * 64, "", "", ""))
+        found = Reevaluation(settings(), store, RunRecord("run", "fake", "f" * 64, "", "", ""))
         found.start([TrialRecord(0, DENSE, "seed:dense", State.FAIL)])
-        assert (found.total, found.left, found.next()) == (0, 0, None)
+        assert (found.total, found.left, found.lease("a")) == (0, 0, None)

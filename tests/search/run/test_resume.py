@@ -12,8 +12,8 @@ import optuna
 import pytest
 from sqlalchemy import Engine, event
 
-from tests.search.fakes import DENSE, evidence, outcome, settings
-from tests.search.harness import Open, check_consistent, drain, shown, stored, taken
+from tests.search.support.fakes import DENSE, evidence, outcome, settings
+from tests.search.support.harness import Open, check_consistent, drain, shown, stored, taken
 from varsearch.db import State, Store
 from varsearch.db.engine import locate
 from varsearch.errors import EvaluationError, StoreError, UsageError
@@ -135,12 +135,67 @@ def test_a_second_driver_takes_over_and_the_first_one_stops(start: Open, storage
     check_consistent(storage, 4)
 
 
-def test_foreign_trials_in_the_study_are_refused(start: Open, tmp_path: Path) -> None:
-    start().close("finished")
+def extra(study: optuna.Study) -> None:
+    study.ask()
+
+
+def finished_twice(study: optuna.Study) -> None:
+    """As a process does that slept between its write to the store and the one to the study."""
+    study.add_trial(study.trials[-1])
+
+
+def failed_meanwhile(study: optuna.Study) -> None:
+    (trial_id,) = [t._trial_id for t in study.trials if t.state.name == "WAITING"]
+    study._storage.set_trial_state_values(trial_id, optuna.trial.TrialState.FAIL)
+
+
+def numbered_twice(study: optuna.Study) -> None:
+    study.add_trial(study.trials[0])
+    with study._storage._backend.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trials SET number = 0")
+
+
+@pytest.mark.parametrize("spoil", [extra, finished_twice, failed_meanwhile, numbered_twice])
+def test_a_study_that_something_else_wrote_to_is_made_anew(
+    start: Open, tmp_path: Path, spoil: Callable[[optuna.Study], None]
+) -> None:
+    broker = start(budget=2)
+    broker.report(outcome(taken(broker.lease("a"))))
+    assert taken(broker.lease("a")).number == 1
+    broker.close("interrupted")
     with open_storage(locate(tmp_path / "runs.db")) as backend:
-        optuna.load_study(study_name=settings().default_name, storage=backend).ask()
-    with pytest.raises(UsageError, match="has 1 trials, the run only 0: something else wrote to it"):
-        start()
+        study = optuna.load_study(study_name=settings().default_name, storage=backend)
+        study.set_user_attr("note", "of the dashboard")
+        spoil(study)
+    broker = start(budget=3)
+    assert drain(broker) == [1, 2]
+    broker.close("finished")
+    check_consistent(tmp_path / "runs.db", 3)
+    with open_storage(locate(tmp_path / "runs.db")) as backend:
+        study = optuna.load_study(study_name=settings().default_name, storage=backend)
+        assert study.user_attrs == {"note": "of the dashboard"}
+        assert study.metric_names == list(settings().objectives)
+
+
+def test_a_study_that_is_lost_is_made_anew(start: Open, tmp_path: Path) -> None:
+    broker = start(budget=2)
+    drain(broker)
+    broker.close("finished")
+    with open_storage(locate(tmp_path / "runs.db")) as backend:
+        optuna.delete_study(study_name=settings().default_name, storage=backend)
+    start(budget=2).close("finished")
+    check_consistent(tmp_path / "runs.db", 2)
+
+
+def test_a_study_that_is_not_ours_is_left_alone(start: Open, tmp_path: Path) -> None:
+    start(name="other").close("finished")
+    with open_storage(locate(tmp_path / "runs.db")) as backend:
+        optuna.create_study(study_name="mine", storage=backend).ask()
+        with pytest.raises(UsageError, match="the database has an Optuna study 'mine' of something else"):
+            start(name="mine")
+        assert len(optuna.load_study(study_name="mine", storage=backend).trials) == 1
+    with Store(tmp_path / "runs.db") as store:
+        assert [run.name for run in store.runs()] == ["other"]
 
 
 class Crash(BaseException):
@@ -175,7 +230,7 @@ def crashing(start: Open, storage: str, commit: int, budget: int, evaluated: lis
     event.remove(Engine, "commit", listener)
     # The locks of a killed process end with it.
     if broker is not None:
-        broker._ledger.close()
+        broker.abandon()
     elif crashed:
         gc.collect()
     return crashed
@@ -205,6 +260,47 @@ def test_a_crash_before_any_commit_loses_and_repeats_nothing(start: Open, tmp_pa
         if not crashed:
             break
     assert commit > 20
+
+
+def test_a_database_without_the_index_of_its_studies_is_repaired(start: Open, tmp_path: Path) -> None:
+    """As `kill -9` leaves it between two statements of Optuna, and two continuations after that."""
+    start(budget=1).close("interrupted")
+    with open_storage(locate(tmp_path / "runs.db")) as backend, backend.engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_studies_study_name")
+        connection.exec_driver_sql("INSERT INTO studies (study_name) SELECT study_name FROM studies")
+    for budget in (1, 2):
+        broker = start(budget=budget)
+        drain(broker)
+        broker.close("finished")
+    check_consistent(tmp_path / "runs.db", 2)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_statement_that_makes_tables_is_repaired(start: Open, tmp_path: Path) -> None:
+    for statement in itertools.count():
+        storage, count = str(tmp_path / f"{statement}.db"), itertools.count()
+
+        def crash(
+            _: object, __: object, text: str, *___: object, n: int = statement, count: itertools.count[int] = count
+        ) -> None:
+            if text.lstrip().startswith("CREATE") and next(count) == n:
+                raise Crash
+
+        event.listen(Engine, "before_cursor_execute", crash)
+        try:
+            start(storage=storage, budget=1).close("finished")
+        except Crash:
+            crashed = True
+            gc.collect()
+        else:
+            crashed = False
+        event.remove(Engine, "before_cursor_execute", crash)
+        for _ in range(2):
+            start(storage=storage, budget=1).close("finished")
+        assert len(stored(storage)) == 0 == len(shown(storage))
+        if not crashed:
+            break
+    assert statement > 20
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.harness import Open, stored
-from tests.search.run.test_pruner import MANY, RUNGS, WHOLE, climb
+from tests.search.support.harness import Open, stored
+from tests.search.support.looks import MANY, RUNGS, WHOLE, climb
 from varsearch.db import State
 from varsearch.search.setup.transfer import knowledge
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import SPACE, STARTS, FakeWorker, outcome, settings
-from tests.search.harness import Open, drain, stored, taken
+from tests.search.support.fakes import SPACE, STARTS, FakeWorker, outcome, settings
+from tests.search.support.harness import Open, drain, stored, taken
 from varsearch.cli.run import conclude
 from varsearch.errors import UsageError
 from varsearch.search.run.driver import run

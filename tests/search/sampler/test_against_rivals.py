@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.search.interacting import moves, problem, proposer, starts, trial, with_loss
+from tests.search.support.interacting import moves, problem, proposer, starts, trial, with_loss
 from varsearch.db import TrialRecord
 from varsearch.measurement import Measurement
 from varsearch.search.core.objectives import front_trials
 from varsearch.search.core.pareto import dominates
-from varsearch.search.core.source import RIVAL
+from varsearch.search.core.source import SourceKind
 from varsearch.search.sampler.bayesian import _Search, promising
 from varsearch.space.changes import changes
 
@@ -102,7 +102,7 @@ def test_rivals_are_published_systems_that_may_be_on_the_front() -> None:
     def origins(known: list[TrialRecord]) -> list[str]:
         made, seen = proposer(known), {t.policy.digest for t in known}
         found = [made._against_a_rival(random.Random(i), seen) for i in range(40)]
-        return [RIVAL for policy in found if policy is not None]
+        return [SourceKind.BASELINE for policy in found if policy is not None]
 
     assert 1 <= len(origins(trials)) <= 14, "a share of RIVALRY"
     beaten = replace(rival, number=30, speed=trials[0].speed, quality=trials[-1].quality)

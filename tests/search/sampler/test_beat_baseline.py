@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from benchmarks.search_synthetic import SPEC
-from tests.search.interacting import moves, problem, starts, trial, with_loss
+from tests.search.support.interacting import moves, problem, starts, trial, with_loss
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy, SparseAttention
 from varsearch.search.core.dominance import domination

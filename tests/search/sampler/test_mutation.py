@@ -7,7 +7,7 @@ import random
 import pytest
 
 from benchmarks.search_synthetic import SPEC
-from tests.search.interacting import moves, starts
+from tests.search.support.interacting import moves, starts
 from varsearch.search.sampler.mutation import effective
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.space.changes import changes

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.search import fakes
-from tests.search.fakes import DENSE, SPACE, STARTS, FakeSpace, evidence
+from tests.search.support.fakes import DENSE, SPACE, STARTS, FakeSpace, evidence
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
 from varsearch.search.sampler.portfolio import Proposer

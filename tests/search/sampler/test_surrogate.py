@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search_synthetic import SPEC, Synthetic
-from tests.search.interacting import with_loss
+from tests.search.support.interacting import with_loss
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tests.search.profiles import BATCH, SPEC, change, effect, random_loss, synthetic
+from tests.search.support.profiles import BATCH, SPEC, change, effect, random_loss, synthetic
 from varsearch.profile import Cost, Effect, Estimate
 from varsearch.search.sensitivity.additive_model import Estimates, LinearFit, joined
 from varsearch.space.settings import Chosen, candidates

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.search.fake_profile import Calls, fake_evaluators
-from tests.search.profiles import BATCH
+from tests.search.support.fake_profile import Calls, fake_evaluators
+from tests.search.support.profiles import BATCH
 from varsearch.errors import Interrupted
 from varsearch.evaluators import costs
 from varsearch.evaluators.cost_model import predicted_protocol

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from tests.search.profiles import SPEC, random_loss, synthetic
+from tests.search.support.profiles import SPEC, random_loss, synthetic
 from varsearch.policy import Policy
 from varsearch.search.sensitivity.warm_start import MIXTURES, OFF, PRICES, Option, path, spread, warm_starts
 from varsearch.space.changes import changes

@@ -10,9 +10,20 @@ from pathlib import Path
 import pytest
 
 from tests.db.samples import execute
-from tests.search.fakes import DENSE, OTHER, QUALITY, SPACE, SPEED, STARTS, FakeWorker, evidence, outcome, settings
-from tests.search.harness import Open, drain, stored, taken
-from tests.search.process import Search
+from tests.search.support.fakes import (
+    DENSE,
+    OTHER,
+    QUALITY,
+    SPACE,
+    SPEED,
+    STARTS,
+    FakeWorker,
+    evidence,
+    outcome,
+    settings,
+)
+from tests.search.support.harness import Open, drain, stored, taken
+from tests.search.support.process import Search
 from varsearch.db import Store, TrialRecord
 from varsearch.measurement import Job, Outcome, SpeedProtocol
 from varsearch.policy import Policy

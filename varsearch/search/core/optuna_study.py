@@ -1,13 +1,13 @@
 """A run as Optuna sees it: trials of our store, shown in an Optuna storage.
 
-Our tables are the truth and the study is made from them, so that whatever a crash left unfinished is completed by
-showing the same trials again.
+Our tables are the truth and the study is made from them, so that whatever a crash left unfinished
+is completed by showing the same trials again.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -16,10 +16,10 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
+from sqlalchemy import URL, inspect
 
 from varsearch.db import State, TrialRecord
-from varsearch.db.engine import engine_options, label, one_line_errors, reason
+from varsearch.db.engine import alone, engine_options, label, one_line_errors, reason
 from varsearch.errors import StoreError
 from varsearch.measurement import METRICS
 from varsearch.policy import Policy
@@ -49,16 +49,19 @@ class Space(Protocol):
         ...
 
     def nearest(self, policy: Policy) -> dict[str, int]:
-        """The levels of a policy, or of one like it where no levels say it; `PolicyError` if it fits no such model."""
+        """The levels of a policy, or of one like it; `PolicyError` if it is of another model."""
         ...
 
 
 @contextmanager
 def open_storage(url: URL) -> Iterator[RDBStorage]:
-    """Optuna's tables in the database at `url`, created if missing; its connections are closed at the end."""
+    """Optuna's tables in the database at `url`, created if missing and closed at the end."""
     with study_errors(url):
         try:
-            storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine_options(url))
+            address = url.render_as_string(hide_password=False)
+            with alone(url):
+                storage = RDBStorage(address, engine_kwargs=engine_options(url))
+                _complete(storage)
         except RuntimeError as error:  # Optuna's word for tables of another version
             raise StoreError(f"database {label(url)}: {reason(error, url)}") from None
     try:
@@ -66,6 +69,24 @@ def open_storage(url: URL) -> Iterator[RDBStorage]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _complete(storage: RDBStorage) -> None:
+    """Adds the index that is missing if a process was killed while it made the tables.
+
+    Without it every start adds a study of the same name, and then Optuna opens none of them.
+    """
+    indexes = inspect(storage.engine).get_indexes("studies")
+    if any(index["unique"] and index["column_names"] == ["study_name"] for index in indexes):
+        return
+    names: set[str] = set()
+    for study in storage.get_all_studies():
+        # Our tables are the truth, so any of them can be completed.
+        if study.study_name in names:
+            storage.delete_study(study._study_id)
+        names.add(study.study_name)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE UNIQUE INDEX ix_studies_study_name ON studies (study_name)")
 
 
 @contextmanager
@@ -78,6 +99,15 @@ def study_errors(url: URL) -> Iterator[None]:
             raise StoreError(f"database {label(url)}: {reason(error.__cause__ or error, url)}") from None
 
 
+def is_study(storage: BaseStorage, name: str) -> bool:
+    """Whether there is a study of this name."""
+    try:
+        storage.get_study_id_from_name(name)
+    except KeyError:
+        return False
+    return True
+
+
 class StudyView:
     """Shows trials of a run in an Optuna study.
 
@@ -88,23 +118,45 @@ class StudyView:
 
     def __init__(self, name: str, storage: BaseStorage, settings: RunSettings, space: Space) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.distributions: dict[str, BaseDistribution] = {
+            knob: IntDistribution(0, levels - 1) for knob, levels in space.knobs.items()
+        }
+        self._name, self._storage, self._settings, self._space = name, storage, settings, space
+        self._open()
+
+    def _open(self) -> None:
         self.study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            directions=[METRICS[metric].direction for metric in settings.objectives],
+            study_name=self._name,
+            storage=self._storage,
+            directions=[METRICS[metric].direction for metric in self._settings.objectives],
             load_if_exists=True,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            self.study.set_metric_names(list(settings.objectives))
-        self.distributions: dict[str, BaseDistribution] = {
-            knob: IntDistribution(0, levels - 1) for knob, levels in space.knobs.items()
-        }
-        self._storage, self._settings, self._space = storage, settings, space
-        self._study_id = storage.get_study_id_from_name(name)
-        shown = storage.get_all_trials(self._study_id, deepcopy=False)
+            self.study.set_metric_names(list(self._settings.objectives))
+        self._study_id = self._storage.get_study_id_from_name(self._name)
+        shown = self._storage.get_all_trials(self._study_id, deepcopy=False)
         self._trial_ids = {trial.number: trial._trial_id for trial in shown}
         self._finished = {trial.number for trial in shown if trial.state.is_finished()}
+
+    def can_become(self, trials: Sequence[TrialRecord]) -> bool:
+        """Whether showing these trials makes the study equal to them: it has none that they deny."""
+        shown = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        # Two processes that write at once can give two trials the same number.
+        if len({trial.number for trial in shown}) < len(shown) or len(shown) > len(trials):
+            return False
+        return all(_can_become(trial, trials[trial.number]) for trial in shown)
+
+    def clear(self) -> None:
+        """Forgets all trials; the study's own attributes stay, such as notes of the dashboard."""
+        storage, old = self._storage, self._study_id
+        user, system = storage.get_study_user_attrs(old), storage.get_study_system_attrs(old)
+        storage.delete_study(old)
+        self._open()
+        for key, value in user.items():
+            storage.set_study_user_attr(self._study_id, key, value)
+        for key, value in system.items():
+            storage.set_study_system_attr(self._study_id, key, value)
 
     @property
     def size(self) -> int:
@@ -112,7 +164,7 @@ class StudyView:
         return len(self._trial_ids)
 
     def show(self, trial: TrialRecord) -> None:
-        """Brings the study's trial to the state of ours. A new one takes one transaction; finished ones stay."""
+        """Brings the study's trial to the state of ours: a new one at once, a final one never."""
         if trial.number in self._finished:
             return
         frozen = self._frozen(trial)
@@ -124,7 +176,7 @@ class StudyView:
             self._finished.add(trial.number)
 
     def describe(self, attributes: Mapping[str, Any]) -> None:
-        """What is known of the run as a whole, such as what its finished trials cannot take any more."""
+        """Facts about the run as a whole, as its finished trials take no more attributes."""
         for key, value in attributes.items():
             self._storage.set_study_user_attr(self._study_id, key, value)
 
@@ -164,7 +216,7 @@ class StudyView:
         return attrs | trial.values
 
     def _edited(self, policy: Policy, levels: Mapping[str, int]) -> dict[str, Any]:
-        """The places where the policy is not what the parameters say; no attribute where there are none."""
+        """The settings in which the policy differs from its parameters, if there are any."""
         shown = self._space.decode(levels)
         if shown == policy:
             return {}
@@ -173,9 +225,15 @@ class StudyView:
         return {"edited": ", ".join(sorted(units | (set(own.rest) ^ set(other.rest)))) or "values"}
 
     def _constraints(self, values: Mapping[str, float]) -> dict[str, Any]:
-        # Optuna 5 writes one attribute per constraint but still reads this list, and optuna-dashboard 0.21 reads
-        # only the list. Writing both would count every violation twice.
+        # Optuna 5 writes one attribute per constraint but still reads this list, and
+        # optuna-dashboard 0.21 reads only the list. Writing both would count every violation twice.
         return {"constraints": self._settings.violations(values)} if self._settings.bounds else {}
+
+
+def _can_become(shown: FrozenTrial, trial: TrialRecord) -> bool:
+    """Whether the study's trial is of the same policy, and final only if ours is so in the same state."""
+    is_same = shown.user_attrs.get("digest") == trial.policy.digest
+    return is_same and (not shown.state.is_finished() or shown.state is STATES[trial.state])
 
 
 def _news(shown: Mapping[str, Any], known: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""How the numbers of a run come about: while it searches, and when its finalists are confirmed on fresh noise."""
+"""The protocols of a run: of its search, and of the reevaluation of its finalists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from varsearch.measurement import Origin, QualityProtocol, SpeedProtocol
 from varsearch.search.core.settings import RunSettings
 
 FRESH_NOISE = 0x5EED
-"""What is added to a run's seed for images that its search has not drawn, nor one with a seed that people choose."""
+"""Added to a run's seed: no search draws these images, as no one chooses such a seed."""
 
 FRESH_IMAGES = 4
 FRESH_ROUNDS = 3
@@ -30,10 +30,10 @@ class Protocols(NamedTuple):
 
 
 def confirming(settings: RunSettings) -> Protocols:
-    """What the run's finalists are confirmed under: more images of other noise, more rounds where speed is measured.
+    """The protocols of the reevaluation: more images of other noise, more timed rounds.
 
-    Predictions have no noise and stay as they are. Where that leaves nothing to confirm, these are the search's own
-    protocols.
+    Predictions have no noise and stay as they are. Where that leaves nothing to confirm, these are
+    the search's own protocols.
     """
     quality, speed = settings.quality, settings.speed
     if quality is not None:
@@ -47,11 +47,12 @@ def confirming(settings: RunSettings) -> Protocols:
 def under(store: Store, run: RunRecord, protocols: Protocols) -> list[TrialRecord]:
     """All trials of the run, each with what the store knows of its policy under these protocols."""
     quality, speed = protocols
-    asked = replace(run, quality_protocol=quality.digest if quality else "", speed_protocol=speed.digest)
+    digest = quality.digest if quality else ""
+    asked = replace(run, quality_protocol=digest, speed_protocol=speed.digest)
     return store.trials(asked)
 
 
 def answered(trial: TrialRecord, protocols: Protocols) -> bool:
     """Whether a trial has numbers, and its evidence is all there that these protocols give."""
-    judged = trial.quality is not None or protocols.quality is None
-    return trial.state is State.COMPLETE and trial.speed is not None and judged
+    has_quality = trial.quality is not None or protocols.quality is None
+    return trial.state is State.COMPLETE and trial.speed is not None and has_quality

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from varsearch.search.core.dominance import domination
 from varsearch.search.core.objectives import front_volume, relative_costs
 from varsearch.search.core.pareto import dominates, nearest_to_ideal
-from varsearch.search.core.source import PRESET
+from varsearch.search.core.source import SourceKind
 from varsearch.search.results.front import Front, FrontEntry
 
 ALIKE = 0.03
@@ -46,7 +46,7 @@ def _rival(front: Front, preset: FrontEntry) -> Rival:
         return Rival(preset, False, None, None, 0.0)
     others = [e for e in front.entries if e.number != preset.number]
     better = [e for e in others if dominates(settings.losses(e.values), settings.losses(own))]
-    better = [e for e in better if not e.origin.startswith(PRESET)] or better
+    better = [e for e in better if e.source.kind is not SourceKind.PRESET] or better
     likely = better or others
     chances = list(zip(domination(settings, [e.metrics for e in likely], preset.metrics), likely, strict=True))
     if not better and not any(chance for chance, _ in chances):

@@ -10,7 +10,7 @@ from varsearch.measurement import METRICS
 from varsearch.search.core.dominance import chances, domination, standard_error
 from varsearch.search.core.objectives import dense_trial, front_trials
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import PRESET, RIVAL
+from varsearch.search.core.source import SourceKind, kind_of
 
 NEAR = 0.1
 """Trials that are on the front with this probability or more are confirmed with it: one of them may be better. Of a
@@ -34,17 +34,17 @@ def finalists(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[Tria
     complete, dense = [t for t in trials if t.state is State.COMPLETE], dense_trial(trials)
     chance = {t.number: share for t, share in zip(complete, chances(settings, complete), strict=True)}
     front = front_trials(settings, complete)
-    rivals = (t for t in complete if t.origin == RIVAL and settings.is_feasible(t.values))
+    rivals = (t for t in complete if kind_of(t.origin) is SourceKind.BASELINE and settings.is_feasible(t.values))
     may = {t.number: t for t in (*front, *(t for t in complete if chance[t.number] >= NEAR), *rivals)}
     losses = {t.number: settings.losses(t.values) for t in front}
     ends = {min(losses, key=lambda number: losses[number][j]) for j in range(len(settings.objectives)) if losses}
     thinned: list[TrialRecord] = []
     for trial in sorted((t for t in may.values() if t is not dense), key=lambda t: -chance[t.number]):
-        stays = trial.number in ends or trial.origin == RIVAL
+        stays = trial.number in ends or kind_of(trial.origin) is SourceKind.BASELINE
         if stays or not any(_alike(settings, trial, other) for other in thinned):
             thinned.append(trial)
     chosen = [dense, *thinned] if dense else thinned
-    presets = [t for t in complete if t.origin.startswith(PRESET)]
+    presets = [t for t in complete if kind_of(t.origin) is SourceKind.PRESET]
     rest = (t for preset in presets for t in (preset, *_challengers(settings, preset, complete, chosen)))
     return list({t.number: t for t in (*chosen, *rest)}.values())
 
@@ -68,7 +68,7 @@ def _challengers(
     """The likeliest to dominate a published system; of those about as likely, what is confirmed anyway comes first."""
     if not settings.is_feasible(preset.values):
         return []
-    rest = [t for t in complete if not t.origin.startswith(PRESET) and settings.is_feasible(t.values)]
+    rest = [t for t in complete if kind_of(t.origin) is not SourceKind.PRESET and settings.is_feasible(t.values)]
     numbers = {t.number for t in preferred}
     shares = domination(settings, [t.metrics for t in rest], preset.metrics)
     able = [(share, t) for share, t in zip(shares, rest, strict=True) if share]

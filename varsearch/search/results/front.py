@@ -12,7 +12,7 @@ from varsearch.policy import Policy
 from varsearch.search.core.objectives import dense_trial, front_trials, volume_of
 from varsearch.search.core.protocols import Protocols, answered, confirming, under
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import DENSE, PRESET
+from varsearch.search.core.source import DENSE, Source, SourceKind, kind_of
 from varsearch.search.results.finalists import finalists
 from varsearch.search.results.optimism import Optimism, optimism
 
@@ -32,6 +32,11 @@ class FrontEntry:
     metrics: dict[str, Measurement]
     environment: dict[str, str]
     protocols: Protocols
+
+    @property
+    def source(self) -> Source:
+        """Where the policy comes from."""
+        return Source.parse(self.origin)
 
     @property
     def values(self) -> dict[str, float]:
@@ -116,7 +121,9 @@ def read_front(store: Store, run: RunRecord) -> Front:
         complete=sum(t.state is State.COMPLETE for t in shown),
         dense=entry_of(dense, protocols) if dense else None,
         presets=tuple(
-            entry_of(t, protocols) for t in shown if t.origin.startswith(PRESET) and t.state is State.COMPLETE
+            entry_of(t, protocols)
+            for t in shown
+            if kind_of(t.origin) is SourceKind.PRESET and t.state is State.COMPLETE
         ),
         hypervolume=volume_of(settings, shown),
         best=_best_values(settings, shown),

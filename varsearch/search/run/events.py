@@ -28,7 +28,8 @@ class Standing:
     Attributes:
         name: for people.
         stopped: trials that it stopped.
-        rank: rank correlation of its numbers with the final ones; None while too few trials have both.
+        rank: rank correlation of its numbers with the final ones; None while too few trials have
+            both.
         is_off: whether that is too small for the rung to be of use.
     """
 
@@ -49,13 +50,15 @@ class Status:
         stopped: trials that were given up early.
         spent: evaluations spent: a stopped trial counts as the part of its images that was drawn.
         failed: trials without usable numbers, the latest of them because of `last_error`.
-        reused: trials that stored evidence answered; they cost nothing and are not part of `evaluated`.
+        reused: trials that stored evidence answered; they cost nothing and are not part of
+            `evaluated`.
         running: trials that a worker has now.
         waiting: trials that a worker lost or an interruption put back.
         exhausted: whether no untried policy is left.
         plateau: whether patience is spent: the last evaluations did not make the hypervolume grow.
         rungs: of early looks, cheap ones first.
-        seconds_left: estimate until the budget or the time is spent; None before the first evaluation.
+        seconds_left: estimate until the budget or the time is spent; None before the first
+            evaluation.
         front: numbers of the trials on the front.
         hypervolume: see `front_volume`; None while the dense policy has no numbers.
     """
@@ -80,7 +83,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A trial has its outcome, and where the run stands now; `news` says which rungs it switched on or off."""
+    """A trial has its outcome; `news` says which rungs that switched on or off."""
 
     trial: TrialRecord
     status: Status
@@ -115,7 +118,7 @@ class Confirmed:
 Event = Progress | Confirmed
 
 OnEvent = Callable[[Event], None]
-"""Told of every trial that has its outcome, in the order in which they got it, and then of those that are confirmed."""
+"""Gets an event for every trial that has its outcome, then for every confirmed one, in order."""
 
 
 def ignore(_: Event) -> None:

@@ -1,10 +1,8 @@
-"""The search itself: what is evaluated next, how far, and what is given up."""
+"""The search itself: which policy is evaluated next, how far, and which one is given up."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 
 from varsearch.db import State, TrialRecord
 from varsearch.errors import EvaluationError
@@ -12,281 +10,261 @@ from varsearch.measurement import Evidence, Job, Kind, Outcome
 from varsearch.policy import Policy
 from varsearch.search.core.objectives import front_trials, volume_of
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import DENSE, RIVAL
-from varsearch.search.run.events import Progress, Status
-from varsearch.search.run.pruner import Ladder
-from varsearch.search.run.rungs import Rung
-from varsearch.search.run.stopping import Limits, Pace
-from varsearch.search.run.trials import Ledger
+from varsearch.search.core.source import DENSE, SourceKind
+from varsearch.search.run.events import Event, Progress, Status
+from varsearch.search.run.pruner import Pruner
+from varsearch.search.run.queue import ATTEMPTS, Queue
+from varsearch.search.run.stopping import Limits
+from varsearch.search.run.trials import Trials
 from varsearch.search.sampler.portfolio import Proposer
 
-ATTEMPTS = 3
-"""A trial that loses its worker this often has failed. Deaths of the whole run do not count: they say little about a
-policy."""
 
-
-class Explorer:
+class Exploration:
     """Proposes policies, has them evaluated, and keeps to a budget.
 
-    A policy climbs the rungs of `Ladder`, a job each, before it is evaluated as the run asks. What a trial costs is
-    the part of its images that was drawn. Interrupted trials wait for a worker under their old number, and go on from
-    the rung that they reached.
+    A policy climbs the rungs of the pruner, one job each, before it is evaluated as the run asks. A
+    trial costs the part of its images that was drawn. Interrupted trials wait for a worker under
+    their old number, and go on from the rung that they reached.
 
     Args:
-        starts: origin and policy of what is tried first, and whole.
-        ledger: the run's trials.
-        proposer: of what comes after the starts.
-        limits: what may be spent.
-        rungs: early looks at which policies may be given up.
+        starts: origin and policy of the trials that come first; the pruner never stops them.
+        trials: the run's trials.
+        proposer: proposes the policies after the starts.
+        pruner: has the rungs, and says which policies are given up.
+        limits: the budget.
+        emit: gets an event for every trial that has its outcome.
 
     Raises:
-        StoreError: from here and from every method, if the database fails or another process continues the run.
-        EvaluationError: from `report`, `lost` and `lease`, which calls it, if dense cannot be evaluated.
+        StoreError: from here and from every method, if the database fails or another process
+            continues the run.
+        EvaluationError: from `report`, `lost` and `lease` if dense cannot be evaluated.
     """
 
     def __init__(
         self,
         settings: RunSettings,
         starts: Mapping[str, Policy],
-        ledger: Ledger,
+        trials: Trials,
         proposer: Proposer,
+        pruner: Pruner,
         limits: Limits,
-        rungs: Sequence[Rung] = (),
+        emit: Callable[[Event], None],
     ) -> None:
-        self._settings, self._starts, self._limits = settings, dict(starts), limits
-        self._ledger, self._proposer, self._ladder = ledger, proposer, Ladder(settings, rungs)
-        self._workers: set[str] = set()
-        self._leases: dict[str, int] = {}
-        self._early: set[int] = set()
-        self._asked: dict[int, set[str]] = {}
-        self._losses: Counter[int] = Counter()
-        self._waiting: deque[int] = deque()
-        self._pace = Pace()
-        self._events: list[Progress] = []
+        self._settings, self._starts, self._limits, self._emit = (
+            settings,
+            dict(starts),
+            limits,
+            emit,
+        )
+        self._trials, self._proposer, self._pruner = trials, proposer, pruner
+        self._queue = Queue()
+        self._on_rung: set[int] = set()  # trials whose last job was that of a rung
         self._exhausted = False
         self._resume()
 
     def _resume(self) -> None:
-        if self._ladder.rungs:
-            for trial in self._ledger.trials:
-                self._looked_up(trial)
-        for number, trial in enumerate(list(self._ledger.trials)):
-            if trial.state.is_final:
-                self._note(trial, self._ledger.trials[: number + 1])
+        """Brings pruner, limits and queue to where the last process left the run."""
+        records = self._trials.records
+        if self._pruner.rungs:
+            for trial in records:
+                self._look_up(trial.number)
+        for number in range(len(records)):
+            if records[number].state.is_final:
+                self._note(number, records[: number + 1])
             else:
-                self._wait(trial)
+                self._wait(number)
 
     def lease(self, worker: str) -> Job | None:
-        """The next job of `worker`, or None if there is nothing to do now; see `is_over`.
-
-        A worker asks when it is free: what it still held was lost with its predecessor of the same name.
-        """
-        self.lost(worker)
-        self._workers.add(worker)
-        while self._goes_on or self._limits.allow(self._spent() + len(self._leases)):
-            number = self._waiting.popleft() if self._waiting else self._propose()
+        """The next job of `worker`, or None if there is nothing to do now; see `is_over`."""
+        while self._is_between_rungs or self._limits.allow(
+            self._trials.spent + self._queue.running
+        ):
+            number = self._queue.waiting.popleft() if self._queue.waiting else self._propose()
             if number is None:
                 break
-            job = self._start(self._ledger.trials[number], worker)
+            job = self._next_job(number)
             if job is not None:
+                self._trials.begin(number, worker)
+                self._queue.lease(worker, job)
                 return job
         return None
 
     @property
-    def _goes_on(self) -> bool:
-        """Whether a trial is between two rungs: it has begun, so neither time nor patience ends it."""
-        return bool(self._waiting) and self._ledger.trials[self._waiting[0]].state is State.RUNNING
+    def _is_between_rungs(self) -> bool:
+        """Whether the next trial has begun: neither time nor patience ends it between rungs."""
+        waiting = self._queue.waiting
+        return bool(waiting) and self._trials.records[waiting[0]].state is State.RUNNING
 
     @property
     def is_over(self) -> bool:
-        """Whether a worker that got no job need not ask again: what others evaluate now can leave budget over."""
-        return not self._leases
+        """Whether a worker that got no job can stop asking: no trial can leave budget over."""
+        return not self._queue.running
 
     def report(self, outcome: Outcome) -> bool:
         """Takes the outcome of a job; False if its trial has one already.
 
-        The trial fails if the outcome is an error, or lacks a finite number for an objective or a bound. An answer to
-        an earlier job, of a worker that was believed dead, is kept, and the trial's present job goes on.
+        The trial fails if the outcome is an error, or lacks a finite number for an objective or a
+        bound. An answer to an earlier job, of a worker that was believed dead, is kept, and the
+        trial's present job goes on.
         """
-        trial = self._ledger.trials[outcome.number]
+        number = outcome.number
+        trial = self._trials.records[number]
         if trial.state.is_final:
             return False
-        found = [e for e in (outcome.quality, outcome.speed) if e]
-        error = outcome.error or ("" if found else "the worker found nothing")
-        late = not error and self._asked.get(trial.number, set()).isdisjoint(e.protocol for e in found)
-        for evidence in found:
+        error = outcome.error or ("" if outcome.evidence else "the worker found nothing")
+        for evidence in outcome.evidence:
             objection = self._objection(evidence, trial)
             error = error or objection
             if not objection:
-                trial = self._told(trial, self._ledger.store.save(evidence))
-        if late and not error and trial.number in self._asked:
-            self._ledger.trials[trial.number] = trial
+                self._learn(number, self._trials.store.save(evidence))
+        if not error and self._queue.is_late(outcome):
             return True
-        self._release(trial.number)
-        if trial.number in self._early and not error:
-            self._ledger.trials[trial.number] = trial
-            self._waiting.appendleft(trial.number)
+        self._queue.release(number)
+        if number in self._on_rung and not error:
+            self._queue.waiting.appendleft(number)
         else:
-            self._finish(trial, error)
+            self._finish(number, error)
         return True
 
     def lost(self, worker: str) -> None:
-        """`worker` died: what it held is evaluated again under the same number, or fails after `ATTEMPTS`."""
-        if worker in self._leases:
-            number = self._leases.pop(worker)
-            self._asked.pop(number, None)
-            self._losses[number] += 1
-            trial = self._ledger.trials[number]
-            if self._losses[number] < ATTEMPTS:
-                self._wait(trial)
-            else:
-                self._finish(trial, f"the worker was lost {ATTEMPTS} times during the evaluation")
+        """`worker` died: its trial is evaluated again, or fails after `ATTEMPTS`."""
+        number = self._queue.lose(worker)
+        if number is None:
+            return
+        if self._queue.is_lost(number):
+            self._finish(number, f"the worker was lost {ATTEMPTS} times during the evaluation")
+        else:
+            self._wait(number)
 
     def put_back(self) -> None:
-        """What is not finished waits for the next invocation, and counts as an attempt if it has climbed a rung."""
-        for trial in list(self._ledger.trials):
+        """Puts running trials back for the next process; only a climbed rung is an attempt."""
+        for trial in self._trials.records:
             if trial.state is State.RUNNING:
-                lost = not self._ladder.share(trial.number)
-                self._ledger.record(replace(trial, state=State.WAITING, attempts=trial.attempts - lost))
-
-    def events(self) -> list[Progress]:
-        """What happened since the last call."""
-        events, self._events = self._events, []
-        return events
+                self._trials.put_back(trial.number, counts=self._pruner.share(trial.number) > 0)
 
     def status(self) -> Status:
         """Where the run stands."""
-        trials = self._ledger.trials
-        front = front_trials(self._settings, trials)
-        seconds = self._pace.seconds(max(self._limits.budget - self._spent(), 0.0), len(self._workers))
+        records, spent = self._trials.records, self._trials.spent
+        seconds = self._queue.seconds(max(self._limits.budget - spent, 0.0))
         return Status(
-            run=self._ledger.run.name,
+            run=self._trials.run.name,
             budget=self._limits.budget,
-            evaluated=sum(t.state in (State.COMPLETE, State.FAIL) and t.attempts > 0 for t in trials),
-            stopped=self._ledger.count(State.STOPPED),
-            spent=self._spent(),
-            failed=self._ledger.count(State.FAIL),
-            last_error=next((t.error for t in reversed(trials) if t.state is State.FAIL), ""),
-            reused=sum(t.state.is_final and t.attempts == 0 for t in trials),
-            running=len(self._leases),
-            waiting=len(self._waiting),
+            evaluated=sum(
+                t.state in (State.COMPLETE, State.FAIL) and t.attempts > 0 for t in records
+            ),
+            stopped=self._trials.count(State.STOPPED),
+            spent=spent,
+            failed=self._trials.count(State.FAIL),
+            last_error=next((t.error for t in reversed(records) if t.state is State.FAIL), ""),
+            reused=sum(t.state.is_final and t.attempts == 0 for t in records),
+            running=self._queue.running,
+            waiting=len(self._queue.waiting),
             exhausted=self._exhausted,
             plateau=self._limits.plateau,
             seconds_left=None if seconds is None else min(seconds, self._limits.seconds_left),
-            rungs=self._ladder.standing(trials),
-            front=tuple(t.number for t in front),
-            hypervolume=volume_of(self._settings, trials),
+            rungs=self._pruner.standing(records),
+            front=tuple(t.number for t in front_trials(self._settings, records)),
+            hypervolume=volume_of(self._settings, records),
         )
 
-    def _spent(self) -> float:
-        return sum(trial.cost for trial in self._ledger.trials)
-
     def _propose(self) -> int | None:
-        """Appends a trial with an untried policy; None when the space is exhausted."""
-        number, tried = len(self._ledger.trials), self._ledger.tried
-        starts = ((origin, policy) for origin, policy in self._starts.items() if policy.digest not in tried)
-        proposal = next(starts, None)
+        """Adds a trial with an untried policy; None when the space is exhausted."""
+        tried = self._trials.tried
+        proposal: tuple[str, Policy] | None = next(
+            (start for start in self._starts.items() if start[1].digest not in tried), None
+        )
         if proposal is None:
-            for estimate in self._ladder.estimates(self._ledger.trials):
+            for estimate in self._pruner.estimates(self._trials.records):
                 self._proposer.show(estimate)
-            proposal = self._proposer.propose(number, tried)
+            proposal = self._proposer.propose(len(self._trials.records), tried)
         if proposal is None:
             self._exhausted = True
             return None
-        origin, policy = proposal
-        self._ledger.append(TrialRecord(number, policy, origin))
-        return number
+        return self._trials.propose(*proposal)
 
-    def _start(self, trial: TrialRecord, worker: str) -> Job | None:
-        """Leases the next rung of `trial`, or all of it; None if stored evidence answers it, or it is given up."""
-        again, settings = trial.state is State.RUNNING, self._settings
-        trial = trial if again else self._looked_up(trial)
-        if trial.speed and (trial.quality or settings.quality is None):
-            self._finish(trial)
+    def _next_job(self, number: int) -> Job | None:
+        """The next rung of a trial, or all that it lacks; None if it got its outcome here."""
+        settings = self._settings
+        if self._trials.records[number].state is not State.RUNNING:
+            self._look_up(number)
+        trial = self._trials.records[number]
+        quality = None if trial.quality else settings.quality
+        speed = None if trial.speed else settings.speed
+        if quality is None and speed is None:
+            self._finish(number)
             return None
-        quality, speed = None if trial.quality else settings.quality, None if trial.speed else settings.speed
-        self._early.discard(trial.number)
-        rung = self._climb(trial) if quality else None
-        if isinstance(rung, str):
-            self._finish(trial, stopped=rung)
-            return None
-        if rung is not None:
-            self._early.add(trial.number)
-            quality, speed = rung.asks
-        if not again or trial.worker != worker:
-            attempts = trial.attempts + (not again)
-            self._ledger.record(replace(trial, state=State.RUNNING, attempts=attempts, worker=worker))
-        self._leases[worker] = trial.number
-        self._asked[trial.number] = {protocol.digest for protocol in (quality, speed) if protocol}
-        self._pace.begin(trial.number)
-        return Job(number=trial.number, policy=trial.policy, quality=quality, speed=speed)
+        self._on_rung.discard(number)
+        # A rung saves images; a trial whose quality is known has none to save.
+        if quality is not None:
+            is_start = trial.origin in self._starts
+            # A policy that aims at a baseline is not given up for a front: one of many on it may be
+            # lucky.
+            is_whole = is_start or trial.origin == SourceKind.BASELINE
+            reason = "" if is_whole else self._pruner.reason_to_stop(number, self._trials.records)
+            if reason:
+                self._finish(number, stopped=reason)
+                return None
+            rung = self._pruner.next(number, self._trials.records, also_off=is_start)
+            if rung is not None:
+                self._on_rung.add(number)
+                quality, speed = rung.asks
+        return Job(number=number, policy=trial.policy, quality=quality, speed=speed)
 
-    def _climb(self, trial: TrialRecord) -> Rung | str | None:
-        """The rung that `trial` is to climb next, why it is given up, or None if it has climbed all.
-
-        What is to dominate a published system is not given up for a front on which one of many may be lucky.
-        """
-        trials, is_start = self._ledger.trials, trial.origin in self._starts
-        is_whole = is_start or trial.origin == RIVAL
-        if not is_whole and (reason := self._ladder.verdict(trial.number, trials)):
-            return reason
-        return self._ladder.next(trial.number, trials, also_off=is_start)
-
-    def _looked_up(self, trial: TrialRecord) -> TrialRecord:
-        """With all that is stored of it, whoever evaluated it; the ladder is told too."""
-        run, policy = self._ledger.run, trial.policy.digest
-        keys: list[tuple[Kind, str]] = [("quality", run.quality_protocol), ("speed", run.speed_protocol)]
-        keys += [(rung.kind, rung.protocol.digest) for rung in self._ladder.rungs]
+    def _look_up(self, number: int) -> None:
+        """Learns all that is stored of a trial's policy, whoever evaluated it."""
+        run, policy = self._trials.run, self._trials.records[number].policy.digest
+        keys: list[tuple[Kind, str]] = [
+            ("quality", run.quality_protocol),
+            ("speed", run.speed_protocol),
+        ]
+        keys += [(rung.kind, rung.protocol.digest) for rung in self._pruner.rungs]
         for kind, protocol in dict.fromkeys(keys):
-            evidence = self._ledger.store.find(kind, policy, run.fingerprint, protocol)
-            trial = self._told(trial, evidence) if evidence else trial
-        return trial
+            evidence = self._trials.store.find(kind, policy, run.fingerprint, protocol)
+            if evidence is not None:
+                self._learn(number, evidence)
 
-    def _told(self, trial: TrialRecord, evidence: Evidence) -> TrialRecord:
-        """With evidence of the run's own protocols; the ladder is told that of its rungs."""
-        for i, rung in enumerate(self._ladder.rungs):
-            if evidence.protocol == rung.protocol.digest:
-                self._ladder.note(trial.number, i, evidence)
-        own = evidence.protocol in (self._ledger.run.quality_protocol, self._ledger.run.speed_protocol)
-        return trial.with_evidence(evidence) if own else trial
+    def _learn(self, number: int, evidence: Evidence) -> None:
+        """Gives evidence of rungs to the pruner, and of the run's own protocols to the trial."""
+        self._pruner.learn(number, evidence)
+        run = self._trials.run
+        if evidence.protocol in (run.quality_protocol, run.speed_protocol):
+            self._trials.learn(number, evidence)
 
     def _objection(self, evidence: Evidence, trial: TrialRecord) -> str:
         """Why evidence cannot be stored for `trial`; empty if it can."""
-        run = self._ledger.run
+        run, rungs = self._trials.run, self._pruner.rungs
         own = run.quality_protocol if evidence.kind == "quality" else run.speed_protocol
-        protocols = {own} | {rung.protocol.digest for rung in self._ladder.rungs if rung.kind == evidence.kind}
-        return evidence.objection(trial.policy.digest, run.fingerprint, protocols)
+        early = {rung.protocol.digest for rung in rungs if rung.kind == evidence.kind}
+        return evidence.objection(trial.policy.digest, run.fingerprint, {own} | early)
 
-    def _finish(self, trial: TrialRecord, error: str = "", stopped: str = "") -> None:
+    def _finish(self, number: int, error: str = "", stopped: str = "") -> None:
+        """Gives a trial its outcome: stopped, failed, or complete if it has all numbers."""
+        trial = self._trials.records[number]
         if not stopped:
             error = error or self._settings.missing(trial.values)
         state = State.STOPPED if stopped else State.FAIL if error else State.COMPLETE
         if state is State.FAIL and trial.origin == DENSE:
-            self._wait(trial)  # for the next call, as a trial that has failed is never tried again
-            raise EvaluationError(f"dense, which all else is compared with, could not be evaluated: {error}")
-        self._early.discard(trial.number)
-        share = self._ladder.share(trial.number) if stopped else 1.0
-        cost = share if trial.attempts else 0.0
-        self._ledger.record(replace(trial, state=state, error=stopped or error, cost=cost))
-        self._pace.finish(trial.number, cost)
-        self._note(self._ledger.trials[trial.number], self._ledger.trials)
+            # The next call tries it again; a trial that has failed never is.
+            self._wait(number)
+            raise EvaluationError(
+                f"dense, which all else is compared with, could not be evaluated: {error}"
+            )
+        self._on_rung.discard(number)
+        share = self._pruner.share(number) if stopped else 1.0
+        self._trials.finish(number, state, stopped or error, share)
+        records = self._trials.records
+        self._queue.finish(number, records[number].cost)
+        self._note(number, records)
         status = self.status()
-        self._events.append(Progress(self._ledger.trials[trial.number], status, self._ladder.news(status.rungs)))
+        self._emit(Progress(records[number], status, self._pruner.news(status.rungs)))
 
-    def _note(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """Tells the limits what an evaluation did to the hypervolume; known evidence cost none."""
+    def _note(self, number: int, records: Sequence[TrialRecord]) -> None:
+        """Passes the hypervolume after an evaluation to the limits; stored evidence cost none."""
+        trial = records[number]
         if trial.attempts and self._limits.patience is not None:
-            spent, start = sum(t.cost for t in trials), trial.origin in self._starts
-            self._limits.note(volume_of(self._settings, trials), spent, start=start)
+            spent, is_start = sum(t.cost for t in records), trial.origin in self._starts
+            self._limits.note(volume_of(self._settings, records), spent, start=is_start)
 
-    def _wait(self, trial: TrialRecord) -> None:
-        self._ledger.record(replace(trial, state=State.WAITING))
-        self._waiting.append(trial.number)
-
-    def _release(self, number: int) -> None:
-        """Ends the lease of a trial, or its wait for a new one if an outcome was late."""
-        self._leases = {worker: leased for worker, leased in self._leases.items() if leased != number}
-        self._asked.pop(number, None)
-        self._pace.end(number)
-        if number in self._waiting:
-            self._waiting.remove(number)
+    def _wait(self, number: int) -> None:
+        self._trials.put_back(number)
+        self._queue.waiting.append(number)

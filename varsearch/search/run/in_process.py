@@ -15,13 +15,17 @@ from varsearch.search.run.worker import MakeWorker, evaluate, startup_error
 NAME = "in-process"
 
 
-def run_inline(make_broker: Callable[[], Broker], make_worker: MakeWorker, on_event: OnEvent) -> Status:
+def run_inline(
+    make_broker: Callable[[], Broker], make_worker: MakeWorker, on_event: OnEvent
+) -> Status:
     """Evaluates one job after the other; see `run`."""
     with kept_interrupts() as check:
         return _run(make_broker(), make_worker, on_event, check)
 
 
-def _run(broker: Broker, make_worker: MakeWorker, on_event: OnEvent, check: Callable[[], None]) -> Status:
+def _run(
+    broker: Broker, make_worker: MakeWorker, on_event: OnEvent, check: Callable[[], None]
+) -> Status:
     try:
         try:
             worker = make_worker()

@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
 
+# Ray prints the deaths of workers even with `log_to_driver=False`. This setting silences them; Ray
+# reads it when it is imported, so a process that imported Ray before sees them.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+
 import ray
 from ray import tune
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -23,7 +27,7 @@ from varsearch.interrupts import kept_interrupts
 from varsearch.measurement import Job, Outcome
 from varsearch.search.run.broker import Broker
 from varsearch.search.run.events import INTERRUPTED, Event, OnEvent, Resources, Status
-from varsearch.search.run.exploration import ATTEMPTS
+from varsearch.search.run.queue import ATTEMPTS
 from varsearch.search.run.worker import MakeWorker, evaluate, one_line, startup_error
 
 T = TypeVar("T")
@@ -40,7 +44,7 @@ SILENCE = {
 
 
 class BrokerActor:
-    """The broker in a process of its own. After an error it has no more jobs, and the driver finds the error."""
+    """The broker in its own process. After an error it has no jobs; the driver finds the error."""
 
     def __init__(self, make_broker: Callable[[], Broker]) -> None:
         self._make_broker = make_broker
@@ -53,10 +57,14 @@ class BrokerActor:
         self._broker = self._make_broker()
 
     def starting(self, worker: str) -> None:
-        """`worker` begins to load its model; the run ends if its process died of that several times in a row."""
+        """`worker` begins to load its model; after `ATTEMPTS` deaths in a row the run ends."""
         self._starts[worker] = self._starts.get(worker, 0) + 1
         if self._starts[worker] > ATTEMPTS:
-            self.abort(EvaluationError(f"{worker} died {ATTEMPTS} times while loading the model: is memory short?"))
+            self.abort(
+                EvaluationError(
+                    f"{worker} died {ATTEMPTS} times while loading the model: is memory short?"
+                )
+            )
 
     def abort(self, error: Exception) -> None:
         """Ends the run with `error`."""
@@ -122,7 +130,9 @@ def _explained(error: BaseException) -> BaseException:
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(INTERRUPTED)
     if isinstance(error, RayActorError):
-        return StoreError("the process that owns the run died: run the same command again to continue")
+        return StoreError(
+            "the process that owns the run died: run the same command again to continue"
+        )
     return error.cause if isinstance(error, RayTaskError) else error
 
 
@@ -141,17 +151,27 @@ def ask(address: str | None, resources: Resources, function: Callable[..., T], *
 def _cluster(workers: int, resources: Resources, address: str | None) -> Iterator[str]:
     """Ray for the time of a run, and a folder for what Tune writes; neither leaves anything behind.
 
-    Without an address Ray starts on this machine, with as many logical cores as the workers ask for.
+    Without an address Ray starts on this machine, with as many logical cores as the workers ask
+    for.
     """
     # Not TMPDIR: paths of Ray's sockets must fit into 107 characters.
     folder = tempfile.mkdtemp(prefix=f"varsearch-{os.getpid()}-", dir="/tmp")
-    local = {"num_cpus": math.ceil(workers * resources.cpus), "include_dashboard": False, "_temp_dir": folder}
+    local = {
+        "num_cpus": math.ceil(workers * resources.cpus),
+        "include_dashboard": False,
+        "_temp_dir": folder,
+    }
     threads = str(max(1, math.floor(resources.cpus)))
     environment = {"OMP_NUM_THREADS": threads}
     if workers > 1:
-        # Threads that spin while they wait take the cores from the other workers; alone they would be slower asleep.
+        # Threads that spin while they wait take the cores from the other workers; alone they would
+        # be slower asleep.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
-    options = {"runtime_env": {"env_vars": environment}, "log_to_driver": False, "logging_level": logging.CRITICAL}
+    options = {
+        "runtime_env": {"env_vars": environment},
+        "log_to_driver": False,
+        "logging_level": logging.CRITICAL,
+    }
     with _silence():
         try:
             if address:
@@ -170,18 +190,15 @@ def _silence() -> Iterator[None]:
     """Leaves the terminal to the search."""
     replaced = {name: os.environ.get(name) for name in SILENCE}
     os.environ.update(SILENCE)
-    # Ray prints what happens to workers past all its settings; this is what it sets itself while a debugger runs.
-    ray._private.worker._worker_logs_enabled = False
     try:
         yield
     finally:
-        ray._private.worker._worker_logs_enabled = True
         for name, value in replaced.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
-    """Joins a running cluster. Asks for its head node before Ray does, which would try for minutes."""
+    """Joins a running cluster, if its head node answers: Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     try:
         if address != "auto":
@@ -189,8 +206,9 @@ def _join(address: str, options: dict[str, Any]) -> None:
         ray.init(address=address, **options)
     except (OSError, ValueError):
         raise TargetError(
-            f"cannot join a Ray cluster at {address!r}: expected HOST:PORT of a running head node, or 'auto' on one of "
-            "its nodes; a cluster that asks for a token needs RAY_AUTH_MODE=token"
+            f"cannot join a Ray cluster at {address!r}: expected HOST:PORT of a running head node, "
+            "or 'auto' on one of its nodes; a cluster that asks for a token needs "
+            "RAY_AUTH_MODE=token"
         ) from None
 
 
@@ -199,13 +217,18 @@ def _check_resources(workers: int, resources: Resources) -> None:
     there = ray.cluster_resources()
     for kind, each in (("CPU", resources.cpus), ("GPU", resources.gpus)):
         if workers * each > there.get(kind, 0):
-            raise TargetError(f"{workers} x {each:g} {kind} per worker is more than the {there.get(kind, 0):g} of Ray")
+            raise TargetError(
+                f"{workers} x {each:g} {kind} per worker is more than the "
+                f"{there.get(kind, 0):g} of Ray"
+            )
 
 
 def _start_broker(make_broker: Callable[[], Broker]) -> Any:
     """The broker's actor, on this node because an SQLite file is local."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    broker = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(BrokerActor).remote(make_broker)
+    broker = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(BrokerActor).remote(
+        make_broker
+    )
     try:
         ray.get(broker.open.remote())
     except RayTaskError as error:
@@ -216,9 +239,14 @@ def _start_broker(make_broker: Callable[[], Broker]) -> Any:
 
 
 def _supervise(
-    broker: Any, make_worker: MakeWorker, workers: int, resources: Resources, watch: _Watch, folder: str
+    broker: Any,
+    make_worker: MakeWorker,
+    workers: int,
+    resources: Resources,
+    watch: _Watch,
+    folder: str,
 ) -> None:
-    """One Tune trial is the life of one worker: it asks the broker for jobs until there are none."""
+    """One Tune trial is the life of one worker, from its model to its last job."""
     life = tune.with_parameters(_work, broker=broker, make_worker=make_worker)
     tune.Tuner(
         tune.with_resources(life, {"cpu": resources.cpus, "gpu": resources.gpus}),
@@ -234,7 +262,7 @@ def _supervise(
 
 
 def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
-    """The life of a worker, in its own process. Should it die, Tune starts another of the same name."""
+    """The life of a worker in its process. If it dies, Tune starts another of its name."""
     name = f"worker-{config['worker']}"
     ray.get(broker.starting.remote(name))
     jobs = 0
@@ -256,8 +284,9 @@ def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
     tune.report({"jobs": jobs})
 
 
-class _Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped, and Tune insists on its own base class.
-    """Passes the broker's events on, in the driver's process, and ends the run when the broker has an error."""
+# Ray is untyped, and Tune insists on its own base class.
+class _Watch(tune.Callback):  # type: ignore[misc]
+    """Passes the broker's events on in the driver's process, and ends the run at an error."""
 
     def __init__(self, broker: Any, on_event: OnEvent, check: Callable[[], None]) -> None:
         self._broker, self._on_event, self._check = broker, on_event, check

@@ -1,119 +1,138 @@
-"""Confirms the finalists of a search: the same policies on fresh noise, with more images and more timed rounds.
+"""Evaluates the finalists again on fresh noise, with more images and more timed rounds.
 
-The best of many noisy numbers are partly good luck. A front is therefore made of numbers that had no part in choosing
-its members.
+The best of many noisy numbers are partly good luck. So a front is made of numbers that had no part
+in the choice of its members.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from varsearch.db import RunRecord, Store, TrialRecord
 from varsearch.measurement import Evidence, Job, Outcome
 from varsearch.search.core.protocols import answered, confirming, under
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.results.finalists import finalists
+from varsearch.search.run.events import Confirmed, Event, ignore
+from varsearch.search.run.queue import ATTEMPTS, Queue
 
-ATTEMPTS = 3
-"""A finalist that loses its worker this often has failed."""
 
+class Reevaluation:
+    """Hands out the evaluations that the finalists of a run lack, and stores the answers.
 
-class Confirmation:
-    """Hands out the evaluations that the finalists of a run lack, and stores what comes back.
+    Only evidence is stored. So an interrupted reevaluation goes on with the finalists that lack
+    some, and numbers that another run has stored count too.
 
-    Nothing of it is kept but the evidence, so a confirmation that was interrupted goes on with what is missing, and
-    numbers that another run has stored count too.
+    Args:
+        emit: gets an event for every finalist that has its fresh numbers, or cannot get them.
 
     Attributes:
-        failed: number of each finalist that could not be confirmed, with the reason in one line. It is not tried again
-            by this object, and not on the front.
+        failed: number of each finalist that could not be confirmed, with the reason in one line.
+            This object does not try it again, and it is not on the front.
         total: number of finalists.
     """
 
-    def __init__(self, settings: RunSettings, store: Store, run: RunRecord) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        store: Store,
+        run: RunRecord,
+        emit: Callable[[Event], None] = ignore,
+    ) -> None:
         self.failed: dict[int, str] = {}
         self.total = 0
-        self._settings, self._store, self._run = settings, store, run
+        self._settings, self._store, self._run, self._emit = settings, store, run, emit
         self._protocols = confirming(settings)
-        self._open: dict[int, TrialRecord] = {}
-        self._waiting: deque[int] = deque()
-        self._losses: Counter[int] = Counter()
+        self._trials: Sequence[TrialRecord] = ()
+        self._open: dict[
+            int, TrialRecord
+        ] = {}  # finalists without an outcome, with the fresh numbers that they have
+        self._queue = Queue()
 
     def start(self, trials: Sequence[TrialRecord]) -> None:
-        """Finds out which finalists among `trials`, the run's, have no fresh numbers yet; dense comes first."""
+        """Finds the finalists among the run's trials that lack fresh numbers; dense comes first."""
         wanted = [t.number for t in finalists(self._settings, trials)]
         known = {t.number: t for t in under(self._store, self._run, self._protocols)}
-        missing = [n for n in wanted if n not in self.failed and not answered(known[n], self._protocols)]
-        self.total, self._open, self._waiting = len(wanted), {n: known[n] for n in missing}, deque(missing)
+        missing = [
+            n for n in wanted if n not in self.failed and not answered(known[n], self._protocols)
+        ]
+        self._trials, self.total, self._open = trials, len(wanted), {n: known[n] for n in missing}
+        self._queue.waiting.extend(missing)
 
     @property
     def left(self) -> int:
         """Finalists without an outcome, those included that a worker has now."""
         return len(self._open)
 
-    def next(self) -> Job | None:
-        """The next evaluation, under the trial's number; None if there is none to begin."""
-        if not self._waiting:
+    @property
+    def is_over(self) -> bool:
+        """Whether no worker has a job of it now."""
+        return not self._queue.running
+
+    def lease(self, worker: str) -> Job | None:
+        """The next job of `worker`, under the trial's number; None if there is none to begin."""
+        if not self._queue.waiting:
             return None
-        trial = self._open[self._waiting.popleft()]
-        return Job(
+        trial = self._open[self._queue.waiting.popleft()]
+        job = Job(
             number=trial.number,
             policy=trial.policy,
             quality=None if trial.quality else self._protocols.quality,
             speed=None if trial.speed else self._protocols.speed,
         )
+        self._queue.lease(worker, job)
+        return job
 
     def waits_for(self, outcome: Outcome) -> bool:
-        """Whether a finalist still lacks what this answer of a worker that was believed lost has found."""
-        found = [e.protocol for e in (outcome.quality, outcome.speed) if e]
+        """Whether an outcome is of a finalist's job, which a worker has or seemed to have lost."""
+        found = {evidence.protocol for evidence in outcome.evidence}
         asked = {protocol.digest for protocol in self._protocols if protocol}
-        return outcome.number in self._open and bool(found) and asked.issuperset(found)
+        lacks_it = outcome.number in self._open and bool(found) and found <= asked
+        return self._queue.is_leased(outcome.number) or lacks_it
 
-    def known(self, number: int) -> TrialRecord:
-        """A finalist without an outcome, with the confirmed numbers that it has nevertheless."""
-        return self._open[number]
-
-    def put_back(self, number: int) -> str:
-        """The worker that had this job is lost: it is handed out again, before all others.
-
-        After `ATTEMPTS` losses it has failed, and the answer says so in one line.
-        """
-        if number not in self._open or number in self._waiting:
-            return ""
-        self._losses[number] += 1
-        if self._losses[number] == ATTEMPTS:
-            return self._fail(number, f"the worker was lost {ATTEMPTS} times during the confirmation")
-        self._waiting.appendleft(number)
-        return ""
-
-    def take(self, outcome: Outcome) -> str:
-        """Stores what an evaluation found; says in one line why it confirms nothing, or "". A second one is ignored."""
+    def report(self, outcome: Outcome) -> bool:
+        """Stores the fresh numbers of a finalist; False if it has its outcome already."""
         number = outcome.number
         if number not in self._open:
-            return ""
-        trial, found = self._open[number], [e for e in (outcome.quality, outcome.speed) if e]
-        error = outcome.error or next(filter(None, (self._objection(e, trial) for e in found)), "")
-        for evidence in found:
+            return False
+        self._queue.release(number)
+        trial = self._open[number]
+        objections = (self._objection(evidence, trial) for evidence in outcome.evidence)
+        error = outcome.error or next(filter(None, objections), "")
+        for evidence in outcome.evidence:
             trial = trial.with_evidence(evidence)
         error = error or self._settings.missing(trial.values)
-        if error:
-            return self._fail(number, error)
-        for evidence in found:
-            self._store.save(evidence)
-        self._close(number)
-        return ""
+        if not error:
+            for evidence in outcome.evidence:
+                self._store.save(evidence)
+        self._finish(trial, error)
+        return True
+
+    def lost(self, worker: str) -> None:
+        """`worker` died: its finalist comes next, or has failed after `ATTEMPTS`."""
+        number = self._queue.lose(worker)
+        if number is None:
+            return
+        if self._queue.is_lost(number):
+            self._finish(
+                self._trials[number],
+                f"the worker was lost {ATTEMPTS} times during the confirmation",
+            )
+        else:
+            self._queue.waiting.appendleft(number)
 
     def _objection(self, evidence: Evidence, trial: TrialRecord) -> str:
+        """Why evidence confirms nothing; empty if it does."""
         asked = self._protocols.quality if evidence.kind == "quality" else self._protocols.speed
-        return evidence.objection(trial.policy.digest, self._run.fingerprint, {asked.digest} if asked else ())
+        return evidence.objection(
+            trial.policy.digest, self._run.fingerprint, {asked.digest} if asked else ()
+        )
 
-    def _fail(self, number: int, error: str) -> str:
-        self._close(number)
-        self.failed[number] = error
-        return error
-
-    def _close(self, number: int) -> None:
+    def _finish(self, trial: TrialRecord, error: str) -> None:
+        number = trial.number
         del self._open[number]
-        if number in self._waiting:
-            self._waiting.remove(number)
+        self._queue.finish(number, 1.0)
+        if error:
+            self.failed[number] = error
+        done, seconds = self.total - self.left, self._queue.seconds(self.left)
+        self._emit(Confirmed(self._trials[number], trial, error, done, self.total, seconds))

@@ -1,15 +1,12 @@
-"""When a search ends: budget, time, and a hypervolume that no longer grows; and how long that will take."""
+"""When a search ends: budget, time, and a hypervolume that no longer grows."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict, deque
+from collections import deque
 
 from varsearch.errors import UsageError
-
-RECENT = 20
-"""Trials that the remaining time is estimated from."""
 
 GROWTH = 1e-3
 """Relative growth of the hypervolume that patience asks for."""
@@ -31,15 +28,17 @@ class Limits:
     Args:
         budget: evaluations in total.
         minutes: from now on.
-        patience: evaluations that may pass without growth of the hypervolume. What a search starts from is tried in any
-            case, so they count from the last of it; and they are those of the run's history, so that an
-            interrupted run ends where it would have ended.
+        patience: evaluations that may pass without growth of the hypervolume. What a search starts
+            from is tried in any case, so they count from the last of it; and they are those of the
+            run's history, so that an interrupted run ends where it would have ended.
 
     Raises:
         UsageError: they leave nothing to evaluate.
     """
 
-    def __init__(self, budget: int, minutes: float | None = None, patience: int | None = None) -> None:
+    def __init__(
+        self, budget: int, minutes: float | None = None, patience: int | None = None
+    ) -> None:
         check_limits(budget, minutes, patience)
         self.budget, self.patience = budget, patience
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
@@ -51,11 +50,11 @@ class Limits:
         return max(self._deadline - time.monotonic(), 0.0)
 
     def allow(self, begun: float) -> bool:
-        """Whether another evaluation may begin after so many, which are no whole number if some were stopped early."""
+        """Whether another evaluation may begin; `begun` counts stopped ones by their share."""
         return self.seconds_left > 0 and begun + 1 <= self.budget + 1e-9 and not self.plateau
 
     def note(self, volume: float | None, spent: float, *, start: bool) -> None:
-        """The front has this hypervolume after so many evaluations; `start` if the last was one to begin with."""
+        """The front has this hypervolume after so many evaluations, the last of a start or not."""
         if start:
             self._volumes.clear()
         self._volumes.append((spent, volume))
@@ -73,31 +72,3 @@ class Limits:
             return False
         (_, first), (_, last) = self._volumes[0], self._volumes[-1]
         return first is not None and last is not None and last <= first * (1 + GROWTH)
-
-
-class Pace:
-    """How long evaluations take, from the last `RECENT` of them, jobs of their rungs together."""
-
-    def __init__(self) -> None:
-        self._begun: dict[int, float] = {}
-        self._taken: defaultdict[int, float] = defaultdict(float)
-        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
-
-    def begin(self, number: int) -> None:
-        """A job of this trial begins."""
-        self._begun[number] = time.monotonic()
-
-    def end(self, number: int) -> None:
-        """It ends."""
-        if number in self._begun:
-            self._taken[number] += time.monotonic() - self._begun.pop(number)
-
-    def finish(self, number: int, cost: float) -> None:
-        """The trial has its outcome, which counts as so many evaluations."""
-        if number in self._taken:
-            self._recent.append((self._taken.pop(number), cost))
-
-    def seconds(self, left: float, workers: int) -> float | None:
-        """Until so many evaluations are spent; None before the first one."""
-        seconds, costs = (sum(column) for column in zip(*self._recent, strict=True)) if self._recent else (0.0, 0.0)
-        return left / workers * seconds / costs if costs else None

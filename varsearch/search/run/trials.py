@@ -1,39 +1,56 @@
-"""The trials of a run: in the store, in Optuna's study, and in memory for what proposes."""
+"""The trials of a run: in the store, in Optuna's study, and in memory for the proposals.
+
+All changes of a trial's state are here:
+
+    propose -> WAITING -> begin -> RUNNING -> finish -> COMPLETE, STOPPED or FAIL
+                  ^                   |
+                  +---- put_back -----+
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.errors import UsageError
-from varsearch.search.core.optuna_study import Space, StudyView, open_storage, study_errors
+from varsearch.measurement import Evidence
+from varsearch.policy import Policy
+from varsearch.search.core.optuna_study import (
+    Space,
+    StudyView,
+    is_study,
+    open_storage,
+    study_errors,
+)
 from varsearch.search.core.settings import RunSettings
 
 
-class Ledger:
-    """Claims a run, reads its trials, and keeps store and study in step.
+class Trials:
+    """Claims a run, reads its trials, and keeps store, study and memory in step.
 
-    A trial is written to the store when it is proposed, leased, lost and finished, each time before Optuna's study
-    shows it, and its evidence before that. Whatever a killed process left is therefore completed when the run is
-    opened again: finished trials that the study has not seen are told, all others wait.
+    Every change goes to the store first, then to the study. Its evidence is in the store before
+    that. So a killed process leaves nothing that is not completed when the run is opened again: the
+    study is shown the finished trials that it lacks, and all other trials wait.
 
     Args:
         storage: SQLAlchemy URL, or path of an SQLite file.
         name: the run's name. A run of that name is continued.
-        on_trial: told of every trial as it is now.
+        on_trial: gets every trial as it is now.
 
     Attributes:
         store: the database.
         run: the run's record.
-        trials: by number.
+        records: the trials by number.
         tried: digests of all their policies.
 
     Raises:
-        UsageError: the name belongs to a run with other settings, or something else wrote to its study.
-        StoreError: from here and from every method, if the database fails or another process continues the run.
+        UsageError: the name is that of a run with other settings, or of a study that is not ours.
+        StoreError: from here and from every method, if the database fails or another process
+            continues the run.
     """
 
     def __init__(
@@ -45,23 +62,33 @@ class Ledger:
         on_trial: Callable[[TrialRecord], None],
     ) -> None:
         self._settings, self._on_trial = settings, on_trial
-        self.trials: list[TrialRecord] = []
+        self.records: list[TrialRecord] = []
         self.tried: set[str] = set()
         with ExitStack() as connections:
             self.store = connections.enter_context(Store(storage))
-            self.run = self.store.claim(self._same_run(name))
             optuna = connections.enter_context(open_storage(self.store.url))
+            # The study first: whoever makes one has claimed the run before.
+            with study_errors(self.store.url):
+                has_study = is_study(optuna, name)
+            self.run = self.store.claim(self._same_run(name, has_study=has_study))
             with study_errors(self.store.url):
                 self._study = StudyView(self.run.name, optuna, settings, space)
             self._read()
             self._connections = connections.pop_all()
 
-    def _same_run(self, name: str) -> RunRecord:
-        """The record to claim; refuses a known name whose settings differ."""
+    def _same_run(self, name: str, *, has_study: bool) -> RunRecord:
+        """The record to claim; refuses the name of another run or of a study that is not ours."""
         known = {run.name: run for run in self.store.runs()}.get(name)
+        if has_study and not known:
+            raise UsageError(
+                f"the database has an Optuna study {name!r} of something else: "
+                "give the new run another --name"
+            )
         difference = RunSettings.parse(known.settings).difference(self._settings) if known else ""
         if difference:
-            raise UsageError(f"run {name!r} has other settings ({difference}): give the new run another --name")
+            raise UsageError(
+                f"run {name!r} has other settings ({difference}): give the new run another --name"
+            )
         return RunRecord(
             name=name,
             model=self._settings.model,
@@ -73,24 +100,51 @@ class Ledger:
 
     def _read(self) -> None:
         trials = self.store.trials(self.run)
-        if self._study.size > len(trials):
-            raise UsageError(
-                f"Optuna's study {self.run.name!r} has {self._study.size} trials, the run only {len(trials)}: "
-                "something else wrote to it; give the new run another --name"
-            )
+        with study_errors(self.store.url):
+            # A process that slept and lost the run meanwhile may have written to the study since.
+            if not self._study.can_become(trials):
+                self._study.clear()
         for trial in trials:
-            self.append(trial)
+            self._add(trial)
             self._show(trial)
 
-    def append(self, trial: TrialRecord) -> None:
-        """A trial that is new here; it is not stored before it is recorded."""
-        self.trials.append(trial)
+    def propose(self, origin: str, policy: Policy) -> int:
+        """Adds a trial that waits; its number. It is not stored before its state changes."""
+        self._add(TrialRecord(len(self.records), policy, origin))
+        return len(self.records) - 1
+
+    def _add(self, trial: TrialRecord) -> None:
+        self.records.append(trial)
         self.tried.add(trial.policy.digest)
 
-    def record(self, trial: TrialRecord) -> None:
-        """The store first, then the studies: a crash in between is completed when the run is opened again."""
+    def learn(self, number: int, evidence: Evidence) -> None:
+        """A trial that has no outcome yet has this evidence, which is stored already."""
+        self.records[number] = self.records[number].with_evidence(evidence)
+
+    def begin(self, number: int, worker: str) -> None:
+        """A worker evaluates a trial: a new attempt, unless the trial is between two rungs."""
+        trial = self.records[number]
+        if trial.state is State.RUNNING and trial.worker == worker:
+            return  # nothing that is stored changes
+        attempts = trial.attempts + (trial.state is not State.RUNNING)
+        self._record(replace(trial, state=State.RUNNING, attempts=attempts, worker=worker))
+
+    def put_back(self, number: int, *, counts: bool = True) -> None:
+        """A trial waits for a worker; `counts` says whether its last evaluation was an attempt."""
+        trial = self.records[number]
+        attempts = trial.attempts - (not counts)
+        self._record(replace(trial, state=State.WAITING, attempts=attempts))
+
+    def finish(self, number: int, state: State, error: str = "", cost: float = 1.0) -> None:
+        """A trial gets its outcome, for good; a trial that was never evaluated costs nothing."""
+        trial = self.records[number]
+        cost = cost if trial.attempts else 0.0
+        self._record(replace(trial, state=state, error=error, cost=cost))
+
+    def _record(self, trial: TrialRecord) -> None:
+        """Writes the store first, then the study: the next process completes a crash in between."""
         self.store.write(self.run, trial)
-        self.trials[trial.number] = trial
+        self.records[trial.number] = trial
         self._show(trial)
 
     def _show(self, trial: TrialRecord) -> None:
@@ -99,13 +153,18 @@ class Ledger:
         self._on_trial(trial)
 
     def describe(self, attributes: Mapping[str, Any]) -> None:
-        """Shows what is known of the run as a whole in its study."""
+        """Shows facts about the run as a whole in its study."""
         with study_errors(self.store.url):
             self._study.describe(attributes)
 
     def count(self, *states: State) -> int:
         """Trials in these states."""
-        return sum(trial.state in states for trial in self.trials)
+        return sum(trial.state in states for trial in self.records)
+
+    @property
+    def spent(self) -> float:
+        """Evaluations that the outcomes so far cost."""
+        return sum(trial.cost for trial in self.records)
 
     def leave(self, status: Literal["finished", "interrupted"]) -> None:
         """Gives the run up."""

@@ -22,7 +22,7 @@ MakeWorker = Callable[[], Worker]
 
 
 def evaluate(worker: Worker, job: Job) -> Outcome:
-    """The worker's answer. An exception becomes the trial's error: one bad policy must not end the run."""
+    """The worker's answer; an exception is its error, as one bad policy must not end the run."""
     try:
         return worker.evaluate(job)
     except Exception as error:
@@ -32,9 +32,17 @@ def evaluate(worker: Worker, job: Job) -> Outcome:
 def one_line(error: BaseException) -> str:
     """What went wrong, in one line; errors that were not raised on purpose keep their type."""
     lines = str(error).splitlines() or [""]
-    return lines[0] if isinstance(error, VarsearchError) else f"{type(error).__name__}: {lines[0]}".rstrip(": ")
+    return (
+        lines[0]
+        if isinstance(error, VarsearchError)
+        else f"{type(error).__name__}: {lines[0]}".rstrip(": ")
+    )
 
 
 def startup_error(error: Exception) -> VarsearchError:
     """Why a worker could not be made, as an error that ends the run."""
-    return error if isinstance(error, VarsearchError) else EvaluationError(f"a worker cannot start: {one_line(error)}")
+    return (
+        error
+        if isinstance(error, VarsearchError)
+        else EvaluationError(f"a worker cannot start: {one_line(error)}")
+    )

@@ -18,7 +18,7 @@ from varsearch.policy import Policy
 from varsearch.search.core.objectives import WORST, dense_trial, front_trials, relative_costs
 from varsearch.search.core.pareto import non_dominated
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import PRESET
+from varsearch.search.core.source import SourceKind, kind_of
 from varsearch.search.sampler.acquisition import expected_gains, free_boxes
 from varsearch.search.sampler.beat_baseline import combined
 from varsearch.search.sampler.gaussian_process import Array
@@ -148,7 +148,7 @@ class _Search:
     def choose_rival(self, rng: random.Random, costs: Costs | None = None) -> bool:
         """Takes a published system that is on the front of `STANDING` of the worlds or more, if there is one."""
         members = Counter(chain.from_iterable(self._counted[front].tolist() for front in self._fronts))
-        published = (i for i, t in enumerate(self._complete) if t.origin.startswith(PRESET))
+        published = (i for i, t in enumerate(self._complete) if kind_of(t.origin) is SourceKind.PRESET)
         likely = {i: members[i] for i in published if members[i] >= STANDING * len(self._fronts)}
         if likely:
             (chosen,) = rng.choices(list(likely), list(likely.values()))

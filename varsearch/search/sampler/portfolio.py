@@ -18,7 +18,7 @@ from varsearch.policy import Policy
 from varsearch.search.core.objectives import dense_trial, front_trials, front_volume
 from varsearch.search.core.optuna_study import Space, StudyView
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import PRESET, RIVAL
+from varsearch.search.core.source import SourceKind, kind_of
 from varsearch.search.sampler.bayesian import inside, promising
 from varsearch.search.sampler.mutation import Moves
 from varsearch.search.sampler.prior_mean import Outlook
@@ -38,8 +38,8 @@ MUTATIONS = 1000
 GENERATION = "NSGAIISampler:generation"
 """Where Optuna's sampler keeps the generation of a trial."""
 
-SURROGATE, SAMPLER, MUTATION = "surrogate", "sampler", "mutation"
-"""Origins of proposals, beside `RIVAL`."""
+SURROGATE, SAMPLER, MUTATION = SourceKind.SURROGATE, SourceKind.SAMPLER, SourceKind.MUTATION
+"""Origins of proposals, beside `SourceKind.BASELINE`."""
 
 RIVALRY = 0.15
 """Share of the proposals that are to dominate a published system, as long as one may be on the front. Hypervolume alone
@@ -84,7 +84,7 @@ class Proposer:
         rng = random.Random(f"{self._settings.seed}/{number}")
         policy = self._against_a_rival(rng, seen)
         if policy is not None:
-            return RIVAL, policy
+            return SourceKind.BASELINE, policy
         ways = self._ways()
         weights = self.shares(number) if len(ways) > 1 else dict.fromkeys(ways, 1.0)
         first = rng.choices(list(ways), [weights[way] for way in ways])[0]
@@ -151,7 +151,7 @@ class Proposer:
         """Now and then, what may dominate a published system that is on the front as far as one can tell."""
         trials = list(self._trials.values())
         complete = [t for t in trials if t.state is State.COMPLETE]
-        published = any(t.origin.startswith(PRESET) for t in complete)
+        published = any(kind_of(t.origin) is SourceKind.PRESET for t in complete)
         if self._guide is None or not published or dense_trial(complete) is None or rng.random() >= RIVALRY:
             return None
         return promising(self._settings, self._moves, trials, rng, seen, self._costs, against_a_rival=True)

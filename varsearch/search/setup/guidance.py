@@ -12,7 +12,7 @@ from varsearch.measurement import Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
 from varsearch.profile import Profile
-from varsearch.search.core.source import DENSE, WARM
+from varsearch.search.core.source import DENSE, Source, SourceKind
 from varsearch.search.sampler.side_information import Guide, MakeCosts
 from varsearch.search.sensitivity.profile import OnStep, known_profile, profile_refusal, profiled
 from varsearch.search.sensitivity.warm_start import WarmStart, warm_starts
@@ -79,7 +79,9 @@ def starts_with(starts: Mapping[str, Policy], warm: Sequence[WarmStart]) -> dict
 
     Both, because a profile is wrong about some whole policies and a hand is right about some, see docs/log.md.
     """
-    return {DENSE: starts[DENSE], **{f"{WARM}{i}": start.policy for i, start in enumerate(warm)}} | dict(starts)
+    origins = (str(Source(SourceKind.WARM, str(i))) for i in range(len(warm)))
+    suggested = {origin: start.policy for origin, start in zip(origins, warm, strict=True)}
+    return {DENSE: starts[DENSE], **suggested} | dict(starts)
 
 
 def _profile(

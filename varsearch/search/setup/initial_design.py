@@ -13,7 +13,7 @@ from varsearch.errors import StoreError
 from varsearch.evaluators.calibrate import calibrate, protocol_of
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.search.core.source import PRESET, SEED
+from varsearch.search.core.source import Source, SourceKind
 from varsearch.space.presets import presets, seeds
 from varsearch.target import ModelSpec
 
@@ -40,7 +40,8 @@ class Starts:
     @property
     def by_origin(self) -> dict[str, Policy]:
         """All of them in the same order, by the origin that their trials show."""
-        return {f"{PRESET if name in self.presets else SEED}{name}": policy for name, policy in self.by_name.items()}
+        kinds = {name: SourceKind.PRESET if name in self.presets else SourceKind.SEED for name in self.by_name}
+        return {str(Source(kinds[name], name)): policy for name, policy in self.by_name.items()}
 
 
 def calibrated(

@@ -12,7 +12,7 @@ from varsearch.errors import StoreError
 from varsearch.policy import Policy
 from varsearch.search.core.objectives import front_trials
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import DENSE, KNOWN
+from varsearch.search.core.source import DENSE, Source, SourceKind
 
 NAME = 40
 """Characters of a run's name that an origin shows."""
@@ -96,4 +96,5 @@ def _found(store: Store, runs: list[RunRecord]) -> tuple[Found, dict[str, str]]:
 
 def _origin(run: str, number: int, digest: str) -> str:
     """Run and number; of a long name the beginning, with the policy's digest because others may begin like it."""
-    return f"{KNOWN}{run if len(run) <= NAME else f'{run[: NAME - 9]}…{digest[:8]}'}/{number}"
+    short = run if len(run) <= NAME else f"{run[: NAME - 9]}…{digest[:8]}"
+    return str(Source(SourceKind.KNOWN, f"{short}/{number}"))

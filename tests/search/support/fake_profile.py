@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.search.profiles import BATCH, effect
+from tests.search.support.profiles import BATCH, effect
 from varsearch.policy import Policy
 from varsearch.profile import Cost, Effect
 from varsearch.search.sensitivity import profile, side_by_side

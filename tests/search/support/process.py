@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
 
 
 class Search:
@@ -22,8 +22,8 @@ class Search:
     def start(self, *, workers: int, budget: int, seconds: float = 0.0, kind: str = "") -> None:
         arguments = [self.storage, str(self.log), str(workers), str(budget), str(seconds), *filter(None, [kind])]
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "driver.py"), *arguments],
-            env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}"},
+            [sys.executable, "-m", "tests.search.support.driver", *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         self.pids.append(self.process.pid)

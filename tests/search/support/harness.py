@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 
-from tests.search.fakes import SPACE, outcome, settings
+from tests.search.support.fakes import SPACE, outcome, settings
 from varsearch.db import RunRecord, State, Store, TrialRecord
 from varsearch.db.engine import locate
 from varsearch.measurement import Job, Outcome
@@ -18,7 +18,7 @@ from varsearch.search.core.optuna_study import open_storage
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.results.front import Front, read_front
 from varsearch.search.run.broker import Broker
-from varsearch.search.run.reevaluation import Confirmation
+from varsearch.search.run.reevaluation import Reevaluation
 
 Open = Callable[..., Broker]
 
@@ -82,13 +82,13 @@ def forget_confirmation(storage: Path) -> None:
         connection.commit()
 
 
-def confirm(storage: str | Path, evaluate: Callable[[Job], Outcome] = outcome, jobs: int = 10**9) -> Confirmation:
+def confirm(storage: str | Path, evaluate: Callable[[Job], Outcome] = outcome, jobs: int = 10**9) -> Reevaluation:
     """Confirms the finalists of the oldest run, at most so many of them."""
     with Store(storage) as store:
         run = store.runs()[0]
-        found = Confirmation(RunSettings.parse(run.settings), store, run)
-        found.start(store.trials(run))
-        while jobs and (job := found.next()) is not None:
-            found.take(evaluate(job))
+        finals = Reevaluation(RunSettings.parse(run.settings), store, run)
+        finals.start(store.trials(run))
+        while jobs and (job := finals.lease("a")) is not None:
+            finals.report(evaluate(job))
             jobs -= 1
-    return found
+    return finals

@@ -10,8 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from fakes import OTHER, SPACE, STARTS, FakeWorker, broken, deadly, settings
-
+from tests.search.support.fakes import OTHER, SPACE, STARTS, FakeWorker, broken, deadly, settings
 from varsearch.errors import VarsearchError
 from varsearch.search.run.driver import run
 from varsearch.search.run.events import Progress
