@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from tests.search.support.fakes import DENSE, SPEED, STARTS, FakeSpace, evidence, outcome, settings
 from tests.search.support.harness import Open, check_consistent, drain, shown, stored, taken
@@ -245,3 +247,37 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(start: 
     with pytest.raises(PolicyError, match="of another model"):
         start(space=Narrow())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_takes_one_transaction_of_optuna(start: Open, tmp_path: Path) -> None:
+    broker, transactions = start(budget=4), [False]
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        # The name of our own table of trials is in the singular.
+        transactions[-1] |= re.match(r"(INSERT INTO|UPDATE) (trials|trial_)", statement) is not None
+
+    def end(_: object) -> None:
+        transactions.append(False)
+
+    for name, listener in (("before_cursor_execute", note), ("commit", end)):
+        event.listen(Engine, name, listener)
+    try:
+        drain(broker)
+    finally:
+        for name, listener in (("before_cursor_execute", note), ("commit", end)):
+            event.remove(Engine, name, listener)
+    assert sum(transactions) == 4
+    broker.close("finished")
+    check_consistent(tmp_path / "runs.db", 4)
+
+
+def test_optuna_sees_earlier_trials_before_later_ones_and_all_in_the_end(start: Open, tmp_path: Path) -> None:
+    broker = start(budget=4)
+    jobs = [taken(broker.lease(f"w{i}")) for i in range(3)]
+    assert shown(tmp_path / "runs.db") == []
+    broker.report(outcome(jobs[1]))
+    assert [t.state.name for t in shown(tmp_path / "runs.db")] == ["RUNNING", "COMPLETE"]
+    broker.report(outcome(jobs[0]))
+    assert [t.state.name for t in shown(tmp_path / "runs.db")] == ["COMPLETE", "COMPLETE"]
+    broker.close("interrupted")
+    assert [t.state.name for t in shown(tmp_path / "runs.db")] == ["COMPLETE", "COMPLETE", "WAITING"]
