@@ -220,7 +220,7 @@ def _counted(starts: Mapping[str, Policy]) -> str:
         "seed": "hand-made policies",
         "known": "policies of other runs",
     }
-    found = Counter(kind_of(origin) for origin in starts)
+    found = Counter(kind_of(origin).value for origin in starts)
     return " and ".join(f"{found[kind]} {name}" for kind, name in names.items() if found[kind])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, cast
 
 from varsearch.errors import UsageError
 from varsearch.policy import Policy
@@ -81,7 +81,8 @@ def run(
     resources, address = options.pop("resources", None), options.pop("ray_address", None)
     if workers < 0:
         raise UsageError(f"workers must be 0 (in this process) or more, got {workers}")
-    search = Search(settings, space, dict(starts), storage, budget, **options)
+    rest = cast(SearchOptions, options)
+    search = Search(settings, space, dict(starts), storage, budget, **rest)
     make_broker = partial(Broker, search)
     if workers == 0:
         return run_inline(make_broker, make_worker, on_event)
