@@ -29,7 +29,16 @@ def alone(front: Front) -> Iterator[FrontEntry]:
     clock = WorkerConfig(model=model, device="cpu", threads=os.cpu_count() or 1).make().speed(speed)
     for number, setting in enumerate(s for s in candidates(spec, zoo.siblings(model)) if s.kind in FRAMES):
         policy = compose(spec, [setting])
-        yield FrontEntry(number, setting.name, policy, clock(policy).metrics, {}, Protocols(front.quality, speed))
+        yield FrontEntry(
+            number,
+            setting.name,
+            policy,
+            clock(policy).metrics,
+            {},
+            Protocols(front.quality, speed),
+            run=front.run,
+            settings=front.settings,
+        )
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.stored import parser, stored_run
 from varsearch.formatting import interval, times
-from varsearch.search.results.baselines import rivals
+from varsearch.search.results.baselines import baselines
 from varsearch.search.results.claims import headline, regression_to_the_mean, shortfall
 from varsearch.search.results.front import Front, FrontEntry, read_front
 
@@ -31,16 +31,16 @@ def harmless(entry: FrontEntry) -> bool:
 
 def lines(front: Front) -> list[str]:
     """What is claimed."""
-    found = rivals(front)
-    beaten = [rival for rival in found if rival.beaten_by]
+    found = baselines(front)
+    beaten = [baseline for baseline in found if baseline.beaten_by]
     told = [f"{headline(front)}; hypervolume {front.hypervolume or 0.0:.3f}"]
     told += filter(None, (shortfall(front), regression_to_the_mean(front)))
     told.append(f"{len(beaten)} of {len(found)} published systems are dominated")
-    for rival in found:
-        told.append(f"  {rival.preset.origin.partition(':')[2]}: {saved(front, rival.preset)}")
-        if near := rival.nearest:
-            word = "by" if rival.beaten_by else "by none, nearest"
-            told.append(f"    {word} trial {near.number}: {saved(front, near)}; {rival.chance:.0%} sure")
+    for baseline in found:
+        told.append(f"  {baseline.entry.origin.partition(':')[2]}: {saved(front, baseline.entry)}")
+        if near := baseline.nearest:
+            word = "by" if baseline.beaten_by else "by none, nearest"
+            told.append(f"    {word} trial {near.number}: {saved(front, near)}; {baseline.probability:.0%} sure")
     told.append("of those whose images cannot be told from dense's")
     kinds: tuple[tuple[str, Callable[[FrontEntry], float]], ...] = (
         ("fastest", lambda e: -e.value("speedup")),

@@ -12,7 +12,6 @@ from varsearch.errors import EvaluationError, UsageError
 from varsearch.evaluators.costs import exact_costs
 from varsearch.measurement import Evidence, Job, Outcome
 from varsearch.policy import Policy
-from varsearch.profile import Profile
 from varsearch.search.core.optuna_study import Space
 from varsearch.search.core.protocols import Protocols, confirming
 from varsearch.search.core.settings import RunSettings
@@ -21,8 +20,11 @@ from varsearch.search.run.worker import evaluate
 from varsearch.search.sampler.side_information import Guide
 from varsearch.search.sensitivity.profile import profiled
 from varsearch.search.sensitivity.warm_start import warm_starts
-from varsearch.search.setup.guidance import starts_with
-from varsearch.search.setup.prepare import Plan, Request, prepare
+from varsearch.search.setup.initial_design import initial_design
+from varsearch.search.setup.prepare import Problem as Prepared
+from varsearch.search.setup.prepare import prepare
+from varsearch.search.setup.request import Request
+from varsearch.sensitivity_profile import Profile
 
 WARM_STARTS = 20
 """Policies of the profile that warm methods start from."""
@@ -103,7 +105,7 @@ class Recorded:
     counts: dict[str, int] = field(default_factory=lambda: {"replayed": 0, "evaluated": 0})
 
     @cached_property
-    def _plan(self) -> Plan:
+    def _prepared(self) -> Prepared:
         # One core each, because seeds run side by side.
         return prepare(Request(target=self.target, images=self.images, cpus_per_worker=1), self.storage)
 
@@ -113,22 +115,22 @@ class Recorded:
 
     @cached_property
     def _worker(self) -> Any:
-        return self._plan.worker.make()
+        return self._prepared.worker.make()
 
     @property
     def settings(self) -> RunSettings:
         """Protocols and objectives."""
-        return self._plan.settings
+        return self._prepared.settings
 
     @property
     def space(self) -> Space:
         """With what published systems set."""
-        return self._plan.space
+        return self._prepared.space
 
     @cached_property
     def published(self) -> Mapping[str, Policy]:
         """Dense, published systems and hand-made policies."""
-        return self._plan.starts.by_origin
+        return self._prepared.starts.by_origin
 
     @cached_property
     def profile(self) -> Profile:
@@ -138,18 +140,18 @@ class Recorded:
     @cached_property
     def warm(self) -> dict[str, Policy]:
         """As a run with `--warm-starts` starts."""
-        return starts_with(self.published, warm_starts(self.profile, WARM_STARTS))
+        return initial_design(self.published, warm=warm_starts(self.profile, WARM_STARTS))
 
     def guide(self, profile: bool) -> Guide:
         """What the search itself would know."""
         found, speed = self.profile, self.settings.speed
-        costs = partial(exact_costs, self._plan.worker.model, speed)
+        costs = partial(exact_costs, self._prepared.worker.model, speed)
         return Guide(found.spec, found.siblings, found if profile else None, costs)
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
         """Early looks at which a run may give policies up."""
-        return self._plan.rungs
+        return self._prepared.rungs
 
     def evaluate(self, policy: Policy) -> Found:
         """Under the run's own protocols; `EvaluationError` if it has no numbers."""

@@ -10,7 +10,12 @@ from functools import cached_property
 from benchmarks.search_problem import WARM_STARTS, Found
 from varsearch.measurement import Evidence, Job, Measurement, Origin, Outcome, QualityProtocol, SpeedProtocol
 from varsearch.policy import Policy
-from varsearch.profile import (
+from varsearch.search.core.optuna_study import Space
+from varsearch.search.core.settings import RunSettings, default_objectives
+from varsearch.search.sampler.side_information import Guide
+from varsearch.search.sensitivity.warm_start import warm_starts
+from varsearch.search.setup.initial_design import initial_design
+from varsearch.sensitivity_profile import (
     DENSE,
     Cost,
     CostProtocol,
@@ -21,11 +26,6 @@ from varsearch.profile import (
     Sensitivity,
     SensitivityProtocol,
 )
-from varsearch.search.core.optuna_study import Space
-from varsearch.search.core.settings import RunSettings, default_objectives
-from varsearch.search.sampler.side_information import Guide
-from varsearch.search.sensitivity.warm_start import warm_starts
-from varsearch.search.setup.guidance import starts_with
 from varsearch.space import SearchSpace
 from varsearch.space.changes import changes
 from varsearch.space.one_at_a_time import probes
@@ -187,7 +187,7 @@ class Synthetic:
     @cached_property
     def warm(self) -> dict[str, Policy]:
         """As a run with `--warm-starts` starts."""
-        return starts_with(self.published, warm_starts(self.profile, WARM_STARTS))
+        return initial_design(self.published, warm=warm_starts(self.profile, WARM_STARTS))
 
     def guide(self, profile: bool) -> Guide:
         """Exact costs as where they are predicted."""

@@ -1,19 +1,10 @@
-"""Apply an exported policy in production: needs only the deployment install.
+"""Draw images with the policy of `search.py`; it takes nothing but the deployment install."""
 
-Run it with `python examples/apply.py example-policy.json`.
-"""
-
-import sys
-from pathlib import Path
+import torch
 
 import varsearch
-from varsearch.accel import labels_for
-from varsearch.models.pictures import grid_png
 
-if __name__ == "__main__":
-    model = varsearch.load("mnist")
-    policy = varsearch.load_policy(sys.argv[1])
-    with varsearch.apply(model, policy) as fast:
-        images = fast.images(labels_for(20, model.spec.classes), seed=0)
-    Path("example.png").write_bytes(grid_png(images, columns=10, zoom=3))
-    print(f"{len(images)} images of {tuple(images.shape[1:])} in example.png")
+model = varsearch.load("mnist")
+with varsearch.apply(model, varsearch.load_policy("example-policy.json")) as fast:
+    images = fast.images(torch.arange(10), seed=0)
+print(images.shape)  # one image per class: (10, 1, 32, 32), in [0, 1]

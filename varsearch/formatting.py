@@ -1,10 +1,15 @@
-"""Numbers as people read them: on the terminal and in reports."""
+"""Numbers as people read them: on the terminal, in reports and as data frames."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from varsearch.errors import UsageError
 from varsearch.measurement import METRICS, Measurement
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def quantity(metric: str, value: float) -> str:
@@ -40,3 +45,18 @@ def ratio(metrics: Mapping[str, Measurement], dense: Mapping[str, Measurement] |
     if dense is None or metric not in metrics or metric not in dense or not dense[metric].value:
         return ""
     return f"{metrics[metric].value / dense[metric].value:.2f}x"
+
+
+def bound(metric: str, limit: float) -> str:
+    """A bound as people write it, such as "peak_bytes <= 40 MB"."""
+    return f"{metric} {'<=' if METRICS[metric].direction == 'minimize' else '>='} {quantity(metric, limit)}"
+
+
+def data_frame(rows: list[dict[str, object]], index: str) -> DataFrame:
+    """Rows as a pandas table; `UsageError` with the install command if pandas is missing."""
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise UsageError("a data frame needs pandas: pip install pandas") from None
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return pandas.DataFrame(rows, columns=list(columns) or [index]).set_index(index)

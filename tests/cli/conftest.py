@@ -5,16 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from varsearch.calibration import Calibration
-from varsearch.search.setup import initial_design as starts
+from varsearch.search.setup import calibration
 
 
 @pytest.fixture(scope="session", autouse=True)
 def calibrated_once(mnist_calibration: Calibration) -> Iterator[None]:
     """Commands that run in this process and need a calibration get the session's, but not the one of other settings."""
-    original = starts.calibrate
+    original = calibration.calibrate
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            starts,
+            calibration,
             "calibrate",
             lambda model, protocol: (
                 mnist_calibration

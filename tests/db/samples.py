@@ -9,7 +9,7 @@ from varsearch.db import RunRecord, TrialRecord
 from varsearch.db.engine import locate
 from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.policy import Action, Decision, LayerPolicy, Policy, Quantization, ScalePolicy, Weights
-from varsearch.profile import Cost, CostProtocol, Costs, Effect, Estimate, Sensitivity, SensitivityProtocol
+from varsearch.sensitivity_profile import Cost, CostProtocol, Costs, Effect, Estimate, Sensitivity, SensitivityProtocol
 from varsearch.target import Target
 
 DENSE = Policy.dense(2, 3)

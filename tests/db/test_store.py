@@ -16,7 +16,7 @@ from tests.db.samples import CALIBRATION, COSTS, QUALITY, RUN, SENSITIVITY, SPEE
 from varsearch.db import State, Store
 from varsearch.errors import StoreError
 from varsearch.measurement import METRICS, Evidence, Measurement
-from varsearch.profile import Costs, Sensitivity
+from varsearch.sensitivity_profile import Costs, Sensitivity
 
 
 def test_evidence_comes_back_as_it_was_saved(storage: str, store: Store) -> None:

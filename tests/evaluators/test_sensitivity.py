@@ -10,7 +10,7 @@ from varsearch.evaluators.extractors import Extractor
 from varsearch.evaluators.sensitivity import SensitivityEvaluator, shift
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.profile import SensitivityProtocol
+from varsearch.sensitivity_profile import SensitivityProtocol
 from varsearch.space.settings import Setting, candidates
 
 N = 8

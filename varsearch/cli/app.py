@@ -16,25 +16,48 @@ from varsearch.cli import (
     explain,
     export,
     models,
+    presets,
     profile,
     report,
     results,
     run,
 )
+from varsearch.cli.help import Command, Group
 from varsearch.errors import Interrupted, OutputError, UsageError, VarsearchError
 
 app = typer.Typer(
+    cls=Group,
     help="Search, inspect and apply compression policies for visual autoregressive image models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (run, results, export, report, explain, deploy, compare, profile, calibrate, models, catalogue, dashboard):
+for part in (
+    run,
+    results,
+    export,
+    report,
+    explain,
+    deploy,
+    compare,
+    profile,
+    calibrate,
+    models,
+    presets,
+    catalogue,
+    dashboard,
+):
     part.register(app)
+for command in app.registered_commands:
+    # Typer's own class is the default of `register`.
+    if not issubclass(command.cls or Command, Command):
+        command.cls = Command
 
 
 @app.callback(invoke_without_command=True)
-def options(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+def options(
+    version: bool = typer.Option(False, "--version", metavar="", help="Print the version and leave."),
+) -> None:
     """Options of every command."""
     if version:
         print(varsearch.__version__)

@@ -34,7 +34,7 @@ def calibrate(
     model: o.Model = "mnist",
     weights: o.Weights = None,
     prompts: o.Prompts = None,
-    images: Annotated[int, typer.Option(min=1, help="Images to watch; published systems use 50.")] = 50,
+    images: Annotated[int, o.option(metavar="N", min=1, help="Images to watch; published systems use 50.")] = 50,
     seed: o.Seed = 0,
     storage: o.Storage = o.DEFAULT_STORAGE,
     json: o.Json = False,
@@ -42,13 +42,20 @@ def calibrate(
     """Learn what published systems set their constants by, once per database; 'run' and 'compare' do it too."""
     from varsearch.evaluators.workload import zoo_skeleton
     from varsearch.models import registry, zoo
-    from varsearch.search.setup.initial_design import calibrated
+    from varsearch.search.setup.calibration import calibrated
 
     model = registry.join(model, weights, prompts)
     if refusal := zoo.calibration_refusal(model):
         raise ModelError(f"{model} cannot be calibrated: {refusal}")
     skeleton, load = zoo_skeleton(model), partial(zoo.load, model)
-    found = calibrated(skeleton, load, storage, images, seed, announce_calibration if not json else lambda: None)
+    found = calibrated(
+        skeleton,
+        load,
+        storage,
+        images=images,
+        seed=seed,
+        on_start=announce_calibration if not json else lambda: None,
+    )
     if json:
         print_json(found.model_dump(mode="json"))
     else:

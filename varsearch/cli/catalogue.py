@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def targets(
     json: o.Json = False,
-    sources: Annotated[bool, typer.Option("--sources", help="Show where each figure is from.")] = False,
+    sources: Annotated[bool, o.flag("--sources", help="Show where each figure is from.")] = False,
 ) -> None:
     """List the devices that latency can be predicted for, and which of them is this machine."""
     from varsearch.evaluators.speed import local_device

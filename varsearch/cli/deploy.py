@@ -29,16 +29,25 @@ def register(app: typer.Typer) -> None:
 
 def apply(
     policy: Annotated[str, typer.Argument(help="Policy file, or its name in the library: model/target/name.")],
-    model: Annotated[str | None, typer.Option(help="Model name or folder; default: the one the policy names.")] = None,
+    model: o.OwnModel = None,
     weights: o.Weights = None,
     prompts: o.Prompts = None,
     dtype: o.Precision = None,
-    output: Annotated[Path, typer.Option(help="PNG to write.")] = Path("samples.png"),
-    labels: Annotated[str | None, typer.Option(help="Classes, such as 3,1,4; default: each in turn.")] = None,
-    count: Annotated[int, typer.Option(min=1, max=10000, help="Images to draw if no labels are given.")] = 40,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
+    output: Annotated[Path, o.option(metavar="FILE", help="PNG to write.")] = Path("samples.png"),
+    labels: Annotated[
+        str | None,
+        o.option(metavar="CLASSES", help="Classes, such as 3,1,4; default: each in turn."),
+    ] = None,
+    count: Annotated[int, o.option(metavar="N", min=1, max=10000, help="Images to draw if no labels are given.")] = 40,
+    seed: Annotated[int, o.option(metavar="N", min=0, help="Seed of the images.")] = 0,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads; default: as the policy was searched.")
+        int | None,
+        o.option(
+            metavar="N",
+            min=1,
+            max=MAX_THREADS,
+            help="CPU threads; default: as the policy was searched.",
+        ),
     ] = None,
     batch_size: o.BatchSize = None,
     attention: o.Attention = "sdpa",
@@ -82,7 +91,10 @@ def _threads(file: PolicyFile) -> int:
     cores = os.cpu_count() or 1
     wanted = file.sample.threads if file.sample else cores
     if wanted > cores:
-        typer.echo(f"note: {cores} threads instead of {wanted}: samples may differ in the last bits", err=True)
+        typer.echo(
+            f"note: {cores} threads instead of {wanted}: samples may differ in the last bits",
+            err=True,
+        )
     return min(wanted, cores)
 
 
@@ -120,7 +132,10 @@ def _sample(model: ImageModel, file: PolicyFile) -> dict[str, object]:
     from varsearch.models.pictures import to_bytes
 
     if file.sample is None:
-        return {"same_images": None, "check": "WARNING: the search that found this policy did not look at any image"}
+        return {
+            "same_images": None,
+            "check": "WARNING: the search that found this policy did not look at any image",
+        }
     with applied(model, file) as fast:
         images = to_bytes(fast.images(torch.tensor(file.sample.labels), file.sample.seed))
     same = hashlib.sha256(images.numpy().tobytes()).hexdigest() == file.sample.sha256

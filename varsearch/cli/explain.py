@@ -17,9 +17,7 @@ from varsearch.errors import UsageError
 from varsearch.files import write_atomically
 
 if TYPE_CHECKING:
-    from varsearch.explain.contributions import MeasuredLosses, PredictedSavings
     from varsearch.report.explanation import Explanation
-    from varsearch.search.results.resolve_policy import Subject
 
 KINDS = (".svg", ".png", ".html")
 
@@ -37,13 +35,15 @@ def explain(
         ),
     ],
     measure: Annotated[
-        bool, typer.Option("--measure", help="Also measure what each change costs in quality; takes minutes.")
+        bool,
+        o.flag("--measure", help="Also measure what each change costs in quality; takes minutes."),
     ] = False,
-    images: Annotated[int, typer.Option(min=16, help="Images that --measure draws for each change.")] = 128,
+    images: Annotated[int, o.option(metavar="N", min=16, help="Images that --measure draws for each change.")] = 128,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw it: SVG or PNG, or an HTML page with the table.")
+        Path | None,
+        o.option(metavar="FILE", help="Also draw it: SVG or PNG, or an HTML page with the table."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model name or folder; default: the one the policy names.")] = None,
+    model: o.OwnModel = None,
     weights: o.Weights = None,
     prompts: o.Prompts = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
@@ -53,10 +53,19 @@ def explain(
     """Show where a policy differs from dense, and what each change saves and costs."""
     if picture and picture.suffix.lower() not in KINDS:
         raise UsageError(f"--picture {picture}: expected a file that ends in one of {', '.join(KINDS)}")
-    from varsearch.search.results.resolve_policy import find_subject
+    from varsearch.explain.api import explain as explained
 
-    subject = find_subject(policy, storage, library_folder, model, weights, prompts)
-    found = _explanation(subject, images if measure else 0)
+    with _progress() as advance:
+        found = explained(
+            policy,
+            measure=images if measure else 0,
+            storage=storage,
+            model=model,
+            weights=weights,
+            prompts=prompts,
+            library=library_folder,
+            on_change=advance,
+        )
     if picture:
         write_atomically(picture, _drawn(found, picture.suffix.lower()))
     if json:
@@ -65,46 +74,12 @@ def explain(
         _print(found)
 
 
-def _explanation(subject: Subject, images: int) -> Explanation:
-    """Every change with what it saves and, measured with so many images if any, costs."""
-    from varsearch.explain.contributions import UnitCost
-    from varsearch.explain.contributions import explain as explained
-    from varsearch.policy import Policy
-    from varsearch.report.explanation import Explanation
-
-    policy = subject.file.policy
-    savings, losses = _savings(subject), _losses(subject, images) if images else None
-    with _progress() as advance:
-        rows = explained(policy, [savings, losses] if losses else [savings], advance)
-    dense = Policy.dense(len(policy.layers), len(policy.scales))
-    whole = UnitCost(savings.against(dense), losses.against(dense) if losses else {})
-    return Explanation(subject, rows, whole, images)
-
-
 def _drawn(found: Explanation, kind: str) -> str | bytes:
     if kind == ".html":
         return found.html()
     if kind == ".svg":
         return found.chart().svg()
     return found.chart().png()
-
-
-def _savings(subject: Subject) -> PredictedSavings:
-    from varsearch.evaluators.cost_model import CostModel, predicted_protocol
-    from varsearch.evaluators.workload import zoo_skeleton
-    from varsearch.explain.contributions import PredictedSavings
-
-    file = subject.file
-    return PredictedSavings(file.policy, CostModel(zoo_skeleton(subject.model), predicted_protocol(file.target)))
-
-
-def _losses(subject: Subject, images: int) -> MeasuredLosses:
-    from varsearch.evaluators.quality import for_zoo
-    from varsearch.explain.contributions import MeasuredLosses
-
-    file = subject.file
-    evaluator = for_zoo(subject.model, images, nll_images=images, seed=file.sample.seed if file.sample else 0)
-    return MeasuredLosses(file.policy, evaluator)
 
 
 @contextmanager

@@ -10,13 +10,13 @@ import typer
 
 from varsearch import library
 from varsearch.cli import options as o
-from varsearch.cli.render import console, interval, known, quantity, table, times
-from varsearch.errors import EvaluationError, StoreError, UsageError
+from varsearch.cli.render import console, interval, quantity, table, times
+from varsearch.errors import EvaluationError, UsageError
 
 if TYPE_CHECKING:
     from varsearch.policy_file import PolicyFile
     from varsearch.search.core.protocols import Protocols
-    from varsearch.search.results.front import Front, FrontEntry
+    from varsearch.search.results.front import FrontEntry
 
 
 def register(app: typer.Typer) -> None:
@@ -27,13 +27,23 @@ def register(app: typer.Typer) -> None:
 def export(
     run: o.RunName = None,
     select: Annotated[
-        str, typer.Option(help="knee, fastest, smallest, best-quality, max-latency=12ms, max-memory=40MB or trial=7.")
+        str,
+        o.option(
+            metavar="HOW",
+            help="knee, fastest, smallest, best-quality, max-latency=12ms, max-memory=40MB or trial=7.",
+        ),
     ] = "knee",
-    output: Annotated[Path | None, typer.Option(help="File to write; default: MODEL-TARGET-SELECT.json.")] = None,
-    to_library: Annotated[bool, typer.Option("--library", help="File it in the policy library.")] = False,
-    name: Annotated[str | None, typer.Option(help="Its name in the library; default: the selection.")] = None,
+    output: Annotated[
+        Path | None,
+        o.option(metavar="FILE", help="File to write; default: MODEL-TARGET-SELECT.json."),
+    ] = None,
+    to_library: Annotated[bool, o.flag("--library", help="File it in the policy library.")] = False,
+    name: Annotated[
+        str | None,
+        o.option(metavar="NAME", help="Its name in the library; default: the selection."),
+    ] = None,
     library_folder: o.LibraryFolder = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Evaluate it again in a fresh process and compare.")] = False,
+    verify: Annotated[bool, o.flag("--verify", help="Evaluate it again in a fresh process and compare.")] = False,
     reference: o.Reference = None,
     inception: o.Inception = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
@@ -44,7 +54,6 @@ def export(
     if name is not None and not to_library:
         raise UsageError("--name is a name in the library: give --library too, or name the file with --output")
     from varsearch.db import Store
-    from varsearch.search.results.export import export as to_file
     from varsearch.search.results.front import read_front
     from varsearch.search.results.runs import find_run, pick
 
@@ -52,11 +61,8 @@ def export(
         record = find_run(store, run)
         found = read_front(store, record)
         entry = pick(store, record, found, select)
-    told = _told(entry, found)
-    try:
-        file = to_file(entry, found.settings, record.name)
-    except (KeyError, ValueError) as error:  # of the notes that an evaluation leaves in the database
-        raise StoreError(f"the stored evidence of trial {entry.number} is damaged: {error}") from None
+    told = _told(entry)
+    file = entry.to_file()
     if verify:
         _verify(file, found.settings.model, entry.protocols, reference, inception)
     label = select.replace("=", "-")
@@ -71,11 +77,13 @@ def export(
     console.print(f"{where}: {told}; latency and memory {file.origin.value} for {file.target}")
 
 
-def _told(entry: FrontEntry, found: Front) -> str:
+def _told(entry: FrontEntry) -> str:
+    from varsearch.search.results.table import known
+
     speedup, peak = (known(entry.metrics, metric) for metric in ("speedup", "peak_bytes"))
     judged = entry.protocols.quality is not None
     delta = f"ΔFID {interval(known(entry.metrics, 'delta_fid'))}" if judged else "quality NOT evaluated"
-    doubt = "" if found.is_confirmed(entry) else ", not confirmed on fresh noise"
+    doubt = "" if entry.is_confirmed else ", not confirmed on fresh noise"
     return (
         f"trial {entry.number} ({entry.origin}){doubt}, {delta}, {times(speedup)} dense, "
         f"peak {quantity('peak_bytes', peak.value)}"

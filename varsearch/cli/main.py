@@ -12,7 +12,9 @@ from varsearch.errors import Interrupted, VarsearchError
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code; deliberate errors are printed as one line on stderr."""
     try:
-        from varsearch.cli.app import call  # importing it takes a while, and Ctrl-C is understood by now
+        from varsearch.cli.app import (
+            call,
+        )  # importing it takes a while, and Ctrl-C is understood by now
 
         return call(arguments)
     except VarsearchError as error:

@@ -27,9 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command()(prompts)
 
 
-def models(
-    name: Annotated[str | None, typer.Argument(help="Show what is known of this model.")] = None, json: o.Json = False
-) -> None:
+def models(name: Annotated[str | None, o.model_argument()] = None, json: o.Json = False) -> None:
     """List the shipped and the published models, or print one model's card with its evidence."""
     from varsearch.models.overview import overview, overviews
 
@@ -40,7 +38,16 @@ def models(
     if json:
         print_json([row.model_dump(mode="json") for row in rows])
         return
-    columns = ("<name", "pixels", "params", "layers", "heads", "tokens", "memory\nbatch 1", "memory\nbatch 8")
+    columns = (
+        "<name",
+        "pixels",
+        "params",
+        "layers",
+        "heads",
+        "tokens",
+        "memory\nbatch 1",
+        "memory\nbatch 8",
+    )
     table("", columns, map(_row, rows))
     _notes(rows)
 
@@ -90,10 +97,16 @@ def prompts(
     texts: Annotated[Path, typer.Argument(help="Text file with one prompt per line.")],
     output: Annotated[Path, typer.Argument(help="Features to write, a safetensors file for --prompts.")],
     negative: Annotated[
-        Path | None, typer.Option(help="Text file with what guidance leads away from: one line, or one per prompt.")
+        Path | None,
+        o.option(
+            metavar="FILE",
+            help="Text file with what guidance leads away from: one line, or one per prompt.",
+        ),
     ] = None,
-    encoder: Annotated[str, typer.Option(help="Folder or hub name of the T5 encoder.")] = "google/flan-t5-xl",
-    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    encoder: Annotated[
+        str, o.option(metavar="NAME", help="Folder or hub name of the T5 encoder.")
+    ] = "google/flan-t5-xl",
+    device: Annotated[str, o.option(metavar="DEVICE", help="Where the encoder runs.")] = "cpu",
 ) -> None:
     """Encode prompts once, so that no search or deployment needs the text encoder in memory."""
     lines = _lines(texts)

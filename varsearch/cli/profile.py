@@ -12,14 +12,14 @@ import typer
 
 from varsearch.cli import options as o
 from varsearch.cli.render import console, duration, print_json, quantity, table
-from varsearch.profile import DENSE
+from varsearch.sensitivity_profile import DENSE
 from varsearch.space.one_at_a_time import cost_parts
 from varsearch.space.settings import Chosen, Setting
 
 if TYPE_CHECKING:
-    from varsearch.profile import Profile
     from varsearch.search.sensitivity.additive_model import Estimates, LinearFit
     from varsearch.search.sensitivity.profile import Step
+    from varsearch.sensitivity_profile import Profile
 
 LEGEND = """loss: what the images of a batch lose on average, about in units of ΔFID; of each unit's strongest setting
 change: of that setting alone against dense; heads that are compressed alike save more together than one by one"""
@@ -42,19 +42,22 @@ def profile(
     json: o.Json = False,
 ) -> None:
     """Measure every setting alone, once per database; another target only costs. Goes on where it was interrupted."""
-    from varsearch.models import registry, zoo
-    from varsearch.search.sensitivity.additive_model import Estimates
-    from varsearch.search.sensitivity.profile import profiled
-    from varsearch.target import check_dtype, default_target, find_device
+    from varsearch.models import registry
+    from varsearch.search.api import profile as measured
 
-    name = registry.join(model, weights, prompts)
-    chosen = default_target(find_device(target), batch_size, check_dtype(dtype), zoo.manifest(name).spec())
-    found = profiled(name, chosen, storage, seed=seed, on_step=print_step)
-    estimates = Estimates(found)
+    found = measured(
+        registry.join(model, weights, prompts),
+        target,
+        storage=storage,
+        batch_size=batch_size,
+        dtype=dtype,
+        seed=seed,
+        on_step=print_step,
+    )
     if json:
-        print_json(_json(found, estimates))
+        print_json(_json(found.data, found.estimates))
     else:
-        _print(found, estimates)
+        _print(found.data, found.estimates)
 
 
 def print_step(step: Step) -> None:
@@ -66,7 +69,11 @@ def print_step(step: Step) -> None:
 
 
 def _print(found: Profile, estimates: Estimates) -> None:
-    protocol, speed, dense = found.sensitivity.protocol, found.costs.protocol.speed, found.costs.policies[DENSE]
+    protocol, speed, dense = (
+        found.sensitivity.protocol,
+        found.costs.protocol.speed,
+        found.costs.policies[DENSE],
+    )
     ends = ("<unit", "loss", "time", "memory")
     table(
         f"{found.spec.name} on {speed.target}: {len(estimates.losses)} settings, {protocol.images} images each; "
@@ -110,7 +117,12 @@ def _row(kind: str, settings: list[Setting], estimates: Estimates) -> list[str]:
 def _cells(setting: Setting, estimates: Estimates) -> list[str]:
     change = estimates.change(cost_parts([setting])[0])
     memory = f"{'+' if change.peak_bytes > 0 else ''}{quantity('peak_bytes', change.peak_bytes)}"
-    return [setting.name, f"{estimates.losses[setting.name].value:.4f}", f"{change.latency_ms:+.3f} ms", memory]
+    return [
+        setting.name,
+        f"{estimates.losses[setting.name].value:.4f}",
+        f"{change.latency_ms:+.3f} ms",
+        memory,
+    ]
 
 
 def _fits(estimates: Estimates) -> dict[str, LinearFit]:

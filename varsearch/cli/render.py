@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from varsearch.cli.streams import printable
-from varsearch.errors import StoreError
+from varsearch.formatting import bound as bound
 from varsearch.formatting import interval as interval
 from varsearch.formatting import quantity as quantity
 from varsearch.formatting import ratio as ratio
 from varsearch.formatting import scaled as scaled
 from varsearch.formatting import times as times
-from varsearch.measurement import METRICS, Measurement
+from varsearch.measurement import Measurement
 
 
 class Terminal(Console):
@@ -39,23 +39,9 @@ console = Terminal(
 )
 
 
-BLIND = "quality is NOT evaluated: these numbers say nothing about images"
-"""What a run that draws no image has to say for itself."""
-
-
 def announce_calibration() -> None:
     """Says why nothing seems to happen."""
     console.print("calibrating the model for published systems, once per database …")
-
-
-def announce_profile() -> None:
-    """Says why nothing is searched yet."""
-    console.print("profiling every setting of the model, once per database; --no-profile goes without …")
-
-
-def announce_no_profile(reason: str) -> None:
-    """Says why a search knows less than it could."""
-    console.print(f"no profile: {reason}")
 
 
 def announce_missing(what: str, missing: Mapping[str, str]) -> None:
@@ -80,21 +66,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     console.print(grid)
 
 
-def bound(metric: str, limit: float) -> str:
-    """A bound as people write it, such as "peak_bytes <= 40 MB"."""
-    return f"{metric} {'<=' if METRICS[metric].direction == 'minimize' else '>='} {quantity(metric, limit)}"
-
-
 def duration(seconds: float | None) -> str:
     """Minutes and seconds; a question mark while nobody knows."""
     return "?" if seconds is None else f"{int(seconds) // 60}m{int(seconds) % 60:02d}s"
-
-
-def known(metrics: Mapping[str, Measurement], metric: str) -> Measurement:
-    """A measurement that every evaluation gives; `StoreError` where the database has lost it."""
-    if metric not in metrics:
-        raise StoreError(f"the stored evidence is damaged: it has no {metric}, only {', '.join(metrics) or 'nothing'}")
-    return metrics[metric]
 
 
 def measurements_json(metrics: Mapping[str, Measurement]) -> dict[str, object]:

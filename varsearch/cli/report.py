@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def report(
     run: o.RunName = None,
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    out: Annotated[Path, o.option(metavar="FILE", help="HTML file to write.")] = Path("report.html"),
     storage: o.Storage = o.DEFAULT_STORAGE,
 ) -> None:
     """Write a run as one HTML page: front, progress, chosen policies, images, provenance."""

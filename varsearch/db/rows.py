@@ -12,7 +12,7 @@ from varsearch.db.tables import CalibrationRow, EvidenceRow, MeasurementRow, Pol
 from varsearch.errors import PolicyError, StoreError
 from varsearch.measurement import Evidence, Measurement
 from varsearch.policy import Policy, describe
-from varsearch.profile import Costs, Sensitivity
+from varsearch.sensitivity_profile import Costs, Sensitivity
 
 T = TypeVar("T")
 L = TypeVar("L", Calibration, Sensitivity, Costs)

@@ -19,7 +19,7 @@ from varsearch.db.tables import CalibrationRow, EvidenceRow, PolicyRow, ProfileR
 from varsearch.errors import StoreError
 from varsearch.measurement import Evidence, Kind
 from varsearch.policy import Policy
-from varsearch.profile import CostProtocol, Costs, Sensitivity, SensitivityProtocol
+from varsearch.sensitivity_profile import CostProtocol, Costs, Sensitivity, SensitivityProtocol
 
 T = TypeVar("T")
 P = TypeVar("P", Sensitivity, Costs)

@@ -11,7 +11,7 @@ from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import TIMES, Evidence, Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
-from varsearch.profile import Cost
+from varsearch.sensitivity_profile import Cost
 from varsearch.target import Target
 
 REMEMBERED = 4096

@@ -18,7 +18,7 @@ from varsearch.evaluators.extractors import Extractor
 from varsearch.evaluators.workload import device_of
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.policy import Policy
-from varsearch.profile import Effect, Estimate, SensitivityProtocol
+from varsearch.sensitivity_profile import Effect, Estimate, SensitivityProtocol
 
 
 class SensitivityEvaluator:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from varsearch.db import Store
 from varsearch.errors import EvaluationError, PolicyError
 from varsearch.evaluators.cost_model import CostModel
 from varsearch.evaluators.worker import PolicyWorker
+from varsearch.formatting import data_frame, interval, quantity, ratio
 from varsearch.library import index, load_policy
 from varsearch.measurement import Evidence, Job, Measurement
 from varsearch.policy import Policy
 from varsearch.search.core.settings import RunSettings
+from varsearch.search.results.table import BLIND, Table, html, known
 from varsearch.search.setup.initial_design import Starts
 from varsearch.space.presets import PRESETS, seeds
-from varsearch.target import ModelSpec
+from varsearch.target import ModelSpec, Target
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RATIOS = {
+    "flops": "FLOPs",
+    "attention_flops": "attention",
+    "kv_bytes": "KV",
+    "weight_bytes": "weights",
+    "peak_bytes": "peak",
+}
+"""Metrics that are shown relative to dense, with their columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +40,78 @@ class Row:
 
     metrics: dict[str, Measurement]
     predicted: dict[str, Measurement]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Policies side by side.
+
+    Attributes:
+        rows: by name of the policy, dense among them.
+        settings: protocols of the numbers.
+        second: target whose latency is predicted besides; equal to the settings' if there is none.
+        missing: published systems that are not compared, with the reason.
+    """
+
+    rows: Mapping[str, Row]
+    settings: RunSettings
+    second: Target
+    missing: Mapping[str, str]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str) -> Row:
+        return self.rows[name]
+
+    def table(self) -> Table:
+        """All policies relative to dense, as text."""
+        settings, quality, dense = self.settings, self.settings.quality, self.rows["dense"]
+        judged = f"quality of {quality.n_images} images" if quality else BLIND
+        origin = settings.origin.value.upper()
+        title = f"{settings.model} on {settings.target}; latency and memory are {origin}; {judged}"
+        speeds = ["latency", "speed-up"]
+        if dense.predicted:
+            title += f"; {self.second.device}: PREDICTED for {self.second}"
+            speeds += [self.second.device, "speed-up"]
+        judgements = ("ΔFID [95 %]", "distance", "NLL") if quality else ()
+        columns = ("<policy", *judgements, *RATIOS.values(), *speeds)
+        rows = [[name, *_cells(row, dense, has_quality=quality is not None)] for name, row in self.rows.items()]
+        return Table(title, columns, rows)
+
+    def to_dataframe(self) -> DataFrame:
+        """A row per policy, a column per metric; `UsageError` if pandas is not installed."""
+        rows: list[dict[str, object]] = []
+        for name, row in self.rows.items():
+            cells: dict[str, object] = {"policy": name}
+            for metric, m in row.metrics.items():
+                cells[metric] = m.value
+            for metric, m in row.predicted.items():
+                cells[f"{self.second.device}_{metric}"] = m.value
+            rows.append(cells)
+        return data_frame(rows, index="policy")
+
+    def __repr__(self) -> str:
+        return f"<comparison of {', '.join(self.rows)}>"
+
+    def _repr_html_(self) -> str:
+        return html(self.table())
+
+
+def _cells(row: Row, dense: Row, *, has_quality: bool) -> list[str]:
+    cells: list[str] = []
+    if has_quality:
+        cells.append(interval(known(row.metrics, "delta_fid")))
+        cells.append(f"{known(row.metrics, 'feature_distance').value:.3f}")
+        cells.append(f"{row.metrics['nll'].value:.3f}" if "nll" in row.metrics else "")
+    cells += [ratio(row.metrics, dense.metrics, metric) for metric in RATIOS]
+    for speeds in filter(None, (row.metrics, row.predicted)):
+        cells.append(quantity("latency_ms", known(speeds, "latency_ms").value))
+        cells.append(f"{known(speeds, 'speedup').value:.2f}x")
+    return cells
 
 
 def filed_policies(names: Sequence[str], spec: ModelSpec, folder: Path | None) -> dict[str, Policy]:
@@ -50,21 +137,21 @@ def _filed(name: str, made: Iterable[str], spec: ModelSpec, folder: Path | None)
     return file.policy
 
 
-def chosen_policies(names: Sequence[str] | None, filed: Mapping[str, Policy], starts: Starts) -> dict[str, Policy]:
+def chosen_policies(names: Sequence[str], filed: Mapping[str, Policy], starts: Starts) -> dict[str, Policy]:
     """The policies of these names, without names all published systems; and dense, which all are compared with.
 
     Raises:
         PolicyError: a published system that does not fit the model.
     """
     known = {**filed, **starts.by_name}
-    for name in names or ():
+    for name in names:
         if name not in known:
             raise PolicyError(f"{name} cannot be compared: {starts.missing[name]}")
     chosen = {name: known[name] for name in names or starts.presets}
     return chosen if "dense" in chosen else {"dense": known["dense"], **chosen}
 
 
-def compare(
+def compare_rows(
     policies: Mapping[str, Policy],
     settings: RunSettings,
     worker: PolicyWorker,
@@ -92,7 +179,10 @@ def compare(
         except EvaluationError as error:
             raise EvaluationError(f"{name}: {error}") from None
         predicted = cost_model.evaluate(policy).measurements if cost_model else ()
-        rows[name] = Row({m.metric: m for e in evidence for m in e.measurements}, {m.metric: m for m in predicted})
+        rows[name] = Row(
+            {m.metric: m for e in evidence for m in e.measurements},
+            {m.metric: m for m in predicted},
+        )
         on_row(name, reused)
     return rows
 

@@ -96,7 +96,7 @@ class Row:
     cost: UnitCost
 
 
-def explain(
+def explain_changes(
     policy: Policy, sources: Sequence[UnitCosts], on_change: Callable[[int, int], None] = lambda done, all: None
 ) -> list[Row]:
     """Every change of `policy` with what the sources know of it, a later source before an earlier one.

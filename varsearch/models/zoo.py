@@ -33,20 +33,14 @@ from varsearch.models.image_model import ImageModel, Sibling
 from varsearch.models.infinity.text import Prompts, load_prompts
 from varsearch.models.infinity.transformer import InfinityConfig
 from varsearch.models.manifest import Manifest, Part
-from varsearch.models.published import PUBLISHED
+from varsearch.models.names import PUBLISHED_NAMES, unknown
+from varsearch.models.names import UNTRAINED as UNTRAINED
+from varsearch.models.names import WEIGHTS as WEIGHTS
+from varsearch.models.names import names as names
 from varsearch.models.random_weights import random_prompts, random_weights
 from varsearch.models.storage import pieces, read_pieces, unpacked
 from varsearch.policy import describe
 from varsearch.target import DType, ModelSpec
-
-WEIGHTS = Path(__file__).parent / "weights"
-UNTRAINED = {"cifar10": "it was never trained; python -m recipes.cifar10 DATA OUT trains it on a CUDA device"}
-"""Models that a recipe makes and whose weights do not ship yet."""
-
-
-def names() -> list[str]:
-    """Names of the shipped models."""
-    return sorted(path.parent.name for path in WEIGHTS.glob("*/manifest.json"))
 
 
 def folder(model: str) -> Path:
@@ -68,10 +62,7 @@ def folder(model: str) -> Path:
     if model in UNTRAINED and not known:
         raise ModelError(f"model {model} has no weights yet: {UNTRAINED[model]}")
     if not known:
-        raise ModelError(
-            f"unknown model {model!r}: shipped models are {', '.join(names())}, published ones "
-            f"{', '.join(PUBLISHED)}, or give a model's folder"
-        )
+        raise unknown(model)
     return found
 
 
@@ -186,7 +177,7 @@ def siblings(model: str) -> list[ModelSpec]:
         return []
     paths = folder(model).parent.glob("*/manifest.json") if named is None else ()
     found = []
-    for name in sorted(path.parent.name for path in paths) if named is None else PUBLISHED:
+    for name in sorted(path.parent.name for path in paths) if named is None else PUBLISHED_NAMES:
         try:
             spec = manifest(beside(model, name)).spec()
         except ModelError:

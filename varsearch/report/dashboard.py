@@ -145,7 +145,8 @@ class _Shown:
         )
         picture = f"/artifacts/{self.study_id}/{trial_id}/{identity}"
         return (
-            f"### {entry.origin}\n\nThe front: {headline(self.front)}.\n\n![samples]({picture})\n\n"
+            f"### {entry.origin}\n\nThe front: {headline(self.front)}, in {', '.join(settings.objectives)}.\n\n"
+            f"![samples]({picture})\n\n"
             f"Each column is a class; all trials share the noise. Latency and memory are **{settings.origin.value}** "
             f"for {settings.target}.\n\n| metric | value | interval |\n| --- | --- | --- |\n{rows}\n"
         )

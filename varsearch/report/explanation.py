@@ -14,7 +14,7 @@ from varsearch.report.charts import Chart, beside
 from varsearch.report.page import page
 from varsearch.report.policy_charts import caption, policy_charts
 from varsearch.report.work import WorkLeft
-from varsearch.search.results.resolve_policy import Subject
+from varsearch.search.results.resolve_policy import ResolvedPolicy
 
 COLUMNS = {
     "latency_ms": "saved latency",
@@ -38,7 +38,7 @@ class Explanation:
         images: behind every loss; 0 where none was measured.
     """
 
-    subject: Subject
+    subject: ResolvedPolicy
     rows: Sequence[Row]
     whole: UnitCost
     images: int

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from varsearch.db import RunRecord, State, Store
+from varsearch.db import RunRecord, Store
 from varsearch.db.engine import label
 from varsearch.db.knowledge import known_before
 from varsearch.errors import StoreError, UsageError, VarsearchError
@@ -29,16 +29,18 @@ from varsearch.report.provenance import command, provenance
 from varsearch.report.samples import strips
 from varsearch.report.work import WorkLeft
 from varsearch.search.core.objectives import WORST
-from varsearch.search.core.protocols import Protocols
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.results.baselines import presets_volume, rivals
-from varsearch.search.results.claims import headline, regression_to_the_mean, shortfall
-from varsearch.search.results.front import Front, FrontEntry, confirmed_trials, entry_of, read_front
+from varsearch.search.results.baselines import baselines, presets_volume
+from varsearch.search.results.claims import headline, not_drawn, regression_to_the_mean, shortfall
+from varsearch.search.results.front import Front, FrontEntry, confirmed_trials, read_front
 from varsearch.search.results.selection import require_entries, select
 
 SELECTED = {"knee": "knee", "fastest": "fastest", "smallest": "smallest", "best-quality": "best quality"}
 """Policies of the front that are looked at closely: how they are selected, and what they are called."""
 
+
+AXES = ("delta_fid", "fid", "speedup", "latency_ms", "peak_bytes")
+"""Metrics that order policies as an axis of the front's charts does."""
 
 DRAWN = ("speedup", "latency_ms", "peak_bytes")
 """Metrics that every trial has a place by, beside its ΔFID."""
@@ -67,8 +69,7 @@ def report(store: Store, run: RunRecord) -> str:
     if front.dense is None:
         raise UsageError("the dense policy has no numbers in this run: there is nothing to compare with")
     settings = RunSettings.parse(run.settings)
-    searched = Protocols.of(settings)
-    entries = [_whole(entry_of(trial, searched), front) for trial in trials if trial.state is State.COMPLETE]
+    entries = [_whole(trial, front) for trial in front.trials]
     chosen = chosen_entries(front)
     names = {entry.number: name for name, entry in chosen}
     stages, published = history(settings, trials, known_before(store, run)), published_volume(settings, trials)
@@ -78,7 +79,7 @@ def report(store: Store, run: RunRecord) -> str:
         run=run,
         front=front,
         headline=headline(front),
-        remarks=[told for told in (regression_to_the_mean(front), shortfall(front)) if told],
+        remarks=list(filter(None, (not_drawn(settings, AXES), regression_to_the_mean(front), shortfall(front)))),
         judged=front.quality is not None,
         dense=front.dense,
         chosen=chosen,
@@ -88,7 +89,7 @@ def report(store: Store, run: RunRecord) -> str:
         volumes=[hypervolume_chart(stages, published, over_time=over_time) for over_time in (False, True)],
         alone=presets_volume(front),
         worst=WORST,
-        rivals=rivals(front),
+        baselines=baselines(front),
         policies=_chosen_policies(front, chosen),
         **_samples(run, front, chosen),
         provenance=provenance(run, front, trials, confirmed, label(store.url)),
@@ -104,24 +105,22 @@ def front_charts(front: Front, trials: Sequence[FrontEntry], names: Mapping[int,
     return [front_chart(front, front.dense, trials, names, cost) for cost in costs]
 
 
-def front_picture(store: Store, run: RunRecord) -> Chart:
-    """The charts of the front as one, with a headline.
+def front_picture(front: Front) -> Chart:
+    """The charts of the front as one, with a headline. Objectives that have no axis are named.
 
     Raises:
         UsageError: the run has no front.
     """
-    front = read_front(store, run)
     require_entries(front)
     if front.dense is None:
         raise UsageError("the dense policy has no numbers in this run: there is nothing to compare with")
     settings, quality = front.settings, front.quality
-    searched = Protocols.of(settings)
-    trials = [entry_of(t, searched) for t in store.trials(run) if t.state is State.COMPLETE]
     names = {entry.number: name for name, entry in chosen_entries(front)}
     images = f"{quality.n_images} images per policy" if quality else "quality NOT evaluated"
     about = f"{settings.model} on {settings.target}: latency and memory {settings.origin.value}"
-    charts = front_charts(front, [_whole(trial, front) for trial in trials], names)
-    return beside(charts, f"front of {run.name}", f"{about}\n{images}; {headline(front)}")
+    charts = front_charts(front, [_whole(trial, front) for trial in front.trials], names)
+    lines = [about, f"{images}; {headline(front)}", not_drawn(settings, AXES)]
+    return beside(charts, f"front of {front.run}", "\n".join(filter(None, lines)))
 
 
 def chosen_entries(front: Front) -> list[tuple[str, FrontEntry]]:

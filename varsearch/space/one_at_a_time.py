@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from varsearch.profile import together
+from varsearch.sensitivity_profile import together
 from varsearch.space.settings import (
     KINDS,
     Chosen,

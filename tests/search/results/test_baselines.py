@@ -18,7 +18,7 @@ from varsearch.db import Store, TrialRecord
 from varsearch.policy import LayerPolicy, Policy, Quantization, Weights
 from varsearch.search.core.objectives import front_trials, front_volume
 from varsearch.search.core.pareto import dominates
-from varsearch.search.results.baselines import presets_volume, rivals
+from varsearch.search.results.baselines import baselines, presets_volume
 from varsearch.search.results.front import Front, read_front
 from varsearch.search.run.driver import run
 
@@ -33,7 +33,7 @@ def policy(bits: tuple[int | None, ...]) -> Policy:
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Front:
     """Of a search that also tried what it calls published systems."""
-    path = tmp_path_factory.mktemp("rivals") / "runs.db"
+    path = tmp_path_factory.mktemp("baselines") / "runs.db"
     presets = {f"preset:{n}": policy((3,) * n + (None,) * (4 - n)) for n in (1, 2, 3, 4)}
     status = run(BOUNDED, SPACE, {**STARTS, **presets}, FakeWorker, storage=path, budget=60)
     with Store(path) as store:
@@ -41,17 +41,17 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Front:
 
 
 def test_every_published_system_is_on_the_front_or_beaten_or_out_of_bounds(front: Front) -> None:
-    found = rivals(front)
-    assert [rival.preset.origin for rival in found] == [f"preset:{n}" for n in (1, 2, 3, 4)]
+    found = baselines(front)
+    assert [baseline.entry.origin for baseline in found] == [f"preset:{n}" for n in (1, 2, 3, 4)]
     members = {entry.number for entry in front.entries}
-    for rival in found:
-        if rival.beaten_by is not None:
-            losses = [front.settings.losses(e.values) for e in (rival.beaten_by, rival.preset)]
-            assert dominates(*losses) and rival.feasible and rival.beaten_by.number in members
+    for baseline in found:
+        if baseline.beaten_by is not None:
+            losses = [front.settings.losses(e.values) for e in (baseline.beaten_by, baseline.entry)]
+            assert dominates(*losses) and baseline.feasible and baseline.beaten_by.number in members
         else:
-            assert (rival.preset.number in members) == rival.feasible
-    assert {rival.feasible for rival in found} == {True, False}
-    assert any(rival.beaten_by for rival in found), "the search finds better ones among 60"
+            assert (baseline.entry.number in members) == baseline.feasible
+    assert {baseline.feasible for baseline in found} == {True, False}
+    assert any(baseline.beaten_by for baseline in found), "the search finds better ones among 60"
 
 
 def test_the_search_adds_to_what_published_systems_reach(front: Front) -> None:
@@ -62,7 +62,7 @@ def test_the_search_adds_to_what_published_systems_reach(front: Front) -> None:
 
 def test_the_benchmark_tells_what_the_front_shows(front: Front) -> None:
     told = benchmark.lines(front)
-    beaten = [rival for rival in rivals(front) if rival.beaten_by]
+    beaten = [baseline for baseline in baselines(front) if baseline.beaten_by]
     assert f"{len(beaten)} of 4 published systems are dominated" in told
     assert sum(line.startswith("    by trial") and line.endswith("% sure") for line in told) == len(beaten) > 0
     deltas = [(e.metrics["delta_fid"], e.value("speedup")) for e in front.entries]
@@ -94,15 +94,15 @@ def test_what_beats_a_published_system_says_how_surely() -> None:
         return replace(with_loss(plain, loss, 1.96), origin=origin)
 
     preset, better, less_sure = judged(1, 6.0, 5e5, "preset:a"), judged(2, 5.0, 5e5), judged(3, 5.9, 4e5)
-    (rival,) = rivals(front_of([dense, preset, better, less_sure]))
-    assert rival.beaten_by == rival.nearest and rival.beaten_by is not None and rival.beaten_by.number == 2
-    assert rival.chance == pytest.approx(NormalDist().cdf(1 / 2**0.5), abs=0.08)
-    (left,) = rivals(front_of([dense, preset, judged(4, 7.0, 4e5)]))
+    (baseline,) = baselines(front_of([dense, preset, better, less_sure]))
+    assert baseline.beaten_by == baseline.nearest and baseline.beaten_by is not None and baseline.beaten_by.number == 2
+    assert baseline.probability == pytest.approx(NormalDist().cdf(1 / 2**0.5), abs=0.08)
+    (left,) = baselines(front_of([dense, preset, judged(4, 7.0, 4e5)]))
     assert left.beaten_by is None and left.nearest is not None and left.nearest.number == 4
-    assert left.chance == pytest.approx(NormalDist().cdf(-1 / 2**0.5), abs=0.08)
-    (by_another,) = rivals(front_of([dense, preset, judged(5, 0.1, 1e5, "preset:b")]))[:1]
+    assert left.probability == pytest.approx(NormalDist().cdf(-1 / 2**0.5), abs=0.08)
+    (by_another,) = baselines(front_of([dense, preset, judged(5, 0.1, 1e5, "preset:b")]))[:1]
     assert by_another.beaten_by is not None and by_another.beaten_by.origin == "preset:b"
-    (ours_first, _) = rivals(front_of([dense, preset, judged(5, 0.1, 2e5, "preset:b"), judged(6, 4.0, 1e5)]))
+    (ours_first, _) = baselines(front_of([dense, preset, judged(5, 0.1, 2e5, "preset:b"), judged(6, 4.0, 1e5)]))
     assert ours_first.beaten_by is not None and ours_first.beaten_by.number == 6
 
 
@@ -114,7 +114,7 @@ def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:
     much = with_values(3, delta_fid=0.95, latency_ms=20.0, peak_bytes=2e5, **base)
     other = replace(with_values(4, delta_fid=0.0, latency_ms=99.0, peak_bytes=9.9e5, **base), origin="preset:b")
     found = front_of([dense, preset, little, much, other])
-    first, second = rivals(found)
+    first, second = baselines(found)
     assert first.beaten_by is not None and first.beaten_by.number == 3
     assert second.beaten_by is None and second.feasible
     values = [t.values for t in front_trials(settings(), [dense, preset, other])]
@@ -122,5 +122,5 @@ def test_of_several_that_beat_it_the_cheapest_is_named(tmp_path: Path) -> None:
 
 
 def test_without_presets_there_are_no_rivals(tmp_path: Path) -> None:
-    assert rivals(front_of([with_values(0, delta_fid=0.0, latency_ms=1.0, peak_bytes=1.0)])) == []
+    assert baselines(front_of([with_values(0, delta_fid=0.0, latency_ms=1.0, peak_bytes=1.0)])) == []
     assert presets_volume(front_of([])) is None

@@ -17,7 +17,7 @@ from varsearch.search.core.objectives import front_trials, front_volume
 from varsearch.search.core.protocols import Protocols, confirming
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.core.source import DENSE
-from varsearch.search.results.baselines import rivals
+from varsearch.search.results.baselines import baselines
 from varsearch.search.results.claims import confirmation_summary, headline, regression_to_the_mean, shortfall
 from varsearch.search.results.finalists import finalists
 from varsearch.search.results.front import Front, read_front
@@ -79,8 +79,8 @@ def test_a_confirmed_front_is_what_fresh_numbers_leave(storage: Path) -> None:
     for entry in (*front.entries, *front.presets, front.dense):
         assert entry is not None
         assert entry.value("delta_fid") == pytest.approx(fresh[entry.number]["delta_fid"])
-        assert front.is_confirmed(entry)
-    assert len(front.presets) == len(rivals(front)) == 2
+        assert entry.is_confirmed
+    assert len(front.presets) == len(baselines(front)) == 2
     assert front.dense is not None
     assert front.hypervolume == front_volume(chosen, [fresh[n] for n in best], front.dense.values)
     assert headline(front) == f"{len(best)} confirmed on 8 fresh images"
@@ -187,7 +187,7 @@ def test_a_finalist_that_fails_is_not_on_the_front(storage: Path) -> None:
     with Store(storage) as store:
         record = store.run("run")
         entry = pick(store, record, front, f"trial={victim}")
-        assert entry.protocols == Protocols.of(settings()) and not front.is_confirmed(entry)
+        assert entry.protocols == Protocols.of(settings()) and not entry.is_confirmed
         other = pick(store, record, front, f"trial={front.entries[0].number}")
         assert other == front.entries[0]
 
@@ -200,7 +200,7 @@ def test_bounds_hold_for_confirmed_numbers(tmp_path: Path) -> None:
     front = front_in(storage)
     assert any(e.value("delta_fid") + luck(e.policy) > 0.3 for e in candidates.entries), "else this says nothing"
     assert front.entries and all(e.value("delta_fid") <= 0.3 for e in front.entries)
-    assert front.best["delta_fid"] == 0.0
+    assert front.best_values["delta_fid"] == 0.0
 
 
 def test_without_dense_what_is_confirmed_is_no_front(storage: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.search.support.fakes import QUALITY, SPACE, SPEED, evidence, settings
 from tests.search.support.harness import Open, shown, stored, taken
 from tests.search.support.looks import MANY, RUNGS, WHOLE, answer, asked, climb, known
-from varsearch.cli.run import conclude
+from varsearch.cli.progress import ProgressLines
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement, Origin, Outcome
 from varsearch.policy import Policy
@@ -161,7 +161,7 @@ def test_of_few_trials_no_rank_is_told(start: Open, capsys: pytest.CaptureFixtur
     climb(broker)
     status = broker.status()
     assert [rung.rank for rung in status.rungs] == [1.0, None, None]
-    conclude(status, None)
+    ProgressLines("x.db", 1).on_end(status)
     assert "rung of 64 images: stopped 0; rank correlation with the final numbers not known" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.search.support.harness import Open, stored
 from tests.search.support.looks import MANY, RUNGS, WHOLE, climb
 from varsearch.db import State
-from varsearch.search.setup.transfer import knowledge
+from varsearch.search.setup.transfer import transfer
 
 BUDGET = 22
 
@@ -29,7 +29,7 @@ def test_what_was_drawn_before_an_interruption_is_spent(start: Open, tmp_path: P
         (t.policy, t.state, t.cost) for t in expected
     ]
     assert broker.status().reused == 0
-    assert knowledge(WHOLE, WHOLE.default_name, tmp_path / "runs.db").taken == broker.status().spent
+    assert transfer(WHOLE, WHOLE.default_name, tmp_path / "runs.db").taken == broker.status().spent
 
 
 def test_a_trial_that_has_begun_climbs_on_after_the_deadline(

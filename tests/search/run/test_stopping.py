@@ -9,7 +9,7 @@ import pytest
 
 from tests.search.support.fakes import SPACE, STARTS, FakeWorker, outcome, settings
 from tests.search.support.harness import Open, drain, stored, taken
-from varsearch.cli.run import conclude
+from varsearch.cli.progress import ProgressLines
 from varsearch.errors import UsageError
 from varsearch.search.run.driver import run
 from varsearch.search.run.stopping import GROWTH, Limits
@@ -99,7 +99,7 @@ def test_an_interrupted_run_ends_where_it_would_have_and_a_larger_patience_goes_
 def test_the_end_says_that_patience_was_spent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limits = {"budget": 80, "patience": 1}
     status = run(settings(), SPACE, STARTS, FakeWorker, storage=tmp_path / "runs.db", **limits)
-    conclude(status, limits["patience"])
+    ProgressLines("x.db", 1, patience=limits["patience"]).on_end(status)
     told = capsys.readouterr().out
     assert status.plateau and "did not grow in the last 1 evaluations; a larger --patience, or none, goes on" in told
     assert f"{status.evaluated} evaluated" in told

@@ -13,12 +13,12 @@ from tests.search.support.interacting import with_loss
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
-from varsearch.profile import Estimate
 from varsearch.search.core.objectives import relative_costs
 from varsearch.search.sampler.gaussian_process import fit
 from varsearch.search.sampler.mutation import Moves, candidates
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.search.sampler.surrogate import Surrogate
+from varsearch.sensitivity_profile import Estimate
 from varsearch.space.changes import changes
 from varsearch.space.settings import compose
 

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from tests.search.support.profiles import BATCH, SPEC, change, effect, random_loss, synthetic
-from varsearch.profile import Cost, Effect, Estimate
 from varsearch.search.sensitivity.additive_model import Estimates, LinearFit, joined
+from varsearch.sensitivity_profile import Cost, Effect, Estimate
 from varsearch.space.settings import Chosen, candidates
 
 BY_NAME = {setting.name: setting for setting in candidates(SPEC)}

@@ -11,8 +11,9 @@ from varsearch.evaluators.cost_model import predicted_protocol
 from varsearch.measurement import Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
-from varsearch.search.setup import bounds as goals
-from varsearch.search.setup.bounds import ACCEPTED, Costs, parse_goals, resolve
+from varsearch.search.core.bounds import ACCEPTED, Bounded, parse_bound, parse_bounds
+from varsearch.search.setup import bounds as feasible
+from varsearch.search.setup.bounds import PredictedCosts, resolve
 from varsearch.space import SearchSpace
 from varsearch.target import default_target, find_device
 
@@ -44,11 +45,11 @@ LEAST_MS, LEAST_BYTES = 10.0 - 5 - 2, 1000.0 - 500 - 300
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(goals, "CostModel", FakeCosts)
+    monkeypatch.setattr(feasible, "CostModel", FakeCosts)
 
 
 def resolved(speed: SpeedProtocol = SPEED, **given: str | None) -> dict[str, float]:
-    asked = parse_goals(*(given.get(name) for name in ("latency", "memory", "fid")))
+    asked = parse_bounds(*(given.get(name) for name in ("latency", "memory", "fid")))
     return resolve(asked, SPACE, "mnist", speed)
 
 
@@ -81,12 +82,12 @@ def test_bounds_are_absolute_or_relative_to_dense(given: dict[str, str], bounds:
         ("fid", ["", "good", "0", "-0.5", "+-1", "0.9x", "++1", "9" * 400]),
     ],
 )
-def test_other_texts_are_refused_with_what_is_accepted(option: str, texts: list[str]) -> None:
+def test_other_texts_are_refused_with_what_is_accepted(option: Bounded, texts: list[str]) -> None:
     for text in texts:
         with pytest.raises(UsageError) as caught:
             resolved(**{option: text})
         assert str(caught.value).startswith(f"--max-{option} {text!r}: expected a number: ")
-        assert ACCEPTED[f"--max-{option}"] in str(caught.value)
+        assert ACCEPTED[option] in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,6 @@ def test_policies_without_room_on_the_target_are_passed_over(monkeypatch: pytest
 
 
 def test_a_bound_that_is_met_at_once_costs_one_prediction() -> None:
-    costs = Costs(SPACE, "mnist", SPEED)
-    costs.require("latency_ms", 100.0, parse_goals("100ms", None, None)[0])
+    costs = PredictedCosts(SPACE, "mnist", SPEED)
+    costs.require(parse_bound("latency", "100ms"))
     assert len(costs.known) == 1

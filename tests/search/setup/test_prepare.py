@@ -10,13 +10,15 @@ from varsearch.db import Store
 from varsearch.errors import StoreError
 from varsearch.measurement import Origin
 from varsearch.models import zoo
+from varsearch.search.setup import calibration
 from varsearch.search.setup import initial_design as starts
-from varsearch.search.setup.prepare import Request, prepare
+from varsearch.search.setup.prepare import prepare
+from varsearch.search.setup.request import Request
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, mnist_calibration: Calibration) -> None:
-    monkeypatch.setattr(starts, "calibrate", lambda model, protocol: mnist_calibration)
+    monkeypatch.setattr(calibration, "calibrate", lambda model, protocol: mnist_calibration)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +47,13 @@ def test_the_calibration_of_a_database_is_made_once(tmp_path: Path) -> None:
 
 
 def test_another_space_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = prepare(Request(target="4090", images=16), tmp_path / "runs.db")
-    assert plan.settings.space == plan.space.digest
-    assert plan.starts.presets and not plan.starts.missing
+    problem = prepare(Request(target="4090", images=16), tmp_path / "runs.db")
+    assert problem.settings.space == problem.space.digest
+    assert problem.starts.presets and not problem.starts.missing
     monkeypatch.setattr(starts, "presets", lambda *_: ({}, {"hack": "why"}))
     other = prepare(Request(target="4090", images=16), tmp_path / "runs.db")
-    assert other.settings.default_name != plan.settings.default_name
-    assert plan.settings.difference(other.settings).startswith("space was")
+    assert other.settings.default_name != problem.settings.default_name
+    assert problem.settings.difference(other.settings).startswith("space was")
 
 
 def test_a_calibration_of_another_shape_is_damage(tmp_path: Path, mnist_calibration: Calibration) -> None:
@@ -80,7 +82,7 @@ def test_workers_find_the_user_s_files_from_wherever_they_start(
     monkeypatch.chdir(tmp_path)
     reference = "models/mine/reference.safetensors"
     request = Request(model="models/mine", target="4090", images=16, reference=reference)
-    plan = prepare(request, tmp_path / "runs.db")
-    assert (plan.settings.model, plan.worker.model) == ("models/mine", str(tmp_path / "models" / "mine"))
-    assert plan.worker.reference == str(tmp_path / reference)
+    problem = prepare(request, tmp_path / "runs.db")
+    assert (problem.settings.model, problem.worker.model) == ("models/mine", str(tmp_path / "models" / "mine"))
+    assert problem.worker.reference == str(tmp_path / reference)
     assert prepare(Request(target="4090", images=16), tmp_path / "runs.db").worker.model == "mnist"

@@ -31,7 +31,8 @@ from varsearch.search.core.objectives import front_trials
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.run.broker import Broker
 from varsearch.search.run.driver import run
-from varsearch.search.setup.transfer import Knowledge, knowledge
+from varsearch.search.setup.initial_design import initial_design
+from varsearch.search.setup.transfer import Transfer, transfer
 
 THIRD = OTHER.model_copy(update={"machine": "third"})
 W3 = SPACE.decode(dict.fromkeys(SPACE.knobs, 0) | {"bits0": 4})
@@ -77,21 +78,21 @@ def first(made: Path, tmp_path: Path) -> str:
 
 def test_another_target_costs_what_is_known_and_draws_nothing(start: Open, first: str) -> None:
     other = settings(speed=OTHER)
-    known = knowledge(other, "second", first)
+    known = transfer(other, "second", first)
     assert (known.fresh, known.taken, known.runs, known.unread) == (N, N, ("first",), {})
-    assert known.judged == {trial.policy.digest for trial in stored(first)}
-    jobs = finished(start, other, "second", known.starts(NEW), storage=first, budget=N)
+    assert known.has_quality == {trial.policy.digest for trial in stored(first)}
+    jobs = finished(start, other, "second", initial_design(NEW, known.policies), storage=first, budget=N)
     assert len(jobs) == N and all(job.quality is None and job.speed is not None for job in jobs)
     trials = stored(first, "second")
     assert {t.policy.digest for t in trials} == {t.policy.digest for t in stored(first, "first")}
     assert all(t.attempts == 1 for t in trials)
-    more = knowledge(other, "second", first)
-    (job,) = finished(start, other, "second", more.starts(NEW), storage=first, budget=N + 1)
+    more = transfer(other, "second", first)
+    (job,) = finished(start, other, "second", initial_design(NEW, more.policies), storage=first, budget=N + 1)
     assert job.policy == W3 and job.quality is not None, "what is new comes after what is known"
 
 
 def test_dense_comes_first_then_the_front_then_the_rest(first: str) -> None:
-    starts = knowledge(settings(speed=OTHER), "second", first).starts(NEW)
+    starts = initial_design(NEW, transfer(settings(speed=OTHER), "second", first).policies)
     best = [t for t in on_front(first, "first") if t.policy not in STARTS.values()]
     rest = [t for t in stored(first) if t.number not in {t.number for t in on_front(first, "first")}]
     order = [origin for origin in starts if origin not in NEW]
@@ -103,9 +104,9 @@ def test_dense_comes_first_then_the_front_then_the_rest(first: str) -> None:
 
 def test_the_latest_front_comes_first_and_origins_name_who_evaluated_a_policy(start: Open, first: str) -> None:
     other, third = settings(speed=OTHER), settings(speed=THIRD)
-    known = knowledge(other, "second", first)
-    finished(start, other, "second", known.starts(STARTS), storage=first, budget=N + 5)
-    found = knowledge(third, "third", first)
+    known = transfer(other, "second", first)
+    finished(start, other, "second", initial_design(STARTS, known.policies), storage=first, budget=N + 5)
+    found = transfer(third, "third", first)
     assert (found.fresh, found.taken, found.runs) == (N + 5, N + 5, ("second", "first"))
     own = {t.policy.digest: f"known:first/{t.number}" for t in stored(first, "first")}
     names = {t.policy.digest: f"known:second/{t.number}" for t in stored(first, "second")} | own
@@ -116,9 +117,9 @@ def test_the_latest_front_comes_first_and_origins_name_who_evaluated_a_policy(st
 
 def test_the_same_target_takes_all_for_nothing_and_spends_its_budget_on_new_policies(start: Open, first: str) -> None:
     bounded = settings(bounds={"peak_bytes": 9e5})
-    known = knowledge(bounded, "bounded", first)
+    known = transfer(bounded, "bounded", first)
     assert (known.fresh, known.taken) == (N, 0)
-    jobs = finished(start, bounded, "bounded", known.starts(STARTS), storage=first, budget=7)
+    jobs = finished(start, bounded, "bounded", initial_design(STARTS, known.policies), storage=first, budget=7)
     assert len(jobs) == 7 and all(job.quality is not None for job in jobs)
     trials = stored(first, "bounded")
     assert [t.attempts for t in trials] == [0] * N + [1] * 7
@@ -131,22 +132,29 @@ def test_a_run_that_goes_on_takes_up_what_was_learnt_meanwhile_and_tries_nothing
     other, third = settings(speed=OTHER), settings(speed=THIRD)
 
     def starts() -> dict[str, Policy]:
-        return knowledge(other, "second", first).starts(STARTS)
+        return initial_design(STARTS, transfer(other, "second", first).policies)
 
     begun = start(other, starts=starts(), storage=first, name="second", budget=N + 10)
     assert len(evaluated(begun, OTHER, 12)) == 12
     taken(begun.lease("a"))
     begun.close("interrupted")
-    known = knowledge(other, "second", first)
+    known = transfer(other, "second", first)
     assert (known.fresh, known.taken) == (N - 13, N - 1), "the interrupted trial waits under its number"
-    finished(start, third, "third", knowledge(third, "third", first).starts(STARTS), storage=first, budget=N + 5)
-    assert knowledge(other, "second", first).fresh == N - 13 + 5
+    finished(
+        start,
+        third,
+        "third",
+        initial_design(STARTS, transfer(third, "third", first).policies),
+        storage=first,
+        budget=N + 5,
+    )
+    assert transfer(other, "second", first).fresh == N - 13 + 5
     jobs = finished(start, other, "second", starts(), storage=first, budget=N + 10)
     assert [job.number for job in jobs] == list(range(12, N + 10))
     assert sum(job.quality is not None for job in jobs) == 5, "five of ten are known by then"
     trials = stored(first, "second")
     assert len({t.policy.digest for t in trials}) == len(trials) == N + 10
-    again = knowledge(other, "second", first)
+    again = transfer(other, "second", first)
     assert (again.fresh, again.runs, again.taken) == (0, (), N + 10)
     assert finished(start, other, "second", starts(), storage=first, budget=N + 10) == []
 
@@ -155,7 +163,7 @@ def test_patience_counts_known_policies_as_starts_when_the_run_goes_on(start: Op
     other, patience = settings(speed=OTHER, objectives=FIRST.objectives), 2
 
     def opened() -> Broker:
-        starts = knowledge(other, "second", first).starts(STARTS)
+        starts = initial_design(STARTS, transfer(other, "second", first).policies)
         return start(other, starts=starts, storage=first, name="second", budget=80, patience=patience)
 
     assert N - 1 - len(on_front(first, "first")) > patience, "the last of the known policies add nothing"
@@ -171,9 +179,9 @@ def test_a_failed_trial_knows_nothing(start: Open, tmp_path: Path) -> None:
     dense, other, failed = (taken(broker.lease(worker)) for worker in ("a", "b", "c"))
     broker.report(Outcome(number=failed.number, quality=evidence("quality", failed.policy), error="no memory"))
     assert all(broker.report(outcome(job)) for job in (dense, other))
-    known = knowledge(settings(speed=OTHER), "second", path)
+    known = transfer(settings(speed=OTHER), "second", path)
     assert "known:first/1" in known.policies and "known:first/2" not in known.policies
-    assert failed.policy.digest in known.judged, "yet its images are drawn"
+    assert failed.policy.digest in known.has_quality, "yet its images are drawn"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +196,7 @@ def test_nothing_is_known_of_other_weights_or_images_or_without_images(
     start: Open, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     drain(start(budget=4))
-    assert knowledge(settings(speed=OTHER, **changes), "second", tmp_path / "runs.db") == Knowledge()
+    assert transfer(settings(speed=OTHER, **changes), "second", tmp_path / "runs.db") == Transfer()
 
 
 def test_on_both_databases_origins_of_long_names_are_short_and_differ(start: Open, storage: str) -> None:
@@ -196,11 +204,11 @@ def test_on_both_databases_origins_of_long_names_are_short_and_differ(start: Ope
     finished(start, settings(), names[0], STARTS, storage=storage, budget=3)
     finished(start, settings(seed=1), names[1], {"seed:dense": DENSE, "seed:w3": W3}, storage=storage, budget=3)
     other = settings(speed=OTHER)
-    known = knowledge(other, "second", storage)
+    known = transfer(other, "second", storage)
     digests = {t.policy.digest for name in names for t in stored(storage, name)}
     assert {policy.digest for policy in known.policies.values()} == digests and len(digests) > 3
     assert max(map(len, known.policies)) < 60
-    finished(start, other, "second", known.starts(STARTS), storage=storage, budget=len(digests))
+    finished(start, other, "second", initial_design(STARTS, known.policies), storage=storage, budget=len(digests))
     assert {t.policy.digest for t in stored(storage, "second")} == digests
 
 
@@ -209,7 +217,7 @@ def test_a_run_that_cannot_be_read_is_left_out_and_named(start: Open, tmp_path: 
     finished(start, settings(), "newer", STARTS, budget=4)
     finished(start, settings(seed=1), "first", {"seed:dense": DENSE, "seed:w3": W3}, budget=2)
     execute(path, "update run set settings = '{\"version\": 9}' where name = 'newer'")
-    known = knowledge(settings(speed=OTHER), "second", path)
+    known = transfer(settings(speed=OTHER), "second", path)
     assert known.runs == ("first",) and [*known.unread] == ["newer"]
     assert "damaged or of a newer version" in known.unread["newer"]
     assert {p.digest for p in known.policies.values()} == {t.policy.digest for t in stored(path, "first")}
@@ -218,16 +226,16 @@ def test_a_run_that_cannot_be_read_is_left_out_and_named(start: Open, tmp_path: 
 def test_what_is_known_in_half_is_no_start_but_needs_no_images(start: Open, tmp_path: Path) -> None:
     with Store(tmp_path / "runs.db") as store:
         store.save(evidence("quality", W3))
-    known = knowledge(settings(), "first", tmp_path / "runs.db")
-    assert known.policies == {} and known.judged == {W3.digest}
+    known = transfer(settings(), "first", tmp_path / "runs.db")
+    assert known.policies == {} and known.has_quality == {W3.digest}
 
 
 def test_costs_that_another_run_knows_are_not_spent(start: Open, first: str) -> None:
     other = settings(speed=OTHER)
     with Store(first) as store:
         store.save(evidence("speed", DENSE, protocol=OTHER.digest))
-    assert knowledge(other, "second", first).taken == N - 1
-    assert knowledge(settings(speed=SPEED, seed=1), "second", first).taken == 0
+    assert transfer(other, "second", first).taken == N - 1
+    assert transfer(settings(speed=SPEED, seed=1), "second", first).taken == 0
 
 
 @pytest.mark.slow

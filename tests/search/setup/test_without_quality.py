@@ -20,7 +20,8 @@ from varsearch.models.manifest import Manifest
 from varsearch.policy_file import PolicyFile
 from varsearch.report import dashboard as gallery
 from varsearch.search.sensitivity.profile import profile_refusal
-from varsearch.search.setup.prepare import Request, prepare
+from varsearch.search.setup.prepare import prepare
+from varsearch.search.setup.request import Request
 
 BLIND = "quality is NOT evaluated"
 COSTS = ["--target", "4090", "--objectives", "latency,memory"]

@@ -14,7 +14,8 @@ from tests.search.support.fakes import OTHER, SPACE, STARTS, FakeWorker, broken,
 from varsearch.errors import VarsearchError
 from varsearch.search.run.driver import run
 from varsearch.search.run.events import Progress
-from varsearch.search.setup.transfer import knowledge
+from varsearch.search.setup.initial_design import initial_design
+from varsearch.search.setup.transfer import transfer
 
 
 def show(progress: Progress) -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     chosen, starts = settings(), STARTS
     if kind == ["other"]:
         chosen = settings(speed=OTHER)
-        starts = knowledge(chosen, chosen.default_name, storage).starts(STARTS)
+        starts = initial_design(STARTS, transfer(chosen, chosen.default_name, storage).policies)
     if kind == ["full"]:
         # Larger files cannot be written, as on a full disk. Python ignores the signal that would end the process.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))

@@ -9,8 +9,8 @@ import pytest
 
 from tests.search.support.profiles import BATCH, effect
 from varsearch.policy import Policy
-from varsearch.profile import Cost, Effect
 from varsearch.search.sensitivity import profile, side_by_side
+from varsearch.sensitivity_profile import Cost, Effect
 
 
 class Calls(list[str]):

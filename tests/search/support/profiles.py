@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from varsearch.measurement import Origin, SpeedProtocol
-from varsearch.profile import (
+from varsearch.sensitivity_profile import (
     DENSE,
     Cost,
     CostProtocol,

@@ -18,9 +18,11 @@ from varsearch.target import Frozen, Target
 UNBOUNDED_BELOW = {"delta_fid", "kid"}
 """Metrics that are minimized and can be negative; all others count something."""
 
-
 NAMES = ("fid", "latency", "memory")
 """What users call the default objectives."""
+
+MAX_OBJECTIVES = 4
+"""The hypervolume is exact and its boxes are few enough for so many; of more, nearly every policy is on the front."""
 
 
 def default_objectives(origin: Origin) -> tuple[str, str, str]:
@@ -55,7 +57,7 @@ class RunSettings(Frozen):
         model: name or folder of the model, `fingerprint` its `ModelSpec.identity`.
         quality: how quality is evaluated; None where it is not, because no objective and no bound asks for it.
         speed: how latency and memory are evaluated, and on what target.
-        objectives: one to three metrics.
+        objectives: one to four metrics.
         bounds: metric to the worst value that is feasible.
         seed: of the sampler.
         space: digest of the search space.
@@ -79,8 +81,8 @@ class RunSettings(Frozen):
         unknown = [name for name in (*self.objectives, *self.bounds) if name not in METRICS]
         if unknown:
             raise UsageError(f"unknown metric {unknown[0]!r}: known metrics are {', '.join(METRICS)}")
-        if not 1 <= len(set(self.objectives)) == len(self.objectives) <= 3:
-            raise UsageError(f"objectives must be one to three different metrics, got {', '.join(self.objectives)}")
+        if not 1 <= len(set(self.objectives)) == len(self.objectives) <= MAX_OBJECTIVES:
+            raise UsageError(f"objectives must be one to four different metrics, got {', '.join(self.objectives)}")
         blind = [name for name in (*self.objectives, *self.bounds) if METRICS[name].kind == "quality"]
         if blind and self.quality is None:
             raise UsageError(f"{blind[0]} is a metric of quality, which this run does not evaluate")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Container
+from typing import TYPE_CHECKING, Any
 
 from varsearch.formatting import interval
-from varsearch.search.results.front import Front, FrontEntry
+from varsearch.search.core.settings import RunSettings
+
+if TYPE_CHECKING:
+    from varsearch.search.results.front import Front, FrontEntry
 
 AGAIN = "the same command again confirms, without --no-confirm"
 NAMES = {"delta_fid": "ΔFID", "speedup": "speed-up"}
@@ -37,11 +41,28 @@ def regression_to_the_mean(front: Front) -> str:
         return ""
     changed = " and ".join(f"{NAMES[m.metric]} changed by {interval(m)}" for m in found.changes)
     whose = f"on average over {found.trials} policies of its front"
-    told = f"regression to the mean: from the search to fresh noise, {changed} {whose}"
+    message = f"regression to the mean: from the search to fresh noise, {changed} {whose}"
     # Of a part of the finalists the hypervolume is smaller whatever their numbers are.
     if found.claimed is None or front.hypervolume is None or front.unconfirmed:
-        return told
-    return f"{told}; hypervolume {found.claimed:.3f} was claimed by the finalists, {front.hypervolume:.3f} is confirmed"
+        return message
+    message += f"; hypervolume {found.claimed:.3f} was claimed by the finalists"
+    return f"{message}, {front.hypervolume:.3f} is confirmed"
+
+
+def not_drawn(settings: RunSettings, drawn: Container[str]) -> str:
+    """The objectives that a picture has no axis for; empty if there are none.
+
+    Args:
+        settings: of the run.
+        drawn: metrics that order policies as an axis of the picture does.
+    """
+    missing = [name for name in settings.objectives if name not in drawn]
+    if not missing:
+        return ""
+    return (
+        f"{len(settings.objectives)} objectives, not drawn: {', '.join(missing)}; "
+        "a policy may be on the front because of these"
+    )
 
 
 def confirmation_summary(front: Front) -> dict[str, Any]:

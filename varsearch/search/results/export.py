@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 import varsearch
 from varsearch.accel import labels_for
-from varsearch.errors import EvaluationError, ModelError
+from varsearch.errors import EvaluationError, ModelError, StoreError
 from varsearch.evaluators.draws import BATCH
 from varsearch.evaluators.quality import DEVICE_TYPE, SAMPLE, THREADS
 from varsearch.evaluators.worker import WorkerConfig
@@ -21,47 +21,54 @@ from varsearch.measurement import METRICS, TIMES, Job, Origin, QualityProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import SamplingDefaults
 from varsearch.policy_file import Envelope, PolicyFile, Provenance, Sample
-from varsearch.search.core.protocols import Protocols, confirming
-from varsearch.search.core.settings import RunSettings
+from varsearch.search.core.protocols import Protocols
 from varsearch.search.results.front import FrontEntry
 
 LATENCY_TOLERANCE = 0.25
 """Share by which a re-measured speed-up may differ: another hour on the same machine is not the same machine."""
 
 
-def export(entry: FrontEntry, settings: RunSettings, run: str) -> PolicyFile:
+def export(entry: FrontEntry) -> PolicyFile:
     """The policy file of one trial of a run, with the numbers that the entry has.
 
     Raises:
         ModelError: the model's weights are no longer those that the run measured.
+        StoreError: the stored evidence is damaged.
     """
+    settings = entry.settings
     manifest, quality = zoo.manifest(settings.model), entry.protocols.quality
     spec, sampling = manifest.spec(), quality or manifest.sampling
     if spec.identity != settings.fingerprint:
         raise ModelError(
-            f"run {run!r} was made with other weights: {settings.fingerprint[:12]}…, {settings.model} now has "
-            f"{spec.identity[:12]}…"
+            f"run {entry.run!r} was made with other weights: {settings.fingerprint[:12]}…, "
+            f"{settings.model} now has {spec.identity[:12]}…"
         )
-    return PolicyFile(
-        model=spec,
-        target=settings.target,
-        origin=settings.origin,
-        policy=entry.policy,
-        measurements=tuple(entry.metrics.values()),
-        envelope=Envelope(
-            image_size=spec.image_size,
-            batch_size=settings.target.batch_size,
-            **asdict(SamplingDefaults.of(sampling)),
-        ),
-        sample=_sample(quality, entry.environment, spec.classes) if quality else None,
-        provenance=Provenance(
-            run=run,
-            trial=entry.number,
-            confirmed=entry.protocols == confirming(settings),
-            varsearch=varsearch.__version__,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        ),
-    )
+    try:
+        return PolicyFile(
+            model=spec,
+            target=settings.target,
+            origin=settings.origin,
+            policy=entry.policy,
+            measurements=tuple(entry.metrics.values()),
+            envelope=Envelope(
+                image_size=spec.image_size,
+                batch_size=settings.target.batch_size,
+                **asdict(SamplingDefaults.of(sampling)),
+            ),
+            sample=_sample(quality, entry.environment, spec.classes) if quality else None,
+            provenance=Provenance(
+                run=entry.run,
+                trial=entry.number,
+                confirmed=entry.is_confirmed,
+                varsearch=varsearch.__version__,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            ),
+        )
+    except (
+        KeyError,
+        ValueError,
+    ) as error:  # of the notes that an evaluation leaves in the database
+        raise StoreError(f"the stored evidence of trial {entry.number} is damaged: {error}") from None
 
 
 def _sample(quality: QualityProtocol, environment: Mapping[str, str], classes: int) -> Sample:

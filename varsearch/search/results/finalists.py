@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import METRICS
@@ -13,44 +13,76 @@ from varsearch.search.core.settings import RunSettings
 from varsearch.search.core.source import SourceKind, kind_of
 
 NEAR = 0.1
-"""Trials that are on the front with this probability or more are confirmed with it: one of them may be better. Of a
-crowd of nearly the same policies each has a small one."""
+"""Trials on the front with this probability or more are confirmed with it: one may be better.
+
+Of a crowd of nearly equal policies each has a small probability.
+"""
 
 ALIKE = 0.03
-"""Policies whose costs differ by no more than this share of them, and whose quality differs by no more than its error,
-are a crowd, of which one is confirmed: what the others would take is better spent on more images."""
+"""Relative difference of costs in a crowd, whose quality differs by no more than its error.
+
+One policy of a crowd is confirmed. The images of the others are better spent on more images.
+"""
 
 CHALLENGERS = 3
-"""So many of the likeliest to dominate it are confirmed with each published system."""
+"""Number of policies, most probable to dominate it, that are confirmed with a published system."""
 
 
 def finalists(settings: RunSettings, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """What is to be confirmed, each once: dense, what may be on the front, published systems, what may dominate them.
+    """The trials to confirm, each once.
 
-    The front and what may well be on it (`NEAR`), the likeliest first, are thinned: of a crowd (`ALIKE`) one is left,
-    and the best in each objective. All that this run proposed to dominate a published system is confirmed with it:
-    whether it does a small difference decides.
+    Dense; the front and the trials that are probably on it (`NEAR`), the most probable first, one
+    of each crowd (`ALIKE`) and the best in each objective; published systems, each with its
+    `CHALLENGERS`. Everything that this run proposed to dominate a published system stays, because
+    a small difference decides whether it does.
     """
-    complete, dense = [t for t in trials if t.state is State.COMPLETE], dense_trial(trials)
-    chance = {t.number: share for t, share in zip(complete, chances(settings, complete), strict=True)}
+    complete = [t for t in trials if t.state is State.COMPLETE]
+    dense = dense_trial(trials)
+    probability = dict(zip(_numbers(complete), chances(settings, complete), strict=True))
     front = front_trials(settings, complete)
-    rivals = (t for t in complete if kind_of(t.origin) is SourceKind.BASELINE and settings.is_feasible(t.values))
-    may = {t.number: t for t in (*front, *(t for t in complete if chance[t.number] >= NEAR), *rivals)}
+    against = [t for t in complete if kind_of(t.origin) is SourceKind.BASELINE]
+    proposed = [t for t in against if settings.is_feasible(t.values)]
+    near = [t for t in complete if probability[t.number] >= NEAR]
+    # The dictionary keeps the first place of a trial.
+    candidates = [t for t in _once((*front, *near, *proposed)) if t is not dense]
+    candidates.sort(key=lambda t: -probability[t.number])
+    stay = _best_in_each(settings, front) | set(_numbers(against))
+    chosen = ([dense] if dense else []) + _thinned(settings, candidates, stay)
+    rest: list[TrialRecord] = []
+    for preset in complete:
+        if kind_of(preset.origin) is SourceKind.PRESET:
+            rest += [preset, *_challengers(settings, preset, complete, chosen)]
+    return _once((*chosen, *rest))
+
+
+def _numbers(trials: Iterable[TrialRecord]) -> list[int]:
+    return [t.number for t in trials]
+
+
+def _once(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    return list({t.number: t for t in trials}.values())
+
+
+def _best_in_each(settings: RunSettings, front: Sequence[TrialRecord]) -> set[int]:
+    """Numbers of the trials with the least loss in one objective."""
     losses = {t.number: settings.losses(t.values) for t in front}
-    ends = {min(losses, key=lambda number: losses[number][j]) for j in range(len(settings.objectives)) if losses}
-    thinned: list[TrialRecord] = []
-    for trial in sorted((t for t in may.values() if t is not dense), key=lambda t: -chance[t.number]):
-        stays = trial.number in ends or kind_of(trial.origin) is SourceKind.BASELINE
-        if stays or not any(_alike(settings, trial, other) for other in thinned):
-            thinned.append(trial)
-    chosen = [dense, *thinned] if dense else thinned
-    presets = [t for t in complete if kind_of(t.origin) is SourceKind.PRESET]
-    rest = (t for preset in presets for t in (preset, *_challengers(settings, preset, complete, chosen)))
-    return list({t.number: t for t in (*chosen, *rest)}.values())
+    best: set[int] = set()
+    for j in range(len(settings.objectives) if losses else 0):
+        best.add(min(losses, key=lambda number: losses[number][j]))
+    return best
+
+
+def _thinned(settings: RunSettings, candidates: Sequence[TrialRecord], stay: set[int]) -> list[TrialRecord]:
+    """One candidate of each crowd, the first one, and all that are to stay."""
+    kept: list[TrialRecord] = []
+    for trial in candidates:
+        if trial.number in stay or not any(_alike(settings, trial, other) for other in kept):
+            kept.append(trial)
+    return kept
 
 
 def _alike(settings: RunSettings, a: TrialRecord, b: TrialRecord) -> bool:
-    """Whether their costs are about the same, and their quality is within the error of its difference."""
+    """Whether costs are about the same, and quality is within the error of its difference."""
     for name in settings.objectives:
         x, y = a.metrics[name], b.metrics[name]
         if METRICS[name].kind == "quality":
@@ -63,14 +95,21 @@ def _alike(settings: RunSettings, a: TrialRecord, b: TrialRecord) -> bool:
 
 
 def _challengers(
-    settings: RunSettings, preset: TrialRecord, complete: Sequence[TrialRecord], preferred: Sequence[TrialRecord]
+    settings: RunSettings,
+    preset: TrialRecord,
+    complete: Sequence[TrialRecord],
+    chosen: Sequence[TrialRecord],
 ) -> list[TrialRecord]:
-    """The likeliest to dominate a published system; of those about as likely, what is confirmed anyway comes first."""
+    """The most probable to dominate a published system.
+
+    Of about equal probabilities, a trial that is confirmed anyway comes first.
+    """
     if not settings.is_feasible(preset.values):
         return []
-    rest = [t for t in complete if kind_of(t.origin) is not SourceKind.PRESET and settings.is_feasible(t.values)]
-    numbers = {t.number for t in preferred}
-    shares = domination(settings, [t.metrics for t in rest], preset.metrics)
-    able = [(share, t) for share, t in zip(shares, rest, strict=True) if share]
-    able.sort(key=lambda pair: (-round(pair[0], 1), pair[1].number not in numbers, -pair[0]))
-    return [t for _, t in able[:CHALLENGERS]]
+    own = [t for t in complete if kind_of(t.origin) is not SourceKind.PRESET]
+    feasible = [t for t in own if settings.is_feasible(t.values)]
+    probabilities = domination(settings, [t.metrics for t in feasible], preset.metrics)
+    numbers = _numbers(chosen)
+    pairs = [pair for pair in zip(probabilities, feasible, strict=True) if pair[0]]
+    pairs.sort(key=lambda pair: (-round(pair[0], 1), pair[1].number not in numbers, -pair[0]))
+    return [trial for _, trial in pairs[:CHALLENGERS]]

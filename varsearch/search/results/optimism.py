@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
-
 from varsearch.db import TrialRecord
 from varsearch.measurement import Measurement, Origin
 from varsearch.search.core.settings import RunSettings
@@ -30,14 +28,21 @@ class Optimism:
 
 
 def optimism(
-    settings: RunSettings, members: Sequence[TrialRecord], confirmed: Sequence[TrialRecord], claimed: float | None
+    settings: RunSettings,
+    members: Sequence[TrialRecord],
+    confirmed: Sequence[TrialRecord],
+    claimed: float | None,
 ) -> Optimism:
     """What became of the numbers of `members`, where `confirmed` has other ones for them."""
     fresh = {t.number: t.values for t in confirmed}
     pairs = [(t.values, fresh[t.number]) for t in members if t.number in fresh]
     noisy = ["delta_fid"] * (settings.quality is not None) + ["speedup"] * (settings.origin is Origin.MEASURED)
     changes = {name: [b[name] - a[name] for a, b in pairs if name in a and name in b] for name in noisy}
-    return Optimism(len(pairs), tuple(_mean(name, values) for name, values in changes.items() if values), claimed)
+    return Optimism(
+        len(pairs),
+        tuple(_mean(name, values) for name, values in changes.items() if values),
+        claimed,
+    )
 
 
 def _mean(metric: str, changes: Sequence[float]) -> Measurement:
@@ -45,5 +50,7 @@ def _mean(metric: str, changes: Sequence[float]) -> Measurement:
     mean, n = statistics.fmean(changes), len(changes)
     if n < 2:
         return Measurement(metric=metric, value=mean)
+    from scipy.special import stdtrit  # importing it takes half a second
+
     half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(changes) / math.sqrt(n)
     return Measurement(metric=metric, value=mean, low=mean - half, high=mean + half, n=n)

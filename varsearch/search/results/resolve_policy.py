@@ -1,12 +1,12 @@
-"""A policy by whatever name the user has for it: a file, a place in the library, or a trial of a run."""
+"""Finds a policy by any name: a file, a place in the library, or a trial of a run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from varsearch.db import Store
-from varsearch.errors import PolicyError, StoreError
+from varsearch.errors import PolicyError
 from varsearch.library import load_policy
 from varsearch.models import registry, zoo
 from varsearch.policy_file import PolicyFile
@@ -16,14 +16,14 @@ from varsearch.search.results.runs import find_run, pick
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ResolvedPolicy:
     """A policy with the conditions that it was found under.
 
     Attributes:
-        name: what the user called it.
+        name: the user's name for it.
         file: the policy as it is or would be exported.
-        model: name or folder of the model that it is for, which has the very weights.
-        confirmed: whether its numbers are final; an old file does not say.
+        model: name or folder of a model with the policy's weights.
+        confirmed: whether the numbers are final; a file of an earlier version does not say.
     """
 
     name: str
@@ -32,56 +32,55 @@ class Subject:
     confirmed: bool | None
 
 
-def find_subject(
+def resolve_policy(
     reference: str,
-    storage: str,
-    library: Path | None,
-    model: str | None,
+    storage: str | Path,
+    *,
+    library: Path | None = None,
+    model: str | None = None,
     weights: str | None = None,
     prompts: str | None = None,
-) -> Subject:
+) -> ResolvedPolicy:
     """The policy called `reference`: a file, model/target/name in the library, or RUN:TRIAL.
 
-    TRIAL is a number or a selection of the front such as "knee", ":knee" one of the latest run; only then the database
-    is opened.
+    TRIAL is a number or a selection of the front such as "knee"; ":knee" is of the latest run. Only
+    these open the database.
 
     Args:
-        reference: what the user said.
+        reference: the user's name for the policy.
         storage: database of runs.
         library: folder of the policy library; None is the user's.
-        model: name or folder of the model; None is the one that the policy names.
-        weights: of a published model, where its weights are.
-        prompts: of a model that reads texts, what it is asked for.
+        model: name or folder of the model; None takes the model that the policy names.
+        weights: of a published model, the place of its weights.
+        prompts: of a model that reads texts, its prompts.
 
     Raises:
-        UsageError: no such run or trial.
-        PolicyError: no such policy, or it is not for this model.
+        UsageError: there is no such run or trial.
+        PolicyError: there is no such policy, or it is not for this model.
         ModelError: the model is gone or has other weights.
         StoreError: the database cannot be read.
     """
     run, colon, trial = reference.rpartition(":")
     if colon and not Path(reference).is_file():
-        return _of_run(reference, run, f"trial={trial}" if trial.isdigit() else trial, storage, model, weights, prompts)
+        how = f"trial={trial}" if trial.isdigit() else trial
+        with Store(storage, create=False) as store:
+            record = find_run(store, run or None)
+            front = read_front(store, record)
+            entry = pick(store, record, front, how)
+        named = registry.join(model or entry.settings.model, weights, prompts)
+        settings = entry.settings.model_copy(update={"model": named})
+        file = export(replace(entry, settings=settings))
+    else:
+        file = _load(reference, library)
+        named = registry.join(model or file.model.name, weights, prompts)
+        file.check_model(zoo.manifest(named).spec())
+    return ResolvedPolicy(reference, file, named, file.provenance.confirmed)
+
+
+def _load(reference: str, library: Path | None) -> PolicyFile:
     try:
-        file = load_policy(reference, library)
+        return load_policy(reference, library)
     except PolicyError as error:
-        raise error if Path(reference).is_file() else PolicyError(f"{error}; a trial of a run is RUN:NUMBER") from None
-    named = registry.join(model or file.model.name, weights, prompts)
-    file.check_model(zoo.manifest(named).spec())
-    return Subject(reference, file, named, file.provenance.confirmed)
-
-
-def _of_run(
-    reference: str, run: str, how: str, storage: str, model: str | None, weights: str | None, prompts: str | None
-) -> Subject:
-    with Store(storage, create=False) as store:
-        record = find_run(store, run or None)
-        front = read_front(store, record)
-        entry = pick(store, record, front, how)
-    named = registry.join(model or front.settings.model, weights, prompts)
-    settings = front.settings.model_copy(update={"model": named})
-    try:
-        file = export(entry, settings, record.name)
-        return Subject(reference, file, settings.model, file.provenance.confirmed)
-    except (KeyError, ValueError) as error:  # of the notes that an evaluation leaves in the database
-        raise StoreError(f"the stored evidence of trial {entry.number} is damaged: {error}") from None
+        if Path(reference).is_file():
+            raise
+        raise PolicyError(f"{error}; a trial of a run is RUN:NUMBER") from None

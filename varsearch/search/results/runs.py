@@ -34,14 +34,15 @@ def pick(store: Store, run: RunRecord, front: Front, how: str) -> FrontEntry:
     number = how.removeprefix("trial=")
     if number == how:
         return select(front, how)
+    settings = front.settings
     sources = (
-        (confirming(front.settings), confirmed_trials(store, run)),
-        (Protocols.of(front.settings), store.trials(run)),
+        (confirming(settings), confirmed_trials(store, run)),
+        (Protocols.of(settings), store.trials(run)),
     )
     for protocols, trials in sources:
         for trial in trials:
             if str(trial.number) == number and trial.state is State.COMPLETE:
-                return entry_of(trial, protocols)
+                return entry_of(trial, protocols, run.name, settings)
     raise UsageError(f"run {run.name!r} has no evaluated trial {number}")
 
 
@@ -53,7 +54,11 @@ def overview(storage: str, name: str | None = None) -> list[dict[str, Any]]:
 
 
 def _row(store: Store, run: RunRecord) -> dict[str, Any]:
-    settings, trials, front = RunSettings.parse(run.settings), store.trials(run), read_front(store, run)
+    settings, trials, front = (
+        RunSettings.parse(run.settings),
+        store.trials(run),
+        read_front(store, run),
+    )
     return {
         "run": run.name,
         "model": run.model,

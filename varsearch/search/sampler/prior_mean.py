@@ -14,9 +14,9 @@ from functools import cached_property
 import numpy as np
 
 from varsearch.policy import Quantization
-from varsearch.profile import Profile
 from varsearch.search.sampler.gaussian_process import Array
 from varsearch.search.sensitivity.additive_model import Estimates
+from varsearch.sensitivity_profile import Profile
 from varsearch.space.one_at_a_time import cost_parts
 from varsearch.space.settings import Setting, candidates
 from varsearch.target import ModelSpec

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from varsearch.policy import Policy
-from varsearch.profile import Profile
+from varsearch.sensitivity_profile import Profile
 from varsearch.target import ModelSpec
 
 Costs = Callable[[Policy], Mapping[str, float]]

@@ -12,7 +12,7 @@ from itertools import groupby
 import numpy as np
 from scipy.optimize import nnls
 
-from varsearch.profile import DENSE, Cost, Effect, Estimate, Profile
+from varsearch.sensitivity_profile import DENSE, Cost, Effect, Estimate, Profile
 from varsearch.space.one_at_a_time import Probes, cost_parts, named, probes
 from varsearch.space.settings import Chosen, Setting
 

@@ -24,8 +24,8 @@ from varsearch.interrupts import kept_interrupts, postponed_interrupts
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.profile import DENSE, CostProtocol, Costs, Effect, Profile, Sensitivity, SensitivityProtocol
 from varsearch.search.sensitivity.side_by_side import side_by_side
+from varsearch.sensitivity_profile import DENSE, CostProtocol, Costs, Effect, Profile, Sensitivity, SensitivityProtocol
 from varsearch.space.one_at_a_time import Probes, probes
 from varsearch.space.settings import Chosen, compose
 from varsearch.target import ModelSpec, Target

@@ -15,8 +15,8 @@ from itertools import permutations, product
 import numpy as np
 
 from varsearch.policy import Policy
-from varsearch.profile import Cost, Profile
 from varsearch.search.sensitivity.additive_model import Estimates
+from varsearch.sensitivity_profile import Cost, Profile
 from varsearch.space.changes import changes
 from varsearch.space.settings import Chosen, Setting, compose
 

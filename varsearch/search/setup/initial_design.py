@@ -1,31 +1,35 @@
-"""What a search starts from: the dense model, every published system that fits it, and hand-made policies."""
+"""The initial design of a search: the policies that it tries before it proposes any.
+
+In this order: dense, which all others are compared with; policies whose quality other runs know,
+which need no images; warm starts of a sensitivity profile, from mild to strong; published systems;
+hand-made policies. The last three are tried all, because a profile is wrong about some whole
+policies and hand-made ones are right about some (docs/log.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from types import MappingProxyType
 
 from varsearch.calibration import Calibration
-from varsearch.db import Store
-from varsearch.db.rows import WAY_OUT
-from varsearch.errors import StoreError
-from varsearch.evaluators.calibrate import calibrate, protocol_of
-from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.search.core.source import Source, SourceKind
+from varsearch.search.core.source import DENSE, Source, SourceKind
+from varsearch.search.sensitivity.warm_start import WarmStart
 from varsearch.space.presets import presets, seeds
 from varsearch.target import ModelSpec
+
+NONE_KNOWN: Mapping[str, Policy] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Starts:
-    """Policies that a search tries first.
+    """Published systems and hand-made policies that fit a model.
 
     Attributes:
         presets: published systems by name.
         seeds: hand-made policies by name, "dense" first.
-        missing: why each of the other published systems is not among them.
+        missing: for every other published system, the reason of its absence.
     """
 
     presets: dict[str, Policy]
@@ -40,46 +44,42 @@ class Starts:
     @property
     def by_origin(self) -> dict[str, Policy]:
         """All of them in the same order, by the origin that their trials show."""
-        kinds = {name: SourceKind.PRESET if name in self.presets else SourceKind.SEED for name in self.by_name}
-        return {str(Source(kinds[name], name)): policy for name, policy in self.by_name.items()}
-
-
-def calibrated(
-    skeleton: ImageModel,
-    load: Callable[[], ImageModel],
-    storage: str | Path,
-    images: int = 50,
-    seed: int = 0,
-    on_start: Callable[[], None] = lambda: None,
-) -> Calibration:
-    """What the database knows of the model's weights; a pass over it, told by `on_start` and stored, if nothing.
-
-    Args:
-        skeleton: the model, with or without weights.
-        load: reads the weights, which are large and only needed for a pass.
-        storage: the database.
-        images: images to watch.
-        seed: of the images.
-        on_start: called before a pass.
-    """
-    protocol, spec = protocol_of(skeleton, images, seed), skeleton.spec
-    with Store(storage) as store:
-        known = store.calibration(spec.identity, protocol)
-        if known is not None and not known.fits(spec):
-            raise StoreError(
-                f"the stored calibration of {spec.name} is damaged: it is of another shape; "
-                + WAY_OUT.format("calibration")
-            )
-        if known is not None:
-            return known
-        on_start()
-        return store.save_calibration(calibrate(load(), protocol))
+        origins: dict[str, Policy] = {}
+        for name, policy in self.by_name.items():
+            kind = SourceKind.PRESET if name in self.presets else SourceKind.SEED
+            origins[str(Source(kind, name))] = policy
+        return origins
 
 
 def starts_for(spec: ModelSpec, calibration: Calibration | None, siblings: Sequence[ModelSpec]) -> Starts:
-    """Everything that fits the model; `siblings` are smaller ones with the same tokenizer.
+    """Published systems and hand-made policies that fit the model.
 
-    Without a calibration, which a model without trained weights cannot have, the systems that need one are missing.
+    Args:
+        spec: the model.
+        calibration: of the model; None for a model without trained weights. The systems that need
+            one are then missing.
+        siblings: smaller models with the same tokenizer.
     """
     found, missing = presets(spec, calibration, siblings)
     return Starts(found, seeds(spec), missing)
+
+
+def initial_design(
+    starts: Mapping[str, Policy],
+    known: Mapping[str, Policy] = NONE_KNOWN,
+    warm: Sequence[WarmStart] = (),
+) -> dict[str, Policy]:
+    """Policies by origin, in the order of their trials.
+
+    Args:
+        starts: dense, published systems and hand-made policies, by origin.
+        known: policies whose quality is known, by origin. One that is also a start keeps the
+            start's origin.
+        warm: policies of a profile, from mild to strong.
+    """
+    dense = {DENSE: starts[DENSE]}
+    warm_ones = {str(Source(SourceKind.WARM, str(i))): s.policy for i, s in enumerate(warm)}
+    own = dense | warm_ones | dict(starts)
+    origins = {policy.digest: origin for origin, policy in reversed(own.items())}
+    first = {origins.get(policy.digest, origin): policy for origin, policy in known.items()}
+    return dense | first | own

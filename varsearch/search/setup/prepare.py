@@ -1,4 +1,4 @@
-"""From what a user asks for to what the search needs: protocols, bounds, space, seeds and resources."""
+"""From a request to a problem: protocols, bounds, space, starts and resources."""
 
 from __future__ import annotations
 
@@ -20,65 +20,29 @@ from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import METRICS, Origin, QualityProtocol, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.models.manifest import Part
+from varsearch.search.core.bounds import Bound
 from varsearch.search.core.settings import RunSettings, named_objectives
 from varsearch.search.run.events import Resources
 from varsearch.search.run.rungs import Rung, rungs_of
-from varsearch.search.setup.bounds import Goal, parse_goals, resolve
-from varsearch.search.setup.initial_design import Starts, calibrated, starts_for
+from varsearch.search.setup.bounds import resolve
+from varsearch.search.setup.calibration import calibrated
+from varsearch.search.setup.initial_design import Starts, starts_for
+from varsearch.search.setup.request import Request
 from varsearch.space import SearchSpace
-from varsearch.target import AttentionName, Target, check_dtype, default_target, find_device
-
-MAX_NAME = 200
-"""Characters of a run's name that the database has room for."""
+from varsearch.target import Target, check_dtype, default_target, find_device
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What a user asks for; every default is the command line's.
+class Problem:
+    """What a search works on.
 
-    Args:
-        model: name or folder of the model.
-        target: name of a row of the device table.
-        batch_size: images per batch that latency and memory refer to; None takes the device's usual one.
-        dtype: number format; None takes the device's usual one.
-        attention: who computes attention where speed is measured; see `accel.apply`.
-        images: images behind every quality number.
-        objectives: one to three to trade off, see `named_objectives`. Without a metric of quality none is evaluated.
-        max_latency: "12ms" or relative to dense, "0.7x".
-        max_memory: "40MB" or relative to dense, "0.8x".
-        max_fid: "1.9" or relative to dense, "+0.5".
-        seed: of the images' noise and of the sampler.
-        workers: processes on Ray, or 0 to evaluate in this one.
-        cpus_per_worker: cores of each worker; None divides this machine's.
-        gpus_per_worker: GPUs of each worker, fractions allowed. Images are drawn on one if there is any, or if latency
-            is measured on one.
-        ray_address: a running Ray cluster.
-        reference: file of reference statistics; None takes the model's own.
-        inception: file of Inception weights; None takes the model's own classifier.
+    Attributes:
+        settings: what makes trials comparable.
+        worker: what evaluates.
+        space: where policies come from.
+        starts: published systems and hand-made policies that fit the model.
+        resources: of each worker.
     """
-
-    model: str = "mnist"
-    target: str = "cpu"
-    batch_size: int | None = None
-    dtype: str | None = None
-    attention: AttentionName = "sdpa"
-    images: int = 512
-    objectives: tuple[str, ...] | None = None
-    max_latency: str | None = None
-    max_memory: str | None = None
-    max_fid: str | None = None
-    seed: int = 0
-    workers: int = 0
-    cpus_per_worker: int | None = None
-    gpus_per_worker: float = 0.0
-    ray_address: str | None = None
-    reference: str | None = None
-    inception: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything `search.run` takes."""
 
     settings: RunSettings
     worker: WorkerConfig
@@ -92,13 +56,7 @@ class Plan:
         return rungs_of(self.settings, predicted_protocol(self.settings.target), BATCH)
 
 
-def check_name(name: str) -> None:
-    """Refuses a name for a run that cannot be stored, or not be shown in one line."""
-    if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME):
-        raise UsageError(f"the run's name {name!r} is not 1 to {MAX_NAME} printable characters: give another --name")
-
-
-def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], None] = lambda: None) -> Plan:
+def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], None] = lambda: None) -> Problem:
     """Loads what is needed to know what the run is about, and refuses what cannot work before anything is evaluated.
 
     Args:
@@ -110,7 +68,7 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
         UsageError: a bound that nothing can satisfy, or workers that would disturb each other's measurements.
         ModelError, TargetError: the model or target is unknown or damaged.
     """
-    goals = parse_goals(request.max_latency, request.max_memory, request.max_fid)
+    request, bounds = request.joined(), request.bounds
     spec = zoo.manifest(request.model).spec()
     target = default_target(find_device(request.target), request.batch_size, check_dtype(request.dtype), spec)
     resources = _resources(request)
@@ -122,10 +80,10 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
     settings = RunSettings(
         model=request.model,
         fingerprint=spec.identity,
-        quality=_quality(request, objectives, goals, speed.origin is Origin.MEASURED),
+        quality=_quality(request, objectives, bounds, speed.origin is Origin.MEASURED),
         speed=speed,
         objectives=objectives,
-        bounds=resolve(goals, SearchSpace(spec), request.model, speed),
+        bounds=resolve(bounds, SearchSpace(spec), request.model, speed),
         seed=request.seed,
     )
     starts = _starts(request, storage, on_calibrate)
@@ -138,15 +96,15 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
         reference=request.reference and str(Path(request.reference).resolve()),
         inception=request.inception and str(Path(request.inception).resolve()),
     )
-    return Plan(settings, worker, space, starts, resources)
+    return Problem(settings, worker, space, starts, resources)
 
 
 def _quality(
-    request: Request, objectives: tuple[str, ...], goals: tuple[Goal, ...], measured: bool
+    request: Request, objectives: tuple[str, ...], bounds: tuple[Bound, ...], measured: bool
 ) -> QualityProtocol | None:
     """How quality is evaluated; None if no objective asks for it. Reads the files, so that damage shows early."""
     if not any(METRICS[name].kind == "quality" for name in objectives):
-        options = [goal.option for goal in goals if goal.option == "--max-fid"]
+        options = [bound.option for bound in bounds if bound.bounded == "fid"]
         options += ["--reference"] * bool(request.reference) + ["--inception-weights"] * bool(request.inception)
         if options:
             raise UsageError(f"{options[0]} needs quality, which is not evaluated: add fid to --objectives")

@@ -11,24 +11,30 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.search_synthetic import SPEC, Synthetic
-from tests.search import fakes
+from tests.search.support import fakes
 from varsearch.cli.app import app
 from varsearch.errors import UsageError
 from varsearch.evaluators.speed import SpeedEvaluator, protocol_for
 from varsearch.measurement import METRICS, Origin, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.policy import Policy
-from varsearch.search.setup import guidance
-from varsearch.search.setup import prepare as setup
-from varsearch.search.setup.guidance import WORTH_PROFILING, guided
+from varsearch.search import api
+from varsearch.search.setup import side_information
+from varsearch.search.setup.initial_design import initial_design
+from varsearch.search.setup.listener import Listener
+from varsearch.search.setup.side_information import WORTH_PROFILING, gather
 from varsearch.space.settings import candidates, compose
 from varsearch.target import ModelSpec, Target
 
 PROFILE = Synthetic(0).profile
-STARTS = {"seed:dense": Policy.dense(6, 6), "preset:code": Synthetic(0).published["seed:lean"], "seed:w8": None}
+STARTS = {
+    "seed:dense": Policy.dense(6, 6),
+    "preset:code": Synthetic(0).published["seed:lean"],
+    "seed:w8": Policy.dense(6, 5),
+}
 
 
-def plan(**changes: Any) -> Any:
+def problem(**changes: Any) -> Any:
     settings = fakes.settings(**changes)
     worker, space = SimpleNamespace(model="mnist"), SimpleNamespace(spec=SPEC)
     return SimpleNamespace(settings=settings, worker=worker, space=space, starts=SimpleNamespace(by_origin=STARTS))
@@ -43,21 +49,35 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         state["made"] += 1
         return PROFILE
 
-    monkeypatch.setattr(guidance, "known_profile", lambda *_: state["stored"])
-    monkeypatch.setattr(guidance, "profiled", make)
-    monkeypatch.setattr(guidance, "profile_refusal", lambda _: state["refusal"])
+    monkeypatch.setattr(side_information, "known_profile", lambda *_: state["stored"])
+    monkeypatch.setattr(side_information, "profiled", make)
+    monkeypatch.setattr(side_information, "profile_refusal", lambda _: state["refusal"])
     return state
 
 
+class Told(Listener):
+    """Remembers what it is told of a profile."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on_profile(self) -> None:
+        self.said.append("profile")
+
+    def on_no_profile(self, reason: str) -> None:
+        self.said.append(reason)
+
+
 def test_a_long_search_makes_a_profile(calls: dict[str, Any]) -> None:
-    told: list[str] = []
-    guide, starts = guided(plan(), "x.db", WORTH_PROFILING, on_start=lambda: told.append("start"))
-    assert guide is not None and guide.profile == PROFILE and calls["made"] == len(told) == 1
-    assert list(starts.items()) == list(STARTS.items())
+    told = Told()
+    guide, warm = gather(problem(), "x.db", WORTH_PROFILING, listener=told)
+    assert guide is not None and guide.profile == PROFILE and calls["made"] == 1 and told.said == ["profile"]
+    assert not warm
 
 
 def test_a_search_that_is_to_start_from_a_profile_makes_it_however_short_it_is(calls: dict[str, Any]) -> None:
-    guide, starts = guided(plan(), "x.db", 1, n_warm=12)
+    guide, found = gather(problem(), "x.db", 1, n_warm=12)
+    starts = initial_design(STARTS, warm=found)
     assert guide is not None and guide.profile == PROFILE and calls["made"] == 1
     warm = [origin for origin in starts if origin.startswith("warm:")]
     assert list(starts) == ["seed:dense", *warm, *(origin for origin in STARTS if origin != "seed:dense")]
@@ -65,11 +85,11 @@ def test_a_search_that_is_to_start_from_a_profile_makes_it_however_short_it_is(c
 
 
 def test_a_short_search_makes_none_and_uses_what_is_stored(calls: dict[str, Any]) -> None:
-    guide, starts = guided(plan(), "x.db", WORTH_PROFILING - 1)
-    assert guide is not None and guide.profile is None and starts == STARTS
+    guide, warm = gather(problem(), "x.db", WORTH_PROFILING - 1)
+    assert guide is not None and guide.profile is None and not warm
     calls["stored"] = PROFILE
-    guide, starts = guided(plan(), "x.db", 1)
-    assert guide is not None and guide.profile == PROFILE and starts == STARTS
+    guide, warm = gather(problem(), "x.db", 1)
+    assert guide is not None and guide.profile == PROFILE and not warm
     assert calls["made"] == 0
 
 
@@ -77,20 +97,20 @@ def test_no_profile_where_none_is_wanted_or_possible(calls: dict[str, Any]) -> N
     calls["stored"] = PROFILE
     for refusal, use in (("", False), ("no classifier", True)):
         calls["refusal"] = refusal
-        told: list[str] = []
-        guide, starts = guided(plan(), "x.db", 500, use, on_refusal=told.append)
-        assert told == [refusal] * bool(refusal)
-        assert guide is not None and guide.profile is None and starts == STARTS
-    blind = plan(quality=None, objectives=("latency_ms", "peak_bytes"))
-    assert guided(blind, "x.db", 500) == (None, STARTS)
-    for chosen, word in ((blind, "quality is not evaluated"), (plan(), "no classifier")):
+        told = Told()
+        guide, warm = gather(problem(), "x.db", 500, profile=use, listener=told)
+        assert told.said == [refusal] * bool(refusal)
+        assert guide is not None and guide.profile is None and not warm
+    blind = problem(quality=None, objectives=("latency_ms", "peak_bytes"))
+    assert gather(blind, "x.db", 500) == (None, [])
+    for chosen, word in ((blind, "quality is not evaluated"), (problem(), "no classifier")):
         with pytest.raises(UsageError, match=word):
-            guided(chosen, "x.db", 500, n_warm=9)
+            gather(chosen, "x.db", 500, n_warm=9)
     assert calls["made"] == 0
 
 
 def test_costs_are_exact_where_they_are_predicted(calls: dict[str, Any]) -> None:
-    guide, _ = guided(plan(), "x.db", 1)
+    guide, _ = gather(problem(), "x.db", 1)
     assert guide is not None and guide.make_costs is not None
     assert pickle.loads(pickle.dumps(guide)).make_costs is not None
     found = guide.make_costs()(Policy.dense(6, 6))
@@ -102,7 +122,7 @@ def test_memory_is_exact_where_a_cpu_is_measured(calls: dict[str, Any]) -> None:
         target = Target(device=device, dtype="float32", batch_size=4)
         return fakes.SPEED.model_copy(update={"origin": Origin.MEASURED, "target": target})
 
-    guide, _ = guided(plan(speed=measured("cpu")), "x.db", 1)
+    guide, _ = gather(problem(speed=measured("cpu")), "x.db", 1)
     assert guide is not None and guide.make_costs is not None
     costs = pickle.loads(pickle.dumps(guide)).make_costs()
     evaluator = SpeedEvaluator(zoo.load("mnist"), protocol_for(Target(device="cpu", dtype="float32", batch_size=4)))
@@ -111,7 +131,7 @@ def test_memory_is_exact_where_a_cpu_is_measured(calls: dict[str, Any]) -> None:
         found = costs(policy)
         assert not {"latency_ms", "speedup"} & set(found) and found["peak_bytes"] > 0
         assert found == {metric: evaluator.evaluate(policy).values[metric] for metric in found}
-    guide, _ = guided(plan(speed=measured("4090")), "x.db", 1)
+    guide, _ = gather(problem(speed=measured("4090")), "x.db", 1)
     assert guide is not None and guide.make_costs is None, "CUDA's allocator has its own figure"
 
 
@@ -129,15 +149,15 @@ def test_the_command_line_says_whether_there_may_be_one(
     asked: list[Any] = []
     storage = str(tmp_path / "x.db")
 
-    def stop(*arguments: Any) -> None:
-        asked.extend(arguments)
+    def stop(_: Any, storage: str, *, evaluations: float, profile: bool, n_warm: int, listener: Listener) -> None:
+        asked.extend([storage, evaluations, profile, n_warm])
         raise UsageError("seen enough")
 
-    monkeypatch.setattr(setup, "prepare", lambda *_: plan())
-    monkeypatch.setattr(guidance, "guided", stop)
+    monkeypatch.setattr(api, "prepare", lambda *_: problem())
+    monkeypatch.setattr(api, "gather", stop)
     result = CliRunner().invoke(app, ["run", "--budget", "7", "--storage", storage, *option])
     assert isinstance(result.exception, UsageError)
-    assert asked[1:5] == [storage, 7, *asked_for]
+    assert asked == [storage, 7, *asked_for]
 
 
 def test_warm_starts_without_a_profile_are_refused() -> None:
