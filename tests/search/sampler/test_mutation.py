@@ -8,10 +8,9 @@ import pytest
 
 from benchmarks.search_synthetic import SPEC
 from tests.search.support.interacting import moves, starts
-from varsearch.search.sampler.mutation import effective
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.space.changes import changes
-from varsearch.space.settings import compose
+from varsearch.space.settings import compose, effective
 
 WHOLE = ("guidance", "refiner")
 

@@ -10,9 +10,8 @@ from varsearch.policy import Policy
 from varsearch.search.core.dominance import dominated, domination
 from varsearch.search.core.objectives import dense_trial
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.sampler.mutation import effective
 from varsearch.space.changes import changes
-from varsearch.space.settings import Setting, compose
+from varsearch.space.settings import Setting, compose, effective
 from varsearch.target import ModelSpec
 
 LIKELY = 0.3
