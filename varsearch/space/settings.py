@@ -174,6 +174,14 @@ def compose(spec: ModelSpec, chosen: Iterable[Setting]) -> Policy:
     return _composed((spec.n_layers, len(spec.scales)), chosen)
 
 
+def composable(spec: ModelSpec, chosen: Iterable[Setting]) -> Policy | None:
+    """The policy of these settings, see `compose`; None if they contradict each other."""
+    try:
+        return compose(spec, chosen)
+    except PolicyError:
+        return None
+
+
 def without(policy: Policy, less: Iterable[Setting]) -> Policy:
     """`policy` with the units of these settings as in dense.
 
