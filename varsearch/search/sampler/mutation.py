@@ -1,6 +1,6 @@
 """Where new policies come from: changes of good ones, and points on the path that a profile draws.
 
-A policy is a set of settings of units here; what units cannot say is left to the sampler.
+A policy is the set of its settings here. A unit that has no options (a band, a decision) is kept or set back.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ and memory is a vector each, so that hundreds of policies are judged in millisec
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,10 +71,39 @@ class Outlook:
     def _closest(self, setting: Setting) -> int | None:
         index = self._index.get(setting)
         if index is None:
-            options = self.units.get(setting.unit, [])
-            index = self._index[min(options, key=lambda o: _gap(o, setting))] if options else -1
+            index = self._nearest(setting)
             self._index[setting] = index
         return index if index >= 0 else None
+
+    def _nearest(self, setting: Setting) -> int:
+        """The option of the unit with the nearest number; -1 where there is none, or "off" is nearer."""
+        kind = KINDS[setting.kind]
+        number = kind.number(setting.value)
+        gaps = {option: abs(kind.number(option.value) - number) for option in self.units.get(setting.unit, ())}
+        if not gaps:
+            return -1
+        option = min(gaps, key=gaps.__getitem__)
+        is_off = kind.off is not None and abs(kind.off - number) < gaps[option]
+        return -1 if is_off else self._index[option]
+
+    def others(self, policies: Iterable[Iterable[Setting]]) -> list[dict[str, float]]:
+        """Of each policy the settings that nothing is known of: by kind, as a share of its places.
+
+        They belong to a unit without options, such as a band, or have a value of another form than its options, such
+        as a budget for each scale where these have one for all.
+        """
+        return [self._others(chosen) for chosen in policies]
+
+    def _others(self, chosen: Iterable[Setting]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for s in chosen:
+            options = self.units.get(s.unit)
+            if (options and type(options[0].value) is type(s.value)) or KINDS[s.kind].spelling:
+                continue
+            sizes = (s.layer, self.spec.n_layers), (s.head, self.spec.n_heads), (s.scale, len(self.spec.scales))
+            places = math.prod(size for index, size in sizes if index is not None)
+            found[s.kind] = found.get(s.kind, 0.0) + 1 / places
+        return found
 
     @cached_property
     def groups_SG(self) -> Array:
@@ -145,16 +174,6 @@ class Outlook:
             fit, dense = self.estimates.memory, self.estimates.dense.peak_bytes
             total_M = (fit.intercept + fit.slope * total_M * dense) / (fit.intercept + fit.slope * dense)
         return np.maximum(total_M, 0.01)
-
-
-def place_of(path: str) -> str:
-    """What a field is about, wherever it stands: `layers[2].attention.band` of all layers is one."""
-    return re.sub(r"\[\d+\]", "", path)
-
-
-def _gap(option: Setting, setting: Setting) -> float:
-    number = KINDS[option.kind].number
-    return abs(number(option.value) - number(setting.value))
 
 
 def _measured(outlook: Outlook, estimates: Estimates) -> Effects:
