@@ -17,8 +17,7 @@ import numpy as np
 from varsearch.policy import Policy
 from varsearch.profile import Cost, Profile
 from varsearch.search.sensitivity.additive_model import Estimates
-from varsearch.space.changes import changes
-from varsearch.space.settings import KINDS, Chosen, Setting, compose, has_effect
+from varsearch.space.settings import KINDS, Chosen, Setting, compose, has_effect, settings_of
 
 MIXTURES = ((0.9, 0.1), (0.5, 0.5), (0.1, 0.9))
 """How a price is divided between latency and memory, each as a share of dense's. Neither is free: the smallest policies
@@ -146,7 +145,8 @@ def frames_of(estimates: Estimates) -> list[Option]:
     others = [(s,) for s in singles if s.is_frame and s.kind != "guidance"]
     pairs = [outer + other for outer, other in product([(), *guidance], [(), *others])]
     # Guidance that ends at a skipped scale ends at the next one, which is another pair.
-    distinct = [pair for pair in pairs if changes(compose(estimates.profile.spec, pair)).settings in permutations(pair)]
+    spec = estimates.profile.spec
+    distinct = [pair for pair in pairs if settings_of(compose(spec, pair)) in permutations(pair)]
     return [_option(estimates, pair) for pair in distinct]
 
 
