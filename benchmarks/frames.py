@@ -16,7 +16,6 @@ from varsearch.formatting import interval, times
 from varsearch.models import zoo
 from varsearch.search.core.protocols import Protocols, confirming
 from varsearch.search.results.front import Front, FrontEntry
-from varsearch.search.sampler.prior_mean import FRAMES
 from varsearch.space.settings import candidates, compose
 
 ROW = "{:<28}{:<22}{:<24}{}"
@@ -27,7 +26,7 @@ def alone(front: Front) -> Iterator[FrontEntry]:
     model, speed = front.settings.model, confirming(front.settings).speed
     spec = zoo.manifest(model).spec()
     clock = WorkerConfig(model=model, device="cpu", threads=os.cpu_count() or 1).make().speed(speed)
-    for number, setting in enumerate(s for s in candidates(spec, zoo.siblings(model)) if s.kind in FRAMES):
+    for number, setting in enumerate(s for s in candidates(spec, zoo.siblings(model)) if s.is_frame):
         policy = compose(spec, [setting])
         yield FrontEntry(
             number,

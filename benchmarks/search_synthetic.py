@@ -27,10 +27,9 @@ from varsearch.sensitivity_profile import (
     SensitivityProtocol,
 )
 from varsearch.space import SearchSpace
-from varsearch.space.changes import changes
 from varsearch.space.one_at_a_time import probes
 from varsearch.space.presets import seeds
-from varsearch.space.settings import Chosen, Setting, candidates, compose
+from varsearch.space.settings import Chosen, Setting, candidates, compose, settings_of
 from varsearch.target import ModelSpec, Target
 
 SPEC = ModelSpec(
@@ -56,6 +55,7 @@ SPEED = SpeedProtocol(
 DENSE_FID, DENSE_MS, DENSE_BYTES = 4.0, 10.0, 1e8
 SIZES = {"bits": 0.01, "keep": 0.01, "kv_bits": 0.01, "window": 0.006, "tokens": 0.02, "sharing": 0.01}
 SIZES |= {"skip": 2.0, "guidance": 0.2, "refiner": 0.3}
+SIZES |= {"band": 0.006, "cross_scale": 0.02, "decision": 0.2, "token_layers": 0.0}
 """Usual loss of a kind's strongest setting, in ΔFID."""
 
 
@@ -150,9 +150,8 @@ class Synthetic:
         )
 
     def values(self, policy: Policy) -> dict[str, float]:
-        """All metrics; what no unit can say loses a little."""
-        found, cost = changes(policy), self.cost(policy)
-        loss = self.loss(found.settings) + 0.05 * len(found.rest)
+        """All metrics; a setting that is no option of its unit loses as much as the strongest one."""
+        loss, cost = self.loss(settings_of(policy)), self.cost(policy)
         speed = {"latency_ms": cost.latency_ms, "speedup": DENSE_MS / cost.latency_ms, "peak_bytes": cost.peak_bytes}
         return {"fid": DENSE_FID + loss, "delta_fid": loss, **speed}
 

@@ -5,9 +5,8 @@ import pytest
 from tests.search.support.profiles import SIBLING, SPEC
 from varsearch.evaluators.cost_model import CostModel, predicted_protocol
 from varsearch.models.image_model import ImageModel
-from varsearch.space.changes import changes
 from varsearch.space.one_at_a_time import PAIRS, POLICIES, cost_parts, named, probes
-from varsearch.space.settings import Setting, candidates, compose
+from varsearch.space.settings import Setting, candidates, compose, settings_of
 from varsearch.target import Target
 
 
@@ -18,7 +17,7 @@ def test_probes_are_policies_in_which_every_setting_counts() -> None:
     for name, chosen in (found.pairs | found.policies).items():
         policy = compose(SPEC, chosen)
         policy.check(SPEC)
-        assert set(changes(policy).settings) == set(chosen) and name == named(chosen)
+        assert {*settings_of(policy)} == {*chosen} and name == named(chosen)
     assert all(a.unit != b.unit for a, b in found.pairs.values())
     assert probes(SPEC, [SIBLING]) == found != probes(SPEC, [SIBLING], seed=1)
 

@@ -9,14 +9,21 @@ from hypothesis import given
 from hypothesis import settings as configured
 from hypothesis import strategies as st
 
-from tests.space.calibrations import random_calibration
+from tests.space.policies import random_policy
 from varsearch.errors import PolicyError
-from varsearch.policy import CrossScale, LayerPolicy, Policy, Quantization, Refiner, ScalePolicy, SparseAttention
+from varsearch.policy import (
+    CrossScale,
+    KVCompression,
+    LayerPolicy,
+    Policy,
+    Quantization,
+    Refiner,
+    ScalePolicy,
+    SparseAttention,
+)
 from varsearch.policy import TokenPruning as Pruning
 from varsearch.space import SearchSpace
-from varsearch.space.changes import changes
-from varsearch.space.presets import presets
-from varsearch.space.settings import Setting, candidates, compose, effective
+from varsearch.space.settings import KINDS, HeadBudget, Setting, candidates, compose, effective, settings_of
 from varsearch.target import ModelSpec
 
 MNIST = ModelSpec(
@@ -61,15 +68,14 @@ def test_settings_that_validation_refuses_are_left_out() -> None:
 
 def test_each_setting_is_found_again() -> None:
     for setting in ALL:
-        assert changes(setting.apply(DENSE)) == ((setting,), ())
+        assert settings_of(setting.apply(DENSE)) == (setting,)
 
 
 @configured(max_examples=150)
 @given(st.integers(0, 2**32), st.floats(0, 1))
 def test_policies_of_the_space_are_their_settings(seed: int, density: float) -> None:
     policy = SearchSpace(MNIST).random(random.Random(seed), density)
-    found, rest = changes(policy)
-    assert not rest
+    found = settings_of(policy)
     assert compose(MNIST, found) == policy
     assert len({s.unit for s in found}) == len(found)
 
@@ -81,15 +87,15 @@ def test_the_order_of_edits_does_not_matter(chosen: list[Setting], rng: random.R
     policy.check(MNIST)
     rng.shuffle(chosen)
     assert compose(MNIST, chosen) == policy
-    found, rest = changes(policy)
-    assert not rest and compose(MNIST, found) == policy
+    found = settings_of(policy)
+    assert compose(MNIST, found) == policy
     # Less what has no effect behind a skipped scale, dropped guidance or a refiner; a skipped scale has no guidance.
     assert {s for s in found if s.kind != "guidance"} <= set(chosen)
 
 
 def test_guidance_is_off_from_the_first_scale_that_runs() -> None:
     policy = compose(MNIST, [BY_NAME["guidance=off from 3"], BY_NAME["S3.skip=yes"]])
-    assert set(changes(policy).settings) == {BY_NAME["guidance=off from 4"], BY_NAME["S3.skip=yes"]}
+    assert {*settings_of(policy)} == {BY_NAME["guidance=off from 4"], BY_NAME["S3.skip=yes"]}
 
 
 @given(st.sampled_from(ALL), st.sampled_from(ALL))
@@ -98,7 +104,7 @@ def test_a_unit_has_one_setting(first: Setting, second: Setting) -> None:
     if first.unit == second.unit:
         assert both == second.apply(DENSE)
     elif first.kind == second.kind != "skip":
-        assert set(changes(both).settings) == {first, second}
+        assert {*settings_of(both)} == {first, second}
 
 
 def test_what_would_have_no_effect_is_not_written() -> None:
@@ -113,7 +119,7 @@ def test_what_would_have_no_effect_is_not_written() -> None:
     assert compose(MNIST, [BY_NAME["L5S5.tokens=0.25"], refined]) == refined.apply(DENSE)
     # What comes earlier stays.
     kept = compose(MNIST, [BY_NAME["L0S3.ffn=shared"], BY_NAME["L1S4.tokens=0.5"], unguided, refined])
-    assert len(changes(kept).settings) == 4
+    assert len(settings_of(kept)) == 4
 
 
 def test_guidance_that_ends_later_is_back_before() -> None:
@@ -121,24 +127,66 @@ def test_guidance_that_ends_later_is_back_before() -> None:
     assert compose(MNIST, [early, late]) == late.apply(DENSE)
 
 
-def test_what_no_setting_says_is_reported() -> None:
-    heads = SparseAttention(window=((None,) * 4,) * 5 + ((1, 2, 2, 2),))
+def test_what_differs_between_heads_scales_and_scores_has_settings_of_its_own() -> None:
+    heads = SparseAttention(window=((None,) * 4,) * 5 + ((1, 2, 2, 2),), band=((None,) * 4,) * 5 + ((7,) * 4,))
     chosen = SparseAttention(cross_scale=CrossScale(decision_scale=4, keys=0.25, sink_scales=2, radius=(1, 1)))
-    policy = Policy(
-        layers=(LayerPolicy(attention=heads), LayerPolicy(attention=chosen), *DENSE.layers[2:]),
-        scales=(*DENSE.scales[:5], ScalePolicy(tokens=Pruning(keep=0.5, score="entropy"))),
-    )
-    policy = BY_NAME["L3.fc1=4bit"].apply(policy)
-    found = changes(policy)
-    assert found.settings == (BY_NAME["L3.fc1=4bit"],)
-    assert found.rest == ("layers[0].attention.window", "layers[1].attention.cross_scale", "scales[5].tokens")
+    kv = KVCompression(cache_budget=((1, 1, 1, 1), *((0.5, 1, 1, 0.25),) * 5), attention_budget=((1, 1, 0.5, 1),) * 6)
+    layers = (LayerPolicy(attention=heads, kv=kv), LayerPolicy(attention=chosen), *DENSE.layers[2:])
+    tokens = Pruning(keep=0.5, last_layer=2, layer_keep=(1, 1, 0.5), score="entropy")
+    policy = Policy(layers=layers, scales=(*DENSE.scales[:5], ScalePolicy(tokens=tokens)))
+    found = settings_of(policy)
+    assert [s.name for s in found] == [
+        "L0H0.keep=kept 50% at 1,2,3,4",
+        "L0H2.keep=attended 50%",
+        "L0H3.keep=kept 25% at 1,2,3,4",
+        "L0S5.window=1 for heads 0, 2 for heads 1,2,3",
+        "L0S5.band=7",
+        "L1.cross_scale=25.0% from scale 4",
+        "L2S5.tokens=0.5 by entropy",
+        "S5.token_layers=0..2",
+    ]
+    assert compose(MNIST, found) == policy
+    assert [s.describe() for s in found[-2:]] == [
+        ("scale 5 layer 2", "tokens", "50% of them, by entropy"),
+        ("scale 5", "tokens", "pruning names layers 0..2, without effect"),
+    ]
+    assert found[-1] not in effective(found) and {*effective(found)} == {*found[:-1]}
 
 
-def test_published_systems_are_settings_and_a_named_rest() -> None:
-    for name, policy in presets(MNIST, random_calibration(MNIST), [SIBLING])[0].items():
-        found, rest = changes(policy)
-        assert found or rest, name
-        assert (compose(MNIST, found) == policy) == (not rest), name
+def test_budgets_for_each_scale_and_for_all_share_a_layer() -> None:
+    by_scale = Setting("keep", HeadBudget((1.0, 1.0, 0.5, 0.5, 0.25, 1.0)), layer=0, head=1, heads=4)
+    for_all = BY_NAME["L0H2.keep=0.5"]
+    policy = compose(MNIST, [by_scale, for_all])
+    assert policy.layers[0].kv.cache_budget[2] == (1, 0.5, 0.5, 1) and not policy.layers[0].kv.keep
+    assert settings_of(policy) == (by_scale, for_all)
+    assert by_scale.remove(policy) == for_all.apply(DENSE)
+
+
+@configured(max_examples=300)
+@given(st.integers(0, 2**32))
+def test_every_policy_is_exactly_its_settings(seed: int) -> None:
+    policy = random_policy(MNIST, random.Random(seed))
+    found = settings_of(policy)
+    rebuilt = compose(MNIST, random.Random(seed).sample(found, len(found)))
+    assert rebuilt == policy and rebuilt.digest == policy.digest
+    assert len({s.unit for s in found}) == len(found)
+    assert all(s.name and all(s.describe()) for s in found)
+
+
+@configured(max_examples=100)
+@given(st.integers(0, 2**32))
+def test_a_setting_is_removed_and_applied_again(seed: int) -> None:
+    rng = random.Random(seed)
+    policy = random_policy(MNIST, rng)
+    setting = rng.choice(settings_of(policy) or [BY_NAME["L0.qkv=8bit"]])
+    try:
+        less = setting.remove(policy)
+    except PolicyError:
+        return  # others rest on it
+    assert setting.unit not in {s.unit for s in settings_of(less)}
+    if not setting.is_frame and not KINDS[setting.kind].spelling and less.digest != policy.digest:
+        again = setting.apply(less)
+        assert {*effective(settings_of(again))} == {*effective(settings_of(policy))}
 
 
 def test_contradictions_are_refused_with_the_reason() -> None:

@@ -113,6 +113,11 @@ class Setting:
         return self.name
 
     @property
+    def is_frame(self) -> bool:
+        """Whether it reaches into other units; see `SettingKind.frame`."""
+        return KINDS[self.kind].frame
+
+    @property
     def first_scale(self) -> int:
         """From where guidance is off or a refiner runs; for these kinds alone."""
         return int(getattr(self.value, "first_scale", self.value))
@@ -169,6 +174,14 @@ def compose(spec: ModelSpec, chosen: Iterable[Setting]) -> Policy:
     return _composed((spec.n_layers, len(spec.scales)), chosen)
 
 
+def composable(spec: ModelSpec, chosen: Iterable[Setting]) -> Policy | None:
+    """The policy of these settings, see `compose`; None if they contradict each other."""
+    try:
+        return compose(spec, chosen)
+    except PolicyError:
+        return None
+
+
 def without(policy: Policy, less: Iterable[Setting]) -> Policy:
     """`policy` with the units of these settings as in dense.
 
@@ -211,7 +224,7 @@ def effective(chosen: Iterable[Setting]) -> Chosen:
     frame = tuple(s for name in kinds for s in found if s.kind == name)
     emptied = Counter((s.layer, s.heads) for s in found if s.kind == "keep" and not s.value)
     empty = {layer for (layer, heads), n in emptied.items() if n == heads}
-    inner = (s for s in found if not KINDS[s.kind].frame and not KINDS[s.kind].spelling)
+    inner = (s for s in found if not s.is_frame and not KINDS[s.kind].spelling)
     kept = (s for s in inner if not (s.kind == "kv_bits" and s.layer in empty))
     return frame + tuple(s for s in kept if has_effect(frame, (s,)))
 
@@ -970,7 +983,7 @@ def _shape(policy: Policy) -> Shape:
 def _build(shape: Shape, chosen: Iterable[Setting]) -> Policy:
     """The policy of these settings; `ValueError` if they contradict each other."""
     units = {setting.unit: setting for setting in chosen}
-    frames = [s for s in units.values() if KINDS[s.kind].frame]
+    frames = [s for s in units.values() if s.is_frame]
     layers, scales = shape
     draft = Draft([{} for _ in range(layers)], [{} for _ in range(scales)])
     standing: dict[str, list[Setting]] = {name: [] for name in KINDS}

@@ -15,7 +15,7 @@ from varsearch.search.core.objectives import front_trials
 from varsearch.search.core.pareto import dominates
 from varsearch.search.core.source import SourceKind
 from varsearch.search.sampler.bayesian import _Search, promising
-from varsearch.space.changes import changes
+from varsearch.space.settings import settings_of
 
 
 def published_among(trials: list[TrialRecord]) -> tuple[list[TrialRecord], TrialRecord]:
@@ -70,7 +70,7 @@ def test_what_dominates_a_published_system_in_some_worlds_gains_nothing_in_the_o
     loss = float(np.median(_Search(settings, moves(), [*known, unsure])._known[-1, :, 0])) * trials[0].values["fid"]
     search = _Search(settings, moves(), [*known, with_loss(other, loss, 1e-6), unsure])
     assert search.choose_rival(random.Random(0))
-    draws = search.surrogate.draws([changes(other.policy).settings])
+    draws = search.surrogate.draws([settings_of(other.policy)])
     in_all_worlds = np.mean(draws[0][0] <= search._known[-1, :, 0, None])
     assert 0.2 < in_all_worlds < 0.9
     assert search.gains(draws)[0] < in_all_worlds / 2
@@ -84,7 +84,7 @@ def test_what_is_computed_before_a_choice_need_not_be_certain_before() -> None:
     search = _Search(settings, moves(), [*worse, rival])
     assert search.choose_rival(random.Random(0), lambda policy: {"peak_bytes": 1.0})
     memory = settings.objectives.index("peak_bytes")
-    drawn = search.surrogate.draws([changes(rival.policy).settings])
+    drawn = search.surrogate.draws([settings_of(rival.policy)])
     own = search._known[-1, 0, memory]
 
     def gains(times: float) -> tuple[float, float]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
+
+from benchmarks.assumed import assumed
 from benchmarks.search_synthetic import SPEC
 from tests.search.support.interacting import moves, problem, starts, trial, with_loss
 from varsearch.db import State, TrialRecord
-from varsearch.policy import Policy, SparseAttention
+from varsearch.policy import Policy
 from varsearch.search.core.dominance import domination
 from varsearch.search.sampler.bayesian import _Search, promising
 from varsearch.search.sampler.beat_baseline import LIKELY, combined
-from varsearch.space.changes import changes
-from varsearch.space.settings import compose
+from varsearch.space.presets import presets
+from varsearch.space.settings import composable, compose, effective, settings_of
 
 SETTINGS = problem().settings
+SIBLING = SPEC.model_copy(update={"name": "sibling", "n_layers": 1, "fingerprint": "a" * 64})
+PRESETS, _ = presets(SPEC, assumed(SPEC), [SIBLING])
 
 
 def named(name: str, number: int, loss: float, half: float = 0.5) -> TrialRecord:
@@ -30,7 +35,7 @@ def known() -> tuple[list[TrialRecord], TrialRecord]:
 
 
 def units(policy: Policy) -> set[str]:
-    return {setting.name for setting in changes(policy).settings}
+    return {setting.name for setting in settings_of(policy)}
 
 
 def test_what_loses_least_is_added_first_and_each_once() -> None:
@@ -49,8 +54,8 @@ def test_what_the_system_sets_stays_as_it_is() -> None:
     mild = named("mild", 6, -0.5)  # 8-bit weights among others
     found = combined(SETTINGS, SPEC, rival, [trials[0], rival, mild], {rival.policy.digest})
     assert found is not None and units(rival.policy) < units(found)
-    assert {s.value.bits for s in changes(found).settings if s.kind == "bits"} == {4, 8}
-    bits = [{s.name for s in changes(policy).settings if s.kind == "bits"} for policy in (found, rival.policy)]
+    assert {s.value.bits for s in settings_of(found) if s.kind == "bits"} == {4, 8}
+    bits = [{s.name for s in settings_of(policy) if s.kind == "bits"} for policy in (found, rival.policy)]
     assert bits[0] == bits[1]
 
 
@@ -63,14 +68,29 @@ def test_what_costs_more_than_dense_or_has_no_numbers_is_not_added() -> None:
     assert combined(SETTINGS, SPEC, rival, [trials[0], rival, dearer, failed], {rival.policy.digest}) is None
 
 
-def test_a_system_that_units_cannot_say_is_left_alone() -> None:
-    trials, rival = known()
-    band = SparseAttention(band=((1,) * SPEC.n_heads,) * len(SPEC.scales))
-    banded = rival.policy.layers[0].model_copy(update={"attention": band})
-    policy = rival.policy.model_copy(update={"layers": (banded, *rival.policy.layers[1:])})
-    odd = replace(rival, policy=policy)
-    assert changes(odd.policy).rest
-    assert combined(SETTINGS, SPEC, odd, [*trials[:-1], odd], set()) is None
+def published(name: str, number: int) -> TrialRecord:
+    policy = PRESETS[name]
+    return with_loss(trial(number, policy, f"preset:{name}"), 0.3, 0.5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_published_system_is_combined(name: str) -> None:
+    trials, _ = known()
+    rival = published(name, 4)
+    found = combined(SETTINGS, SPEC, rival, [*trials[:-1], rival], {rival.policy.digest})
+    assert found is not None
+    assert {*effective(settings_of(rival.policy))} < {*settings_of(found)}
+    assert any(units(found) - units(rival.policy) <= units(t.policy) for t in trials[2:4])
+
+
+def test_what_contradicts_the_system_is_not_added() -> None:
+    """A layer that chooses keys at a scale has no windows behind it."""
+    trials, _ = known()
+    rival = published("sparvar", 4)
+    windows = with_loss(named("window", 5, 0.0), -0.5, 0.1)
+    assert composable(SPEC, (*settings_of(windows.policy), *settings_of(rival.policy))) is None
+    found = combined(SETTINGS, SPEC, rival, [trials[0], windows, rival], {rival.policy.digest})
+    assert found is None
 
 
 def test_proposals_against_a_system_combine_it_until_nothing_is_left_to_add() -> None:
@@ -119,7 +139,7 @@ def test_what_did_harm_to_the_system_is_not_added_with_more() -> None:
     added = trials[2], trials[3]
     first = combined(SETTINGS, SPEC, rival, trials, seen)
     assert first is not None and units(first) == units(rival.policy) | units(added[0].policy)
-    policy = compose(SPEC, {s.unit: s for t in added for s in changes(t.policy).settings}.values())
+    policy = compose(SPEC, {s.unit: s for t in added for s in settings_of(t.policy)}.values())
     both = with_loss(trial(5, policy, "surrogate"), -0.3, 0.5)
     for loss, harmful in ((3.0, True), (0.4, False)):
         tried = with_loss(trial(6, first, "rival"), loss, 0.5)
@@ -138,7 +158,7 @@ def test_as_good_is_no_harm_however_lucky_the_system_was() -> None:
     first = combined(SETTINGS, SPEC, rival, trials, seen)
     assert first is not None
     tried = with_loss(trial(6, first, "rival"), -0.4, 0.3)
-    policy = compose(SPEC, {s.unit: s for t in trials[2:4] for s in changes(t.policy).settings}.values())
+    policy = compose(SPEC, {s.unit: s for t in trials[2:4] for s in settings_of(t.policy)}.values())
     both = with_loss(trial(5, policy, "surrogate"), -0.6, 0.3)
     found = combined(SETTINGS, SPEC, rival, [*trials[:3], rival, both, tried], {*seen, first.digest})
     assert found is not None and units(first) <= units(found)

@@ -8,17 +8,15 @@ import pytest
 
 from benchmarks.search_synthetic import SPEC
 from tests.search.support.interacting import moves, starts
-from varsearch.search.sampler.mutation import effective
 from varsearch.search.sampler.prior_mean import Outlook
-from varsearch.space.changes import changes
-from varsearch.space.settings import compose
+from varsearch.space.settings import compose, effective, settings_of
 
 WHOLE = ("guidance", "refiner")
 
 
 @pytest.mark.parametrize("profile", [True, False])
 def test_moves_change_something_and_leave_nothing_without_effect(profile: bool) -> None:
-    rng, parents = random.Random(0), [changes(t.policy).settings for t in starts()]
+    rng, parents = random.Random(0), [settings_of(t.policy) for t in starts()]
     made = moves(profile)
     for _ in range(60):
         a, b = rng.sample(parents, 2)

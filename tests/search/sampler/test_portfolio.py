@@ -19,8 +19,7 @@ from varsearch.search.core.settings import RunSettings
 from varsearch.search.sampler.bayesian import EXACT, _Search, promising
 from varsearch.search.sampler.portfolio import FLOOR, MUTATION, SAMPLER, SURROGATE, Proposer
 from varsearch.search.sampler.side_information import Guide
-from varsearch.space.changes import changes
-from varsearch.space.settings import compose
+from varsearch.space.settings import compose, settings_of
 
 DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
 
@@ -114,7 +113,7 @@ def test_all_ways_are_used_and_no_proposal_is_without_origin() -> None:
 
 def test_a_way_that_gains_is_used_more_and_old_gains_are_forgotten() -> None:
     warm = starts()
-    dense, good = warm[:1], max(warm[1:], key=lambda t: len(changes(t.policy).settings))
+    dense, good = warm[:1], max(warm[1:], key=lambda t: len(settings_of(t.policy)))
     useless = [trial(i, compose(SPEC, moves().outlook.settings[i : i + 1]), SURROGATE) for i in (2, 3, 4)]
     gained = replace(good, number=1, origin=MUTATION)
     before = proposer([*dense, replace(good, number=1, origin=SURROGATE)]).shares(5)
@@ -187,7 +186,7 @@ def test_bounds_are_met_by_prediction(
 
     def predicted(policy: Policy) -> float:
         """Costs are known, and a loss has even chances to be less than this."""
-        loss = DENSE_FID * float(np.median(surrogate.draws([changes(policy).settings])[0]))
+        loss = DENSE_FID * float(np.median(surrogate.draws([settings_of(policy)])[0]))
         return sign * {**problem().values(policy), "delta_fid": loss, "fid": DENSE_FID + loss}[metric]
 
     for seed in range(2):

@@ -19,8 +19,7 @@ from varsearch.search.sampler.mutation import Moves, candidates
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.search.sampler.surrogate import Surrogate
 from varsearch.sensitivity_profile import Estimate
-from varsearch.space.changes import changes
-from varsearch.space.settings import compose
+from varsearch.space.settings import compose, settings_of
 
 DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
 
@@ -38,7 +37,7 @@ def outlook(profile: bool = True) -> Outlook:
 def trials(n: int, seed: int = 0) -> list[TrialRecord]:
     """Dense, and what descends from warm starts."""
     rng = random.Random(seed)
-    parents = [changes(policy).settings for policy in problem().warm.values()]
+    parents = [settings_of(policy) for policy in problem().warm.values()]
     drawn = [compose(SPEC, chosen) for chosen in candidates(Moves(outlook()), parents, rng, n)]
     return [trial(i, policy) for i, policy in enumerate([DENSE, *drawn])]
 
@@ -58,7 +57,7 @@ def errors(known: list[TrialRecord], fresh: list[TrialRecord], profile: bool = T
     """By objective the median error of the predicted median; of the loss on the scale where it is predicted."""
     dense = known[0].values
     surrogate = Surrogate(outlook(profile), problem().settings, dense, known)
-    draws = surrogate.draws([changes(t.policy).settings for t in fresh])
+    draws = surrogate.draws([settings_of(t.policy) for t in fresh])
     truth = np.array([relative_costs(problem().settings, t.values, dense) for t in fresh])
     guess = np.array([np.median(draw, axis=(1, 2)) for draw in draws]).T
     bent = [np.arcsinh(x[:, 0] / 0.02) for x in (truth, guess)]
@@ -81,7 +80,7 @@ def test_a_profile_says_more_than_a_guess_and_trials_more_than_either() -> None:
 def test_intervals_hold_what_they_promise() -> None:
     found, fresh = trials(90), trials(100, seed=2)[1:]
     surrogate = Surrogate(outlook(), problem().settings, found[0].values, found)
-    draws = surrogate.draws([changes(t.policy).settings for t in fresh])[0]
+    draws = surrogate.draws([settings_of(t.policy) for t in fresh])[0]
     loss = np.array([t.values["delta_fid"] / found[0].values["fid"] for t in fresh])
     inside = np.mean((draws.min((1, 2)) <= loss) & (loss <= draws.max((1, 2))))  # 94 % of a normal distribution
     assert 0.75 < inside < 1
@@ -97,11 +96,11 @@ def test_what_was_tried_is_known() -> None:
 
 def test_pending_trials_are_believed_and_leave_less_to_learn() -> None:
     found, left = trials(40), []
-    for other in (changes(t.policy) for t in trials(6, seed=5)[1:]):
+    for other in (settings_of(t.policy) for t in trials(6, seed=5)[1:]):
         surrogates = (
             Surrogate(outlook(), problem().settings, found[0].values, found, pending) for pending in ([], [other])
         )
-        alone, with_other = (surrogate.draws([other.settings], [other.rest])[0][0] for surrogate in surrogates)
+        alone, with_other = (surrogate.draws([other])[0][0] for surrogate in surrogates)
         assert np.median(with_other) == pytest.approx(np.median(alone), rel=0.05)
         left.append(np.ptp(with_other) / np.ptp(alone))
     assert max(left) < 0.9 and np.median(left) < 0.7
@@ -119,7 +118,7 @@ def test_wide_intervals_count_less() -> None:
         quality = odd.quality and odd.quality.model_copy(update={"measurements": (told,)})
         known = [*found, TrialRecord(99, odd.policy, "sampler", State.COMPLETE, quality=quality, speed=odd.speed)]
         surrogate = Surrogate(outlook(), problem().settings, found[0].values, known)
-        return float(np.median(surrogate.draws([changes(odd.policy).settings])[0]))
+        return float(np.median(surrogate.draws([settings_of(odd.policy)])[0]))
 
     assert median(0.05) > 1.1 * median(20.0)
 
@@ -164,7 +163,7 @@ def test_measured_speed_counts_by_its_interval() -> None:
         speed = odd.speed and odd.speed.model_copy(update={"measurements": (*kept, told)})
         known = [*found, TrialRecord(99, odd.policy, "sampler", State.COMPLETE, quality=odd.quality, speed=speed)]
         surrogate = Surrogate(outlook(), settings, found[0].values, known)
-        return float(np.median(surrogate.draws([changes(odd.policy).settings])[1]))
+        return float(np.median(surrogate.draws([settings_of(odd.policy)])[1]))
 
     truth = found[0].values["speedup"] / real
     assert predicted(0.01) < 0.7 * truth, "believed"
@@ -194,7 +193,7 @@ def test_a_metric_that_is_a_difference_to_dense_has_no_loss_at_zero() -> None:
     known, fresh = map(seen, trials(40)), [seen(t) for t in trials(60, seed=1)[1:]]
     first, *rest = known
     surrogate = Surrogate(outlook(), settings, first.values, [first, *rest])
-    guess = np.median(surrogate.draws([changes(t.policy).settings for t in fresh])[0], axis=(1, 2))
+    guess = np.median(surrogate.draws([settings_of(t.policy) for t in fresh])[0], axis=(1, 2))
     truth = np.array([t.values["feature_distance"] for t in fresh])
     assert np.median(abs(np.arcsinh(guess / 0.02) - np.arcsinh(truth / 0.02))) < 0.5
 
@@ -223,13 +222,13 @@ def test_policies_that_are_alike_share_their_errors() -> None:
     dense, *others = trials(30)
     known = [dense, *(with_error(t, 2 * t.values["delta_fid"] + 0.5) for t in others)]
     surrogate = Surrogate(outlook(), problem().settings, dense.values, known)
-    own, shared, strange = changes(others[0].policy).settings, [], []
+    own, shared, strange = settings_of(others[0].policy), [], []
     worlds = surrogate.known()[0][1]
     assert np.std(worlds) > 0 and np.ptp(surrogate.known()[1], axis=1).max() == 0, "costs are known"
     for near in (own[1:], own[:-1]):
         courses = np.median(surrogate.draws([near])[0], axis=2)[0]
         shared.append(np.corrcoef(np.arcsinh(worlds), np.arcsinh(courses))[0, 1])
-    for far in (changes(t.policy).settings for t in trials(6, seed=9)[1:]):
+    for far in (settings_of(t.policy) for t in trials(6, seed=9)[1:]):
         courses = np.median(surrogate.draws([far])[0], axis=2)[0]
         strange.append(abs(np.corrcoef(np.arcsinh(worlds), np.arcsinh(courses))[0, 1]))
     assert min(shared) > 0.9 and np.median(strange) < min(shared)
@@ -242,5 +241,5 @@ def test_each_world_agrees_with_what_is_known() -> None:
     told = np.arcsinh(surrogate.known()[0] / 0.02)
     truth = np.arcsinh(np.array([max(t.values["delta_fid"], 0) / dense.values["fid"] for t in known]) / 0.02)
     assert np.median(abs(told - truth[:, None])) < 0.1
-    again = [np.median(d, axis=2) for d in surrogate.draws([changes(t.policy).settings for t in others])]
+    again = [np.median(d, axis=2) for d in surrogate.draws([settings_of(t.policy) for t in others])]
     assert np.median(abs(np.arcsinh(again[0] / 0.02) - told[1:])) < 0.05, "what is tried again is what it was"

@@ -8,8 +8,7 @@ import pytest
 from tests.search.support.profiles import SPEC, random_loss, synthetic
 from varsearch.policy import Policy
 from varsearch.search.sensitivity.warm_start import MIXTURES, OFF, PRICES, Option, path, spread, warm_starts
-from varsearch.space.changes import changes
-from varsearch.space.settings import Setting
+from varsearch.space.settings import Setting, settings_of
 
 
 def setting(group: int, option: int, kind: str = "kv_bits") -> Setting:
@@ -99,7 +98,7 @@ def test_warm_starts_are_valid_policies_from_mild_to_strong() -> None:
     assert 8 <= len(found) <= 12
     for start in found:
         start.policy.check(SPEC)
-        assert set(changes(start.policy).settings) == set(start.chosen) and not changes(start.policy).rest
+        assert {*settings_of(start.policy)} == {*start.chosen}
         assert 0 < start.loss <= 0.5
     losses = [start.loss for start in found]
     assert losses == sorted(losses) and losses[0] < 0.1 < 0.3 < losses[-1]

@@ -25,7 +25,7 @@ from varsearch.measurement import METRICS
 from varsearch.policy import Policy
 from varsearch.policy.summary import summarize
 from varsearch.search.core.settings import RunSettings
-from varsearch.space.changes import changes
+from varsearch.space.settings import settings_of
 
 STATES = {
     State.WAITING: TrialState.WAITING,
@@ -220,9 +220,8 @@ class StudyView:
         shown = self._space.decode(levels)
         if shown == policy:
             return {}
-        own, other = changes(policy), changes(shown)
-        units = {setting.unit for setting in set(own.settings) ^ set(other.settings)}
-        return {"edited": ", ".join(sorted(units | (set(own.rest) ^ set(other.rest)))) or "values"}
+        units = {setting.unit for setting in {*settings_of(policy)} ^ {*settings_of(shown)}}
+        return {"edited": ", ".join(sorted(units))}
 
     def _constraints(self, values: Mapping[str, float]) -> dict[str, Any]:
         # Optuna 5 writes one attribute per constraint but still reads this list, and

@@ -25,8 +25,7 @@ from varsearch.search.sampler.gaussian_process import Array
 from varsearch.search.sampler.mutation import Moves, candidates
 from varsearch.search.sampler.side_information import Costs
 from varsearch.search.sampler.surrogate import Surrogate
-from varsearch.space.changes import changes
-from varsearch.space.settings import Chosen, compose
+from varsearch.space.settings import Chosen, composable, settings_of
 
 ROUNDS = (300, 150, 150)
 """Candidates at once: the best of a round are parents of the next."""
@@ -79,7 +78,7 @@ def promising(
         if together is not None:
             return together
     ancestors = [*search.rivals, *inside(settings, trials)]
-    parents = [changes(trial.policy).settings for trial in ancestors]
+    parents = [settings_of(trial.policy) for trial in ancestors]
     known: set[Chosen] = set()
     ranked: list[tuple[float, Chosen]] = []
     for n in ROUNDS:
@@ -89,8 +88,8 @@ def promising(
         parents = [chosen for _, chosen in ranked[:BEST]]
     fresh: dict[Policy, Chosen] = {}
     for _, chosen in ranked:
-        policy = compose(moves.outlook.spec, chosen)
-        if policy.digest not in seen:
+        policy = composable(moves.outlook.spec, chosen)
+        if policy is not None and policy.digest not in seen:
             fresh.setdefault(policy, chosen)
         if len(fresh) == EXACT:
             break
@@ -128,7 +127,7 @@ class _Search:
         ordered = sorted(trials, key=lambda trial: trial.number)
         self._complete = [t for t in ordered if t.state is State.COMPLETE]
         stopped = [t for t in ordered if t.state is State.STOPPED and not settings.missing(t.values)]  # estimated
-        pending = [changes(t.policy) for t in ordered if not t.state.is_final]
+        pending = [settings_of(t.policy) for t in ordered if not t.state.is_final]
         bounded = [name for name in settings.bounds if name not in settings.objectives]
         self.metrics = (*settings.objectives, *bounded)
         predicted = settings.model_copy(update={"objectives": self.metrics})

@@ -10,9 +10,7 @@ from varsearch.policy import Policy
 from varsearch.search.core.dominance import dominated, domination
 from varsearch.search.core.objectives import dense_trial
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.sampler.mutation import effective
-from varsearch.space.changes import changes
-from varsearch.space.settings import Setting, compose
+from varsearch.space.settings import Setting, composable, effective, settings_of
 from varsearch.target import ModelSpec
 
 LIKELY = 0.3
@@ -33,38 +31,39 @@ def combined(
     """The settings of `rival` and, where it sets nothing, those of the trial that is likeliest to dominate dense.
 
     This trusts what was measured of whole policies, where a surrogate sums up what is known of their parts. A trial
-    that would leave settings of the system without effect, as a smaller model at its scales does, is not added, nor one
-    that includes what already did harm to the system (`HARMFUL`). Where no quality counts, none is.
+    that would leave settings of the system without effect, as a smaller model at its scales does, is not added. Nor
+    is one that includes what already did harm to the system (`HARMFUL`), or that contradicts it, as windows do where
+    the system chooses keys. Where no quality counts, none is.
 
     Args:
         settings: objectives and bounds.
         spec: the model's shape.
-        rival: a published system; None is found for one that units cannot say.
+        rival: a published system.
         trials: of the run, dense among them.
         seen: digests of what was tried.
         fits: whether what is known of a policy without evaluating it speaks for it.
     """
-    dense, system = dense_trial(trials), changes(rival.policy)
+    dense, system = dense_trial(trials), settings_of(rival.policy)
     assert dense is not None
     quality = tuple(m for m in dict.fromkeys((*settings.objectives, *settings.bounds)) if METRICS[m].kind == "quality")
-    if system.rest or not quality:
+    if not quality:
         return None
     done = [t for t in sorted(trials, key=lambda t: t.number) if t.state is State.COMPLETE]
-    others = [t for t in done if settings.is_feasible(t.values) and not changes(t.policy).rest]
+    others = [t for t in done if settings.is_feasible(t.values)]
     exact = {name: Measurement(metric=name, value=value) for name, value in dense.values.items()}
     judged = settings.model_copy(update={"objectives": tuple(dict.fromkeys((*settings.objectives, *quality)))})
     shares = domination(judged, [t.metrics for t in others], exact)
-    own = {*system.settings}
+    own = {*effective(system)}
     harmful = _harmful(settings.model_copy(update={"objectives": quality}), rival, own, done)
     for share, trial in sorted(zip(shares, others, strict=True), key=lambda pair: -pair[0]):
         if share < LIKELY:
             break
-        genes = {setting.unit: setting for setting in (*changes(trial.policy).settings, *system.settings)}
+        genes = {setting.unit: setting for setting in (*settings_of(trial.policy), *system)}
         chosen = effective(genes.values())
         if not own <= {*chosen} or any(harm <= {*chosen} for harm in harmful):
             continue
-        policy = compose(spec, chosen)
-        if policy.digest not in seen and fits(policy):
+        policy = composable(spec, chosen)
+        if policy is not None and policy.digest not in seen and fits(policy):
             return policy
     return None
 
@@ -73,7 +72,7 @@ def _harmful(
     judged: RunSettings, rival: TrialRecord, own: set[Setting], done: Sequence[TrialRecord]
 ) -> list[set[Setting]]:
     """The settings of trials that set all that the system does, and surely lose more by the objectives of `judged`."""
-    found = ((trial.metrics, changes(trial.policy)) for trial in done)
-    more = [(metrics, {*c.settings}) for metrics, c in found if not c.rest and own < {*c.settings}]
+    found = ((trial.metrics, {*effective(settings_of(trial.policy))}) for trial in done)
+    more = [(metrics, chosen) for metrics, chosen in found if own < chosen]
     shares = dominated(judged, [metrics for metrics, _ in more], rival.metrics)
     return [chosen for share, (_, chosen) in zip(shares, more, strict=True) if share > HARMFUL]

@@ -1,20 +1,19 @@
 """Where new policies come from: changes of good ones, and points on the path that a profile draws.
 
-A policy is a set of settings of units here; what units cannot say is left to the sampler.
+A policy is the set of its settings here. A unit that has no options (a band, a decision) is kept or set back.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from varsearch.search.sampler.prior_mean import FRAMES, Outlook
+from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.search.sensitivity.additive_model import Estimates
-from varsearch.search.sensitivity.warm_start import OFF, Option, frames_of, groups_of, has_effect
-from varsearch.space.settings import Chosen, Setting
+from varsearch.search.sensitivity.warm_start import OFF, Option, frames_of, groups_of
+from varsearch.space.settings import Chosen, Setting, effective, has_effect
 
 PRICE = (1e-3, 3e1)
 """Loss that may be paid for all that dense costs."""
@@ -40,7 +39,7 @@ class Moves:
         for unit, options in outlook.units.items():
             first = options[0]
             for place in (f"L{first.layer}", f"S{first.scale}", first.part or "all"):
-                if first.kind not in FRAMES and place not in ("LNone", "SNone"):
+                if not first.is_frame and place not in ("LNone", "SNone"):
                     self._blocks.setdefault((first.kind, place), []).append(unit)
 
     def edited(self, chosen: Chosen, rng: random.Random) -> Chosen:
@@ -80,24 +79,11 @@ class Moves:
 
         def of_b(setting: Setting) -> bool:
             place = setting.layer if setting.scale is None or setting.layer is None else -1 - setting.scale
-            key: object = setting.kind if by_kind or setting.kind in FRAMES else place
+            key: object = setting.kind if by_kind or setting.is_frame else place
             return bool(from_b.setdefault(key, rng.random() < 0.5))
 
         genes = {s.unit: s for s in a if not of_b(s)} | {s.unit: s for s in b if of_b(s)}
         return effective(genes.values())
-
-
-def effective(chosen: Iterable[Setting]) -> Chosen:
-    """Without what has no effect behind a skipped scale, dropped guidance or a refiner, those first.
-
-    Nor bits of caches of which no head keeps anything.
-    """
-    found = list(chosen)
-    frame = tuple(s for kind in FRAMES for s in found if s.kind == kind)
-    emptied = Counter((s.layer, s.heads) for s in found if s.kind == "keep" and not s.value)
-    empty = {layer for (layer, heads), n in emptied.items() if n == heads}
-    inner = (s for s in found if s.kind not in FRAMES and not (s.kind == "kv_bits" and s.layer in empty))
-    return frame + tuple(s for s in inner if has_effect(frame, (s,)))
 
 
 class Path:

@@ -23,8 +23,7 @@ from varsearch.search.sampler.bayesian import inside, promising
 from varsearch.search.sampler.mutation import Moves
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.search.sampler.side_information import Costs, Guide
-from varsearch.space.changes import changes
-from varsearch.space.settings import compose
+from varsearch.space.settings import composable, settings_of
 
 POPULATION = 30
 """Best trials that the next policy may descend from."""
@@ -166,9 +165,9 @@ class Proposer:
         parents = inside(self._settings, list(self._trials.values()))
         spec = self._moves.outlook.spec
         for _ in range(ASKS):
-            parent = changes(rng.choice(parents).policy).settings
-            policy = compose(spec, self._moves.edited(parent, rng))
-            if policy.digest not in seen:
+            parent = settings_of(rng.choice(parents).policy)
+            policy = composable(spec, self._moves.edited(parent, rng))
+            if policy is not None and policy.digest not in seen:
                 return policy
         return None
 

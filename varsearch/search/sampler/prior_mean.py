@@ -6,36 +6,19 @@ and memory is a vector each, so that hundreds of policies are judged in millisec
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from varsearch.policy import Quantization
 from varsearch.search.sampler.gaussian_process import Array
 from varsearch.search.sensitivity.additive_model import Estimates
 from varsearch.sensitivity_profile import Profile
 from varsearch.space.one_at_a_time import cost_parts
-from varsearch.space.settings import Setting, candidates
+from varsearch.space.settings import KINDS, Setting, candidates
 from varsearch.target import ModelSpec
-
-FRAMES = ("skip", "guidance", "refiner")
-"""Kinds that reach into other units: what they save multiplies with the rest."""
-
-GUESS: dict[str, tuple[float, float, float]] = {
-    "bits": (1.0, 0.0, -0.5),
-    "keep": (1.0, -0.1, -0.4),
-    "kv_bits": (0.5, 0.0, -0.3),
-    "window": (0.5, -0.05, 0.0),
-    "tokens": (2.0, -0.5, -0.1),
-    "sharing": (0.5, -0.2, 0.0),
-    "skip": (8.0, -1.0, -0.5),
-    "guidance": (1.0, -0.5, -0.3),
-    "refiner": (1.0, -0.7, -0.3),
-}
-"""Without a profile: what a kind does where all its units have their strongest setting: relative loss, time, memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +55,7 @@ class Outlook:
         self.settings = candidates(spec, siblings)
         self.estimates = None if profile is None else Estimates(profile)
         self.units: dict[str, list[Setting]] = {}
-        for setting in sorted(self.settings, key=_latest_first):
+        for setting in sorted(self.settings, key=lambda s: KINDS[s.kind].strength(s)):
             self.units.setdefault(setting.unit, []).append(setting)
         self._index = {setting: i for i, setting in enumerate(self.settings)}
         self.effects = _guess(self) if self.estimates is None else _measured(self, self.estimates)
@@ -88,10 +71,39 @@ class Outlook:
     def _closest(self, setting: Setting) -> int | None:
         index = self._index.get(setting)
         if index is None:
-            options = self.units.get(setting.unit, [])
-            index = self._index[min(options, key=lambda o: _gap(o, setting))] if options else -1
+            index = self._nearest(setting)
             self._index[setting] = index
         return index if index >= 0 else None
+
+    def _nearest(self, setting: Setting) -> int:
+        """The option of the unit with the nearest number; -1 where there is none, or "off" is nearer."""
+        kind = KINDS[setting.kind]
+        number = kind.number(setting.value)
+        gaps = {option: abs(kind.number(option.value) - number) for option in self.units.get(setting.unit, ())}
+        if not gaps:
+            return -1
+        option = min(gaps, key=gaps.__getitem__)
+        is_off = kind.off is not None and abs(kind.off - number) < gaps[option]
+        return -1 if is_off else self._index[option]
+
+    def others(self, policies: Iterable[Iterable[Setting]]) -> list[dict[str, float]]:
+        """Of each policy the settings that nothing is known of: by kind, as a share of its places.
+
+        They belong to a unit without options, such as a band, or have a value of another form than its options, such
+        as a budget for each scale where these have one for all.
+        """
+        return [self._others(chosen) for chosen in policies]
+
+    def _others(self, chosen: Iterable[Setting]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for s in chosen:
+            options = self.units.get(s.unit)
+            if (options and type(options[0].value) is type(s.value)) or KINDS[s.kind].spelling:
+                continue
+            sizes = (s.layer, self.spec.n_layers), (s.head, self.spec.n_heads), (s.scale, len(self.spec.scales))
+            places = math.prod(size for index, size in sizes if index is not None)
+            found[s.kind] = found.get(s.kind, 0.0) + 1 / places
+        return found
 
     @cached_property
     def groups_SG(self) -> Array:
@@ -134,7 +146,7 @@ class Outlook:
 
     def time(self, rows_MS: Array) -> Array:
         """Expected time, (M,)."""
-        frames_S = np.array([s.kind in FRAMES for s in self.settings])
+        frames_S = np.array([s.is_frame for s in self.settings])
         left_M = np.prod(np.where((rows_MS > 0) & frames_S, 1 + self.effects.time_S, 1), axis=1)
         time_M = np.maximum(left_M, 0.01) * (1 + rows_MS @ np.where(frames_S, 0, self.effects.time_S))
         if self.estimates is not None:
@@ -146,13 +158,14 @@ class Outlook:
         """Expected peak memory, (M,): weights add up, caches shrink by a factor per kind, activations peak once."""
         e, (weights, caches, activations) = self.effects, self.effects.dense_bytes
         left_ML = np.ones((len(rows_MS), self.spec.n_layers))
-        for kind in ("keep", "kv_bits"):
+        caching = [name for name, kind in KINDS.items() if kind.saves == "caches" and not kind.frame]
+        for kind in caching:
             of_SL = np.array(
                 [[s.kind == kind and s.layer == i for i in range(self.spec.n_layers)] for s in self.settings]
             )
             share_ML = rows_MS @ (e.caches_S[:, None] * of_SL) * self.spec.n_layers / max(caches, 1e-9)
             left_ML *= np.clip(1 + share_ML, 0, None)
-        frames_S = np.array([s.kind in FRAMES for s in self.settings])
+        frames_S = np.array([s.is_frame for s in self.settings])
         left_M = np.prod(np.where((rows_MS > 0) & frames_S, 1 + e.caches_S / max(caches, 1e-9), 1).clip(0), axis=1)
         moved_MS = rows_MS * e.activations_S
         peak_M = activations + moved_MS.max(1).clip(0) + moved_MS.min(1).clip(None, 0)
@@ -163,28 +176,12 @@ class Outlook:
         return np.maximum(total_M, 0.01)
 
 
-def place_of(path: str) -> str:
-    """What a field is about, wherever it stands: `layers[2].attention.band` of all layers is one."""
-    return re.sub(r"\[\d+\]", "", path)
-
-
-def _latest_first(setting: Setting) -> int:
-    """The later guidance ends or a refiner begins, the milder; all other settings are in order."""
-    return -setting.first_scale if setting.kind in ("guidance", "refiner") else 0
-
-
-def _gap(option: Setting, setting: Setting) -> float:
-    values = [getattr(s.value, "first_scale", s.value) for s in (option, setting)]
-    a, b = (value.bits if isinstance(value, Quantization) else float(value) for value in values)
-    return abs(a - b)
-
-
 def _measured(outlook: Outlook, estimates: Estimates) -> Effects:
     dense, spec = estimates.dense, outlook.spec
     changes = []
     for setting in outlook.settings:
         # Heads that are compressed alike save more together than one by one.
-        alone = setting.kind != "keep"
+        alone = setting.head is None
         heads = (setting,) if alone else tuple(_head(setting, h) for h in range(spec.n_heads))
         change = estimates.change(cost_parts(heads)[0])
         share = 1 if alone else spec.n_heads
@@ -212,14 +209,14 @@ def _guess(outlook: Outlook) -> Effects:
     for setting in outlook.settings:
         options = outlook.units[setting.unit]
         share = (options.index(setting) + 1) / len(options) / kinds.count(setting.kind)
-        if setting.kind in ("guidance", "refiner"):
+        if setting.is_frame and setting.scale is None:
             share = float(tokens[setting.first_scale :].sum())
         elif setting.scale is not None:
             share *= len(tokens) * float(tokens[setting.scale])
-        found.append([share * effect for effect in GUESS[setting.kind]])
+        found.append([share * effect for effect in KINDS[setting.kind].guess])
     loss_S, time_S, memory_S = np.array(found).T
-    weights = np.array([s.kind == "bits" for s in outlook.settings])
-    caches = np.array([s.kind in ("keep", "kv_bits", *FRAMES) for s in outlook.settings])
+    weights = np.array([KINDS[s.kind].saves == "weights" for s in outlook.settings])
+    caches = np.array([KINDS[s.kind].saves == "caches" for s in outlook.settings])
     none_S = np.zeros_like(loss_S)
     return Effects(
         loss_S, loss_S, time_S, np.where(weights, memory_S, 0), np.where(caches, memory_S, 0), none_S, (0.4, 0.4, 0.2)

@@ -24,9 +24,8 @@ from varsearch.search.core.dominance import standard_error
 from varsearch.search.core.objectives import relative_costs
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.sampler.gaussian_process import NOISE, Array, Fit, condition, fit
-from varsearch.search.sampler.prior_mean import Outlook, place_of
-from varsearch.space.changes import Changes, changes
-from varsearch.space.settings import Chosen
+from varsearch.search.sampler.prior_mean import Outlook
+from varsearch.space.settings import Chosen, settings_of
 
 SOFT = 0.02
 """Relative loss up to which losses are compared by their difference, and beyond by their ratio."""
@@ -40,6 +39,10 @@ those like it: in each world the errors of all trials are known, and only what d
 
 COST_NOISE = (0.002, 0.02)
 """Standard deviations of the logarithm of a time or of bytes: predicted ones have next to none, measured ones some."""
+
+
+Others = Mapping[str, float]
+"""The settings of a policy that nothing is known of, see `Outlook.others`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +76,29 @@ class Surrogate:
         settings: RunSettings,
         dense: Mapping[str, float],
         trials: Sequence[TrialRecord],
-        pending: Sequence[Changes] = (),
+        pending: Sequence[Chosen] = (),
         seed: Sequence[int] = (0,),
     ) -> None:
         self._seed = seed
         self.outlook, self.settings, self.dense = outlook, settings, dense
-        found = [*(changes(trial.policy) for trial in trials), *pending]
-        self._rows_NS = outlook.rows(c.settings for c in found)
-        self._rests = [c.rest for c in found]
+        found = [*(settings_of(trial.policy) for trial in trials), *pending]
+        self._rows_NS, self._others = outlook.rows(found), outlook.others(found)
         self._trials = trials
 
     @cached_property
-    def _places(self) -> list[str]:
-        return sorted({place_of(path) for rest in self._rests for path in rest})
+    def _kinds(self) -> list[str]:
+        """Kinds of settings that nothing is known of."""
+        return sorted({kind for other in self._others for kind in other})
 
     @cached_property
     def _models(self) -> list[Model]:
-        distances_NN = self._distances(self._rows_NS, self._rests)
+        distances_NN = self._distances(self._rows_NS, self._others)
         return [self._model(j, metric, distances_NN) for j, metric in enumerate(self.settings.objectives)]
 
     def _model(self, j: int, metric: str, distances_NN: Array) -> Model:
         done = len(self._trials)
         costs_N = np.array([self.cost(trial.values)[j] for trial in self._trials])
-        expected_N, features_NF = self._prior(metric, self._rows_NS, self._rests)
+        expected_N, features_NF = self._prior(metric, self._rows_NS, self._others)
         noise_N = np.array([self._noise(metric, trial) for trial in self._trials])
         residual_N = self._bent(metric, costs_N) - expected_N[:done]
         levels = NOISE if METRICS[metric].kind == "quality" else COST_NOISE
@@ -126,44 +129,38 @@ class Surrogate:
             found.append(known_NW)
         return found
 
-    def draws(self, chosen: Sequence[Chosen], rests: Sequence[Sequence[str]] | None = None) -> list[Array]:
+    def draws(self, chosen: Sequence[Chosen]) -> list[Array]:
         """Equally likely relative costs of policies that set this, in each world, (M, W, K) for each objective."""
-        rests = [()] * len(chosen) if rests is None else rests
-        rows_MS = self.outlook.rows(chosen)
-        distances_MN = self._distances(rows_MS, rests)
+        rows_MS, others = self.outlook.rows(chosen), self.outlook.others(chosen)
+        distances_MN = self._distances(rows_MS, others)
         levels_K = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)  # equally likely values of a standard normal variable
         found = []
         for model in self._models:
-            expected_M, features_MF = self._prior(model.metric, rows_MS, rests)
+            expected_M, features_MF = self._prior(model.metric, rows_MS, others)
             mean, error_M = model.fitted(features_MF, distances_MN)
             mean_MW = expected_M[:, None] + mean.reshape(len(expected_M), -1)
             bent_MWK = mean_MW[:, :, None] + error_M[:, None, None] * levels_K
             found.append(np.repeat(self._unbent(model.metric, bent_MWK), WORLDS // mean_MW.shape[1], axis=1))
         return found
 
-    def _distances(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
+    def _distances(self, rows_MS: Array, others: Sequence[Others]) -> Array:
         """Summed differences of units as shares of their kinds, from each policy to each trial, (M, N)."""
-        found: Array = cdist(self._places_of(rows_MS, rests), self._own_places, "cityblock")
+        found: Array = cdist(self._places_of(rows_MS, others), self._own_places, "cityblock")
         return found
 
     @cached_property
     def _own_places(self) -> Array:
-        return self._places_of(self._rows_NS, self._rests)
+        return self._places_of(self._rows_NS, self._others)
 
-    def _places_of(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
-        return np.hstack([rows_MS @ self.outlook.strength_SU, self._rest(rests)])
+    def _places_of(self, rows_MS: Array, others: Sequence[Others]) -> Array:
+        return np.hstack([rows_MS @ self.outlook.strength_SU, self._unknown(others)])
 
-    def _rest(self, rests: Sequence[Sequence[str]]) -> Array:
-        """How much of what no unit can say a policy sets, (M, P): places as a share of all layers or scales."""
-        spec = self.outlook.spec
-        size = {"layers": spec.n_layers, "scales": len(spec.scales)}
-        table_MP = np.zeros((len(rests), len(self._places)))
-        for m, rest in enumerate(rests):
-            for path in rest:
-                table_MP[m, self._places.index(place_of(path))] += 1 / size.get(path.split("[")[0], 1)
-        return table_MP
+    def _unknown(self, others: Sequence[Others]) -> Array:
+        """The share of the places of each kind that nothing is known of, (M, K)."""
+        table_MK = np.array([[other.get(kind, 0.0) for kind in self._kinds] for other in others])
+        return table_MK.reshape(len(others), len(self._kinds))
 
-    def _prior(self, metric: str, rows_MS: Array, rests: Sequence[Sequence[str]]) -> tuple[Array, Array]:
+    def _prior(self, metric: str, rows_MS: Array, others: Sequence[Others]) -> tuple[Array, Array]:
         """What is expected of an objective, (M,), and the features that correct it, (M, F)."""
         effects, one_M1 = self.outlook.effects, np.ones((len(rows_MS), 1))
         if METRICS[metric].kind == "quality":
@@ -175,7 +172,7 @@ class Surrogate:
             parts_MG = slope_M1 * self.outlook.shares(rows_MS, effects.loss_S)
             known_M1 = 0.3 * one_M1 * (expected_M > 0)[:, None]
             own_MS = slope_M1 * self.outlook.doubts(rows_MS)
-            return expected_M, np.hstack([known_M1, parts_MG, own_MS, 3 * self._rest(rests)])
+            return expected_M, np.hstack([known_M1, parts_MG, own_MS, 3 * self._unknown(others)])
         if metric in TIMES:
             cost_M, effect_S = self.outlook.time(rows_MS), effects.time_S
         else:
@@ -184,7 +181,7 @@ class Surrogate:
         parts_MG = np.tanh(rows_MS @ (np.abs(effect_S)[:, None] * self.outlook.groups_SG))
         expected_M = np.log(cost_M)
         bend_M2 = np.stack([expected_M, expected_M**2], 1)  # what is left has a floor that no sum knows
-        return expected_M, np.hstack([bend_M2, parts_MG, self._rest(rests)])
+        return expected_M, np.hstack([bend_M2, parts_MG, self._unknown(others)])
 
     def _noise(self, metric: str, trial: TrialRecord) -> float:
         """The standard error of a trial's bent cost."""

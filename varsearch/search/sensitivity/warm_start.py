@@ -17,8 +17,7 @@ import numpy as np
 from varsearch.policy import Policy
 from varsearch.search.sensitivity.additive_model import Estimates
 from varsearch.sensitivity_profile import Cost, Profile
-from varsearch.space.changes import changes
-from varsearch.space.settings import Chosen, Setting, compose
+from varsearch.space.settings import KINDS, Chosen, Setting, compose, has_effect, settings_of
 
 MIXTURES = ((0.9, 0.1), (0.5, 0.5), (0.1, 0.9))
 """How a price is divided between latency and memory, each as a share of dense's. Neither is free: the smallest policies
@@ -139,26 +138,15 @@ def _dot(a: tuple[float, float], b: tuple[float, float]) -> float:
     return a[0] * b[0] + a[1] * b[1]
 
 
-def has_effect(frame: Chosen, chosen: Chosen) -> bool:
-    """Whether none of these settings is at a scale that the frame skips, refines, or gives no guidance to share."""
-    for outer, inner in product(frame, chosen):
-        if inner.scale is None:
-            continue
-        behind = {"skip": outer.scale == inner.scale, "refiner": inner.scale >= outer.first_scale}
-        behind["guidance"] = inner.kind == "sharing" and inner.scale >= outer.first_scale
-        if behind[outer.kind]:
-            return False
-    return True
-
-
 def frames_of(estimates: Estimates) -> list[Option]:
     """Guidance off from any scale or not, with a scale skipped, a refiner, or neither."""
     singles = [setting for (setting,) in estimates.probes.singles.values()]
     guidance = [(s,) for s in singles if s.kind == "guidance"]
-    others = [(s,) for s in singles if s.kind in ("skip", "refiner")]
+    others = [(s,) for s in singles if s.is_frame and s.kind != "guidance"]
     pairs = [outer + other for outer, other in product([(), *guidance], [(), *others])]
     # Guidance that ends at a skipped scale ends at the next one, which is another pair.
-    distinct = [pair for pair in pairs if changes(compose(estimates.profile.spec, pair)).settings in permutations(pair)]
+    spec = estimates.profile.spec
+    distinct = [pair for pair in pairs if settings_of(compose(spec, pair)) in permutations(pair)]
     return [_option(estimates, pair) for pair in distinct]
 
 
@@ -167,7 +155,7 @@ def groups_of(estimates: Estimates) -> list[list[Option]]:
     units: dict[str, list[Setting]] = {}
     caches: dict[int | None, list[Setting]] = {}
     for (setting,) in estimates.probes.singles.values():
-        if setting.kind in ("keep", "kv_bits"):
+        if setting.layer is not None and KINDS[setting.kind].saves == "caches":
             caches.setdefault(setting.layer, []).append(setting)
         elif setting.layer is not None:
             units.setdefault(setting.unit, []).append(setting)
@@ -177,10 +165,10 @@ def groups_of(estimates: Estimates) -> list[list[Option]]:
 
 def _caches(estimates: Estimates, settings: Sequence[Setting]) -> Iterable[Chosen]:
     """Every share for every number of heads, those that lose least by it, with and without fewer bits."""
-    bits = [(setting,) for setting in settings if setting.kind == "kv_bits"]
+    bits = [(setting,) for setting in settings if setting.head is None]
     keeps: list[Chosen] = [()]
-    for share in sorted({s.value for s in settings if s.kind == "keep"}):
-        heads = [s for s in settings if s.kind == "keep" and s.value == share]
+    for share in sorted({s.value for s in settings if s.head is not None}):
+        heads = [s for s in settings if s.head is not None and s.value == share]
         heads.sort(key=lambda setting: estimates.losses[setting.name].value)
         keeps += [tuple(heads[:n]) for n in range(1, len(heads) + 1)]
     return (keep + few for keep, few in product(keeps, [(), *bits]) if keep or few)
