@@ -86,6 +86,7 @@ class Broker:
             )
             self._reevaluation = Reevaluation(settings, self._trials.store, self._trials.run, emit)
         except BaseException:
+            # Whoever gets no broker cannot close it.
             self._trials.close()
             raise
         self._has_finalists = False
@@ -99,6 +100,7 @@ class Broker:
         job = self._exploration.lease(worker)
         if job or not self._confirms or not self._exploration.is_over:
             return job
+        # Finalists are chosen once, when no trial can still join the front.
         if not self._has_finalists:
             self._reevaluation.start(self._trials.records)
             self._has_finalists = True
@@ -124,6 +126,8 @@ class Broker:
         """Puts back the unfinished trials, not counted as attempts, and gives the run up."""
         try:
             self._exploration.put_back()
+            # Finished trials of the study take no more attributes, so the study as a whole says
+            # what the reevaluation found.
             if self._has_finalists:
                 self._trials.describe(
                     confirmation_summary(read_front(self._trials.store, self._trials.run))

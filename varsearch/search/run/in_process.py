@@ -33,6 +33,7 @@ def _run(
             raise startup_error(error) from error
         while (job := _lease(broker)) is not None:
             outcome = evaluate(worker, job)
+            # Ctrl-C ends an evaluation, but not the transaction that stores it.
             with postponed_interrupts():
                 broker.report(outcome)
             _pass_on(broker, on_event)
@@ -42,6 +43,7 @@ def _run(
         broker.close("interrupted")
         raise Interrupted(INTERRUPTED) from None
     except BaseException:
+        # The first error is the reason; a database that fails again adds nothing.
         with suppress(StoreError):
             broker.close("interrupted")
         raise

@@ -116,6 +116,7 @@ def run_on_ray(
             with kept_interrupts() as check:
                 watch = _Watch(broker, on_event, check)
                 _supervise(broker, make_worker, workers, resources, watch, folder)
+                # Events of the last outcomes, after Tune's last step.
                 watch.on_step_end()
             status: Status = ray.get(broker.close.remote("finished"))
         except BaseException as error:
@@ -154,7 +155,7 @@ def _cluster(workers: int, resources: Resources, address: str | None) -> Iterato
     Without an address Ray starts on this machine, with as many logical cores as the workers ask
     for.
     """
-    # Not TMPDIR: paths of Ray's sockets must fit into 107 characters.
+    # Not TMPDIR or RAY_TMPDIR, which add folders: paths of sockets must fit into 107 characters.
     folder = tempfile.mkdtemp(prefix=f"varsearch-{os.getpid()}-", dir="/tmp")
     local = {
         "num_cpus": math.ceil(workers * resources.cpus),

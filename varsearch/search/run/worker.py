@@ -25,6 +25,7 @@ def evaluate(worker: Worker, job: Job) -> Outcome:
     """The worker's answer; an exception is its error, as one bad policy must not end the run."""
     try:
         return worker.evaluate(job)
+    # Ctrl-C is no `Exception`, and ends the run.
     except Exception as error:
         return Outcome(number=job.number, error=one_line(error))
 
