@@ -32,6 +32,7 @@ class Exploration:
         proposer: proposes the policies after the starts.
         pruner: has the rungs, and says which policies are given up.
         limits: the budget.
+        queue: an empty one.
         emit: gets an event for every trial that has its outcome.
 
     Raises:
@@ -48,6 +49,7 @@ class Exploration:
         proposer: Proposer,
         pruner: Pruner,
         limits: Limits,
+        queue: Queue,
         emit: Callable[[Event], None],
     ) -> None:
         self._settings, self._starts, self._limits, self._emit = (
@@ -57,7 +59,7 @@ class Exploration:
             emit,
         )
         self._trials, self._proposer, self._pruner = trials, proposer, pruner
-        self._queue = Queue()
+        self._queue = queue
         self._on_rung: set[int] = set()  # trials whose last job was that of a rung
         self._exhausted = False
         self._resume()
@@ -216,7 +218,13 @@ class Exploration:
             if rung is not None:
                 self._on_rung.add(number)
                 quality, speed = rung.asks
-        return Job(number=number, policy=trial.policy, quality=quality, speed=speed)
+        return Job(
+            number=number,
+            policy=trial.policy,
+            quality=quality,
+            speed=speed,
+            seconds=self._queue.limit,
+        )
 
     def _look_up(self, number: int) -> None:
         """Learns all that is stored of a trial's policy, whoever evaluated it."""

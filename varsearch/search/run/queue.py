@@ -21,14 +21,25 @@ RECENT = 20
 """Trials that the remaining time is estimated from."""
 
 
+HANGS = 20.0
+"""An evaluation that takes so many times as long as the longest of the recent trials has hung."""
+
+LEAST_LIMIT = 600.0
+"""Seconds that every evaluation may take, however short the others are."""
+
+
 class Queue:
     """Trials without an outcome, by number.
+
+    Args:
+        max_seconds: what an evaluation may take, by default a multiple of what others took.
 
     Attributes:
         waiting: numbers that no worker has, next one first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_seconds: float | None = None) -> None:
+        self._max_seconds = max_seconds
         self.waiting: deque[int] = deque()
         self._leases: dict[str, Job] = {}  # by worker
         self._losses: Counter[int] = Counter()
@@ -41,6 +52,14 @@ class Queue:
     def running(self) -> int:
         """Trials that a worker has."""
         return len(self._leases)
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds that an evaluation may take; None before the first outcome if none are given."""
+        if self._max_seconds is not None or not self._recent:
+            return self._max_seconds
+        longest, _ = max(self._recent)
+        return max(LEAST_LIMIT, HANGS * longest)
 
     def lease(self, worker: str, job: Job) -> None:
         """Gives `job`, whose trial waits no more, to `worker`, which holds nothing else."""

@@ -28,7 +28,7 @@ from varsearch.measurement import Job, Outcome
 from varsearch.search.run.broker import Broker
 from varsearch.search.run.events import INTERRUPTED, Event, OnEvent, Resources, Status
 from varsearch.search.run.queue import ATTEMPTS
-from varsearch.search.run.worker import MakeWorker, evaluate, one_line, startup_error
+from varsearch.search.run.worker import MakeWorker, evaluate, killed_after, one_line, startup_error
 
 T = TypeVar("T")
 
@@ -275,7 +275,9 @@ def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
         while True:
             job, is_over = ray.get(broker.lease.remote(name))
             if job is not None:
-                ray.get(broker.report.remote(evaluate(worker, job)))
+                # Tune starts another worker, whose lease tells the broker that this one is lost.
+                outcome = evaluate(worker, job, killed_after(job.seconds))
+                ray.get(broker.report.remote(outcome))
                 jobs += 1
             elif is_over:
                 break

@@ -24,6 +24,7 @@ class Reevaluation:
     some, and numbers that another run has stored count too.
 
     Args:
+        queue: an empty one.
         emit: gets an event for every finalist that has its fresh numbers, or cannot get them.
 
     Attributes:
@@ -37,6 +38,7 @@ class Reevaluation:
         settings: RunSettings,
         store: Store,
         run: RunRecord,
+        queue: Queue | None = None,
         emit: Callable[[Event], None] = ignore,
     ) -> None:
         self.failed: dict[int, str] = {}
@@ -47,7 +49,7 @@ class Reevaluation:
         self._open: dict[
             int, TrialRecord
         ] = {}  # finalists without an outcome, with the fresh numbers that they have
-        self._queue = Queue()
+        self._queue = queue or Queue()
 
     def start(self, trials: Sequence[TrialRecord]) -> None:
         """Finds the finalists among the run's trials that lack fresh numbers; dense comes first."""
@@ -79,6 +81,7 @@ class Reevaluation:
             policy=trial.policy,
             quality=None if trial.quality else self._protocols.quality,
             speed=None if trial.speed else self._protocols.speed,
+            seconds=self._queue.limit,
         )
         self._queue.lease(worker, job)
         return job
