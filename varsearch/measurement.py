@@ -163,12 +163,16 @@ class Evidence(Frozen):
 
 
 class Job(Frozen):
-    """One policy to evaluate, and how; None asks for nothing of that kind."""
+    """One policy to evaluate, and how; None asks for nothing of that kind.
+
+    An evaluation that takes longer than `seconds` has hung; None sets no limit.
+    """
 
     number: int
     policy: Policy
     quality: QualityProtocol | None = None
     speed: SpeedProtocol | None = None
+    seconds: float | None = None
 
 
 class Outcome(Frozen):

@@ -129,6 +129,22 @@ def test_ctrl_c_puts_running_trials_back(search: Search, workers: int) -> None:
     assert search.leftovers() == []
 
 
+def test_an_evaluation_that_hangs_fails_in_process(search: Search) -> None:
+    search.start(workers=0, budget=4, kind="hangs")
+    code, output = search.wait()
+    assert (code, output) == (0, ["0 complete", "1 complete", "2 fail", "3 complete"])
+    assert stored(search.storage)[2].error == "TimeoutError: the evaluation took longer than 5 s"
+    check_consistent(search.storage, 4)
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_trial_evaluated_again(search: Search) -> None:
+    search.start(workers=1, budget=4, kind="hangs")
+    code, output = search.wait()
+    assert (code, set(output)) == (0, lines(4))
+    assert stored(search.storage)[2].attempts == 2
+    check_consistent(search.storage, 4)
+
+
 def test_a_full_disk_is_one_line_and_nothing_is_half_written(search: Search) -> None:
     search.start(workers=0, budget=500, kind="full")
     code, output = search.wait()

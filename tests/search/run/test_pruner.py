@@ -17,7 +17,7 @@ from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement, Origin, Outcome
 from varsearch.policy import Policy
 from varsearch.search.core.source import SourceKind
-from varsearch.search.run.pruner import ENOUGH, PAIRS, RANK, Pruner, fit_link
+from varsearch.search.run.pruner import ENOUGH, PAIRS, RANK, Links, Pruner, fit_link
 from varsearch.search.run.rungs import rungs_of
 from varsearch.search.sampler.portfolio import Proposer
 
@@ -214,7 +214,9 @@ def test_a_link_is_a_line_with_its_residual_deviation() -> None:
     early = rng.normal(size=400)
     link = fit_link(early, 2 * early + 1 + rng.normal(0, 0.5, 400))
     assert link.slope == pytest.approx(2, abs=0.1) and link.offset == pytest.approx(1, abs=0.1)
-    assert link.error == pytest.approx(0.5, rel=0.15) and link.rank > 0.9 and link.is_usable
-    assert not fit_link(early[: PAIRS - 1], early[: PAIRS - 1]).is_usable
-    assert not fit_link(early, rng.normal(size=400)).is_usable
+    assert link.error == pytest.approx(0.5, rel=0.15) and link.rank > 0.9
+    few, none = fit_link(early[: PAIRS - 1], early[: PAIRS - 1]), fit_link(early, rng.normal(size=400))
+    usable = [Links({"delta_fid": found}).is_usable for found in (link, few, none)]
+    assert usable == [True, False, False]
+    assert [Links({"delta_fid": found}).is_off for found in (link, few, none)] == [False, False, True]
     assert 0 < ENOUGH < 0.5

@@ -1,6 +1,6 @@
 """Runs a search of fakes in a process of its own, so that tests can kill it.
 
-python driver.py STORAGE LOG WORKERS BUDGET SECONDS [broken|deadly|full|other|HOST:PORT]
+python driver.py STORAGE LOG WORKERS BUDGET SECONDS [broken|deadly|full|hangs|other|HOST:PORT]
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tests.search.support.fakes import OTHER, SPACE, STARTS, FakeWorker, broken, deadly, settings
+from tests.search.support.fakes import OTHER, SPACE, STARTS, FakeWorker, Hanging, broken, deadly, settings
 from varsearch.errors import VarsearchError
 from varsearch.search.run.driver import run
 from varsearch.search.run.events import Progress
@@ -27,7 +27,7 @@ def main() -> None:
     address = kind[0] if kind and ":" in kind[0] else None
     # On a cluster one worker may be up before another, and would do all the work.
     fake = partial(FakeWorker, Path(log), float(seconds), int(workers) if address else 1)
-    make_worker = {"broken": broken, "deadly": deadly}.get("".join(kind), fake)
+    make_worker = {"broken": broken, "deadly": deadly, "hangs": partial(Hanging, Path(log))}.get("".join(kind), fake)
     chosen, starts = settings(), STARTS
     if kind == ["other"]:
         chosen = settings(speed=OTHER)
@@ -39,7 +39,7 @@ def main() -> None:
         run(
             chosen, SPACE, starts, make_worker,
             storage=storage, budget=int(budget), workers=int(workers), on_event=show,
-            ray_address=address,
+            ray_address=address, max_seconds=5.0 if kind == ["hangs"] else None,
         )  # fmt: skip
     except VarsearchError as error:
         print(f"{type(error).__name__}: {error}", flush=True)

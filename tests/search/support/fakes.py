@@ -149,6 +149,18 @@ class FakeWorker:
                 file.write(f"{event} {job.number} {os.getpid()}\n")
 
 
+class Hanging(FakeWorker):
+    """Its third trial never ends at the first attempt."""
+
+    def evaluate(self, job: Job) -> Outcome:
+        assert self.log is not None
+        begun = self.log.read_text().splitlines() if self.log.exists() else []
+        if job.number == 2 and not any(line.startswith("begin 2 ") for line in begun):
+            self.note("begin", job)
+            time.sleep(3600)
+        return super().evaluate(job)
+
+
 def broken() -> FakeWorker:
     """A worker whose model cannot be loaded."""
     raise ModelError("weights of model fake are missing")

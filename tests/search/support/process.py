@@ -10,6 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 
+# Ray gives its workers the niceness 15, with which they may get no core for minutes on a busy machine.
+KIND = {"RAY_worker_niceness": "0"}
+
 
 class Search:
     """A search in a process of its own, with all the processes that it starts."""
@@ -23,7 +26,7 @@ class Search:
         arguments = [self.storage, str(self.log), str(workers), str(budget), str(seconds), *filter(None, [kind])]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.search.support.driver", *arguments],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **KIND},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         self.pids.append(self.process.pid)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from varsearch.errors import UsageError
 from varsearch.measurement import Job, Outcome
 from varsearch.policy import Policy
 from varsearch.search.core.optuna_study import Space
@@ -16,6 +17,7 @@ from varsearch.search.results.front import read_front
 from varsearch.search.run.events import Event, Status
 from varsearch.search.run.exploration import Exploration
 from varsearch.search.run.pruner import Pruner
+from varsearch.search.run.queue import Queue
 from varsearch.search.run.reevaluation import Reevaluation
 from varsearch.search.run.rungs import Rung
 from varsearch.search.run.stopping import Limits
@@ -42,6 +44,8 @@ class Search:
         rungs: early looks at which policies may be given up.
         confirm: whether finalists are evaluated again when the search has ended. Budget and time do
             not count that.
+        max_seconds: after so many an evaluation has hung, by default a multiple of those of others,
+            see `Queue.limit`.
     """
 
     settings: RunSettings
@@ -55,6 +59,7 @@ class Search:
     guide: Guide | None = None
     rungs: Sequence[Rung] = ()
     confirm: bool = False
+    max_seconds: float | None = None
 
 
 class Broker:
@@ -72,6 +77,8 @@ class Broker:
         settings, space = search.settings, search.space
         # All that can be refused is refused before anything is written.
         limits = Limits(search.budget, search.minutes, search.patience)
+        if search.max_seconds is not None and not search.max_seconds > 0:
+            raise UsageError(f"an evaluation needs more than {search.max_seconds:g} seconds")
         for policy in search.starts.values():
             space.nearest(policy)
         proposer = Proposer(settings, space, search.guide)
@@ -81,11 +88,15 @@ class Broker:
         self._trials = Trials(settings, space, search.storage, name, proposer.show)
         try:
             pruner, emit = Pruner(settings, search.rungs), self._events.append
+            queues = Queue(search.max_seconds), Queue(search.max_seconds)
             self._exploration = Exploration(
-                settings, search.starts, self._trials, proposer, pruner, limits, emit
+                settings, search.starts, self._trials, proposer, pruner, limits, queues[0], emit
             )
-            self._reevaluation = Reevaluation(settings, self._trials.store, self._trials.run, emit)
+            self._reevaluation = Reevaluation(
+                settings, self._trials.store, self._trials.run, queues[1], emit
+            )
         except BaseException:
+            # Whoever gets no broker cannot close it.
             self._trials.close()
             raise
         self._has_finalists = False
@@ -99,6 +110,7 @@ class Broker:
         job = self._exploration.lease(worker)
         if job or not self._confirms or not self._exploration.is_over:
             return job
+        # Finalists are chosen once, when no trial can still join the front.
         if not self._has_finalists:
             self._reevaluation.start(self._trials.records)
             self._has_finalists = True
@@ -124,6 +136,8 @@ class Broker:
         """Puts back the unfinished trials, not counted as attempts, and gives the run up."""
         try:
             self._exploration.put_back()
+            # Finished trials of the study take no more attributes, so the study as a whole says
+            # what the reevaluation found.
             if self._has_finalists:
                 self._trials.describe(
                     confirmation_summary(read_front(self._trials.store, self._trials.run))

@@ -28,6 +28,7 @@ class SearchOptions(TypedDict, total=False):
     guide: Guide | None
     rungs: Sequence[Rung]
     confirm: bool
+    max_seconds: float | None
 
 
 class Options(SearchOptions, total=False):

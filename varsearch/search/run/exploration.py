@@ -13,7 +13,7 @@ from varsearch.search.core.settings import RunSettings
 from varsearch.search.core.source import DENSE, SourceKind
 from varsearch.search.run.events import Event, Progress, Status
 from varsearch.search.run.pruner import Pruner
-from varsearch.search.run.queue import ATTEMPTS, Queue
+from varsearch.search.run.queue import ATTEMPTS, Queue, is_late
 from varsearch.search.run.stopping import Limits
 from varsearch.search.run.trials import Trials
 from varsearch.search.sampler.portfolio import Proposer
@@ -32,6 +32,7 @@ class Exploration:
         proposer: proposes the policies after the starts.
         pruner: has the rungs, and says which policies are given up.
         limits: the budget.
+        queue: an empty one.
         emit: gets an event for every trial that has its outcome.
 
     Raises:
@@ -48,6 +49,7 @@ class Exploration:
         proposer: Proposer,
         pruner: Pruner,
         limits: Limits,
+        queue: Queue,
         emit: Callable[[Event], None],
     ) -> None:
         self._settings, self._starts, self._limits, self._emit = (
@@ -57,7 +59,7 @@ class Exploration:
             emit,
         )
         self._trials, self._proposer, self._pruner = trials, proposer, pruner
-        self._queue = Queue()
+        self._queue = queue
         self._on_rung: set[int] = set()  # trials whose last job was that of a rung
         self._exhausted = False
         self._resume()
@@ -66,10 +68,12 @@ class Exploration:
         """Brings pruner, limits and queue to where the last process left the run."""
         records = self._trials.records
         if self._pruner.rungs:
+            # The pruner learns from all trials, so it needs their evidence before any decision.
             for trial in records:
                 self._look_up(trial.number)
         for number in range(len(records)):
             if records[number].state.is_final:
+                # With the trials up to this one, as it was when this one ended.
                 self._note(number, records[: number + 1])
             else:
                 self._wait(number)
@@ -79,11 +83,14 @@ class Exploration:
         while self._is_between_rungs or self._limits.allow(
             self._trials.spent + self._queue.running
         ):
+            # Trials that have begun come first, or an interrupted run would go another way.
             number = self._queue.waiting.popleft() if self._queue.waiting else self._propose()
             if number is None:
                 break
             job = self._next_job(number)
+            # Without a job the trial got its outcome, and the budget may allow another one.
             if job is not None:
+                # The store first: a lease that only memory knows would be lost with this process.
                 self._trials.begin(number, worker)
                 self._queue.lease(worker, job)
                 return job
@@ -116,8 +123,10 @@ class Exploration:
             objection = self._objection(evidence, trial)
             error = error or objection
             if not objection:
+                # Evidence is kept even of a trial that fails: it may answer another run.
                 self._learn(number, self._trials.store.save(evidence))
-        if not error and self._queue.is_late(outcome):
+        job = self._queue.job_of(number)
+        if job is not None and not error and is_late(outcome, job):
             return True
         self._queue.release(number)
         if number in self._on_rung and not error:
@@ -174,6 +183,7 @@ class Exploration:
             (start for start in self._starts.items() if start[1].digest not in tried), None
         )
         if proposal is None:
+            # Proposals see the stopped trials with the numbers that they would have had.
             for estimate in self._pruner.estimates(self._trials.records):
                 self._proposer.show(estimate)
             proposal = self._proposer.propose(len(self._trials.records), tried)
@@ -208,7 +218,13 @@ class Exploration:
             if rung is not None:
                 self._on_rung.add(number)
                 quality, speed = rung.asks
-        return Job(number=number, policy=trial.policy, quality=quality, speed=speed)
+        return Job(
+            number=number,
+            policy=trial.policy,
+            quality=quality,
+            speed=speed,
+            seconds=self._queue.limit,
+        )
 
     def _look_up(self, number: int) -> None:
         """Learns all that is stored of a trial's policy, whoever evaluated it."""
@@ -250,6 +266,7 @@ class Exploration:
                 f"dense, which all else is compared with, could not be evaluated: {error}"
             )
         self._on_rung.discard(number)
+        # A stopped trial costs the images that its rungs drew.
         share = self._pruner.share(number) if stopped else 1.0
         self._trials.finish(number, state, stopped or error, share)
         records = self._trials.records

@@ -10,7 +10,7 @@ from varsearch.interrupts import kept_interrupts, postponed_interrupts
 from varsearch.measurement import Job
 from varsearch.search.run.broker import Broker
 from varsearch.search.run.events import INTERRUPTED, OnEvent, Status
-from varsearch.search.run.worker import MakeWorker, evaluate, startup_error
+from varsearch.search.run.worker import MakeWorker, evaluate, interrupted_after, startup_error
 
 NAME = "in-process"
 
@@ -32,7 +32,8 @@ def _run(
         except Exception as error:
             raise startup_error(error) from error
         while (job := _lease(broker)) is not None:
-            outcome = evaluate(worker, job)
+            outcome = evaluate(worker, job, interrupted_after(job.seconds))
+            # Ctrl-C ends an evaluation, but not the transaction that stores it.
             with postponed_interrupts():
                 broker.report(outcome)
             _pass_on(broker, on_event)
@@ -42,6 +43,7 @@ def _run(
         broker.close("interrupted")
         raise Interrupted(INTERRUPTED) from None
     except BaseException:
+        # The first error is the reason; a database that fails again adds nothing.
         with suppress(StoreError):
             broker.close("interrupted")
         raise

@@ -17,6 +17,7 @@ off (Spearman's correlation below `RANK`).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,33 +58,49 @@ class Link:
     rank: float
     pairs: int
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether it may stop trials."""
-        return self.pairs >= PAIRS and self.rank >= RANK
-
-    @property
-    def is_off(self) -> bool:
-        """Whether enough trials show that it ranks badly."""
-        return self.pairs >= PAIRS and self.rank < RANK
-
 
 EXACT = Link(1.0, 0.0, 0.0, 1.0, PAIRS)
 """Where the rung's number is the final one."""
 
-Links = Mapping[str, Link]
-"""By final metric; empty without dense."""
-
 
 def fit_link(early_N: Array, final_N: Array) -> Link:
-    """The least-squares line from early to final numbers, both warped; unusable if few."""
+    """The least-squares line from early to final numbers, both warped; of rank 0 if few."""
     n = len(early_N)
+    # Equal numbers rank nothing.
     if n < PAIRS or np.ptp(early_N) == 0 or np.ptp(final_N) == 0:
         return Link(0.0, 0.0, math.inf, 0.0, n)
     slope, offset = np.polyfit(early_N, final_N, 1)
-    # Two degrees of freedom are those of the line.
-    error = float(np.sqrt(((final_N - offset - slope * early_N) ** 2).sum() / (n - 2)))
-    return Link(float(slope), float(offset), error, float(spearmanr(early_N, final_N).statistic), n)
+    residual_N = final_N - offset - slope * early_N
+    # The line has two of the degrees of freedom.
+    error = float(np.sqrt((residual_N**2).sum() / (n - 2)))
+    rank = float(spearmanr(early_N, final_N).statistic)
+    return Link(float(slope), float(offset), error, rank, n)
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What a rung says of each final metric that it predicts; nothing without dense."""
+
+    by_metric: Mapping[str, Link]
+
+    @property
+    def rank(self) -> float | None:
+        """The least rank correlation; None while too few trials have both numbers."""
+        links = self.by_metric.values()
+        # All metrics of a rung come from the same trials.
+        if not links or min(link.pairs for link in links) < PAIRS:
+            return None
+        return min(link.rank for link in links)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the rung may stop trials."""
+        return self.rank is not None and self.rank >= RANK
+
+    @property
+    def is_off(self) -> bool:
+        """Whether enough trials show that the rung ranks badly."""
+        return self.rank is not None and self.rank < RANK
 
 
 class Pruner:
@@ -95,18 +112,20 @@ class Pruner:
 
     def __init__(self, settings: RunSettings, rungs: Sequence[Rung] = ()) -> None:
         self.settings, self.rungs = settings, rungs
-        self._evidence: dict[tuple[int, int], Evidence] = {}  # by trial and rung
-        self._off: set[str] = set()
+        self._evidence: dict[int, dict[int, Evidence]] = {}  # by trial and rung
+        self._off: set[str] = set()  # names of rungs that were off at the last `news`
 
     def learn(self, number: int, evidence: Evidence) -> None:
         """Trial `number` has this evidence, of a rung or not."""
         for i, rung in enumerate(self.rungs):
             if evidence.protocol == rung.protocol.digest:
-                self._evidence[number, i] = evidence
+                self._evidence.setdefault(number, {})[i] = evidence
 
     def share(self, number: int) -> float:
         """What the rungs that a trial climbed count as, in evaluations."""
-        return max((self.rungs[i].share for i in self._climbed(number)), default=0.0)
+        last = self._last(number)
+        # The images of a rung are among those of the next one.
+        return self.rungs[last].share if last >= 0 else 0.0
 
     def next(self, number: int, trials: Sequence[TrialRecord], *, also_off: bool) -> Rung | None:
         """The rung that trial `number` climbs next; None if it has climbed all that are in use.
@@ -115,13 +134,11 @@ class Pruner:
         rung that failed to rank a dozen mild policies, all as good as dense, may rank the stronger
         ones after them.
         """
-        links, last = self._links(trials), self._last(number)
-        left = (
-            rung
-            for i, rung in enumerate(self.rungs)
-            if i > last and (also_off or not _is_off(links[i]))
-        )
-        return next(left, None)
+        links = self._links(trials)
+        for i in range(self._last(number) + 1, len(self.rungs)):
+            if also_off or not links[i].is_off:
+                return self.rungs[i]
+        return None
 
     def reason_to_stop(self, number: int, trials: Sequence[TrialRecord]) -> str:
         """Why trial `number` is given up at the rung that it reached; empty if it goes on."""
@@ -141,8 +158,12 @@ class Pruner:
         A trial whose last rung is switched off now has none.
         """
         links, dense = self._links(trials), dense_trial(trials)
-        stopped = [t for t in trials if t.state is State.STOPPED and self._has_drawn(t.number)]
-        return [self._estimated(t, links, dense) or t for t in stopped]
+        estimates = []
+        for trial in trials:
+            # Predicted costs alone say nothing that proposals do not know.
+            if trial.state is State.STOPPED and self._has_drawn(trial.number):
+                estimates.append(self._estimated(trial, links, dense) or trial)
+        return estimates
 
     def estimate(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> TrialRecord | None:
         """A trial with estimates of its final numbers; None where its last rung is unusable.
@@ -154,43 +175,40 @@ class Pruner:
     def _estimated(
         self, trial: TrialRecord, links: Sequence[Links], dense: TrialRecord | None
     ) -> TrialRecord | None:
-        climbed = self._climbed(trial.number)
+        climbed, last = self._evidence.get(trial.number, {}), self._last(trial.number)
         if dense is None or not climbed:
             return None
-        usable = [
-            i for i in climbed if links[i] and all(link.is_usable for link in links[i].values())
-        ]
-        needed = {climbed[-1], *(i for i, rung in enumerate(self.rungs) if rung.kind == "speed")}
-        if not needed <= {*usable}:
-            return None
-        scale, bounds = dense.values["fid"], self.settings.bounds
-        hopes = {
-            "delta_fid": min(0.0, bounds.get("delta_fid", 0.0)),
-            "fid": min(scale, bounds.get("fid", scale)),
+        for i, rung in enumerate(self.rungs):
+            # Costs are needed of every trial, and quality from its last rung.
+            is_needed = i == last or rung.kind == "speed"
+            if is_needed and not (i in climbed and links[i].is_usable):
+                return None
+        fid, bounds = dense.values["fid"], self.settings.bounds
+        # The best that may be hoped for, until a rung with images says more.
+        final = {
+            "delta_fid": _exact("delta_fid", min(0.0, bounds.get("delta_fid", 0.0))),
+            "fid": _exact("fid", min(fid, bounds.get("fid", fid))),
         }
-        final = {metric: Measurement(metric=metric, value=value) for metric, value in hopes.items()}
         # Later rungs draw more images, so their estimates replace those of earlier ones.
-        for i in usable:
-            values = self._evidence[trial.number, i].values
-            for metric, link in links[i].items():
-                final[metric] = final_number(metric, link, values[metric], dense)
+        for i, evidence in sorted(climbed.items()):
+            if not links[i].is_usable:
+                continue
+            for metric, link in links[i].by_metric.items():
+                final[metric] = final_number(metric, link, evidence.values[metric], dense)
         if self._has_drawn(trial.number):
-            final["fid"] = _shifted(final["delta_fid"], scale)
-        evidence = self._evidence[trial.number, climbed[-1]]
+            final["fid"] = _shifted(final["delta_fid"], fid)
         for kind in ("quality", "speed"):
-            measurements = tuple(m for m in final.values() if METRICS[m.metric].kind == kind)
-            estimated = evidence.model_copy(update={"kind": kind, "measurements": measurements})
-            trial = trial.with_evidence(estimated)
+            numbers = tuple(m for m in final.values() if METRICS[m.metric].kind == kind)
+            changed = {"kind": kind, "measurements": numbers}
+            trial = trial.with_evidence(climbed[last].model_copy(update=changed))
         return trial
 
     def standing(self, trials: Sequence[TrialRecord]) -> tuple[Standing, ...]:
         """What each rung did, and how well it ranks the trials."""
-        stopped = [self._last(t.number) for t in trials if t.state is State.STOPPED]
+        stopped = Counter(self._last(t.number) for t in trials if t.state is State.STOPPED)
         standing = []
-        for i, (rung, links) in enumerate(zip(self.rungs, self._links(trials), strict=True)):
-            is_known = bool(links) and all(link.pairs >= PAIRS for link in links.values())
-            rank = min(link.rank for link in links.values()) if is_known else None
-            standing.append(Standing(rung.name, stopped.count(i), rank, _is_off(links)))
+        for i, links in enumerate(self._links(trials)):
+            standing.append(Standing(self.rungs[i].name, stopped[i], links.rank, links.is_off))
         return tuple(standing)
 
     def news(self, standing: Sequence[Standing]) -> str:
@@ -206,12 +224,9 @@ class Pruner:
             )
         return "; ".join(lines)
 
-    def _climbed(self, number: int) -> list[int]:
-        return [i for i in range(len(self.rungs)) if (number, i) in self._evidence]
-
     def _last(self, number: int) -> int:
         """The last rung that a trial climbed; -1 if none of these is known."""
-        return max(self._climbed(number), default=-1)
+        return max(self._evidence.get(number, ()), default=-1)
 
     def _has_drawn(self, number: int) -> bool:
         """Whether images were drawn for a trial."""
@@ -219,49 +234,53 @@ class Pruner:
         return last >= 0 and self.rungs[last].kind == "quality"
 
     def _links(self, trials: Sequence[TrialRecord]) -> list[Links]:
-        """For each rung, final metric to what predicts it; learnt from the complete trials."""
+        """The links of each rung, learnt from the complete trials."""
         dense = dense_trial(trials)
         if dense is None:
-            return [{} for _ in self.rungs]
-        # Dense has no ΔFID by definition, which is no evidence for a line.
+            return [Links({})] * len(self.rungs)
+        # The ΔFID of dense is 0 by definition, which is no evidence for a line.
         complete = [t for t in trials if t.state is State.COMPLETE and t is not dense]
         return [self._links_of(i, complete, dense) for i in range(len(self.rungs))]
 
     def _links_of(self, i: int, complete: Sequence[TrialRecord], dense: TrialRecord) -> Links:
         rung = self.rungs[i]
         if rung.protocol == self.settings.speed:
-            return dict.fromkeys(rung.metrics, EXACT)
-        both = [t for t in complete if (t.number, i) in self._evidence]
+            return Links(dict.fromkeys(rung.metrics, EXACT))
         links = {}
         for metric in rung.metrics:
-            early = [
-                _warped(metric, self._evidence[t.number, i].values[metric], dense) for t in both
-            ]
-            final = [_warped(metric, t.values[metric], dense) for t in both]
+            early, final = [], []
+            for trial in complete:
+                evidence = self._evidence.get(trial.number, {}).get(i)
+                if evidence is not None:
+                    early.append(_warped(metric, evidence.values[metric], dense))
+                    final.append(_warped(metric, trial.values[metric], dense))
             links[metric] = fit_link(np.array(early), np.array(final))
-        return links
+        return Links(links)
 
 
-def _is_off(links: Links) -> bool:
-    """Whether enough trials show that a rung ranks badly."""
-    return any(link.is_off for link in links.values())
+def _exact(metric: str, value: float) -> Measurement:
+    return Measurement(metric=metric, value=value)
 
 
 def final_number(metric: str, link: Link, early: float, dense: TrialRecord) -> Measurement:
     """The estimate of a final number, with its error as the interval, see `standard_error`."""
     if link is EXACT:
-        return Measurement(metric=metric, value=early)
-    warped, half = (
-        link.offset + link.slope * _warped(metric, early, dense),
-        half_width(metric) * link.error,
+        return _exact(metric, early)
+    warped = link.offset + link.slope * _warped(metric, early, dense)
+    half = half_width(metric) * link.error
+    # The warp is monotonic, so the ends of the interval stay its ends.
+    return Measurement(
+        metric=metric,
+        value=_unwarped(metric, warped, dense),
+        low=_unwarped(metric, warped - half, dense),
+        high=_unwarped(metric, warped + half, dense),
     )
-    value, low, high = (_unwarped(metric, warped + step, dense) for step in (0.0, -half, half))
-    return Measurement(metric=metric, value=value, low=low, high=high)
 
 
 def _shifted(delta: Measurement, fid: float) -> Measurement:
     """The FID with this ΔFID to a dense model of FID `fid`."""
-    low, high = (None if x is None else x + fid for x in (delta.low, delta.high))
+    low = None if delta.low is None else delta.low + fid
+    high = None if delta.high is None else delta.high + fid
     return Measurement(metric="fid", value=delta.value + fid, low=low, high=high)
 
 

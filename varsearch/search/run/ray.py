@@ -28,7 +28,7 @@ from varsearch.measurement import Job, Outcome
 from varsearch.search.run.broker import Broker
 from varsearch.search.run.events import INTERRUPTED, Event, OnEvent, Resources, Status
 from varsearch.search.run.queue import ATTEMPTS
-from varsearch.search.run.worker import MakeWorker, evaluate, one_line, startup_error
+from varsearch.search.run.worker import MakeWorker, evaluate, killed_after, one_line, startup_error
 
 T = TypeVar("T")
 
@@ -116,6 +116,7 @@ def run_on_ray(
             with kept_interrupts() as check:
                 watch = _Watch(broker, on_event, check)
                 _supervise(broker, make_worker, workers, resources, watch, folder)
+                # Events of the last outcomes, after Tune's last step.
                 watch.on_step_end()
             status: Status = ray.get(broker.close.remote("finished"))
         except BaseException as error:
@@ -154,7 +155,7 @@ def _cluster(workers: int, resources: Resources, address: str | None) -> Iterato
     Without an address Ray starts on this machine, with as many logical cores as the workers ask
     for.
     """
-    # Not TMPDIR: paths of Ray's sockets must fit into 107 characters.
+    # Not TMPDIR or RAY_TMPDIR, which add folders: paths of sockets must fit into 107 characters.
     folder = tempfile.mkdtemp(prefix=f"varsearch-{os.getpid()}-", dir="/tmp")
     local = {
         "num_cpus": math.ceil(workers * resources.cpus),
@@ -274,7 +275,9 @@ def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
         while True:
             job, is_over = ray.get(broker.lease.remote(name))
             if job is not None:
-                ray.get(broker.report.remote(evaluate(worker, job)))
+                # Tune starts another worker, whose lease tells the broker that this one is lost.
+                outcome = evaluate(worker, job, killed_after(job.seconds))
+                ray.get(broker.report.remote(outcome))
                 jobs += 1
             elif is_over:
                 break

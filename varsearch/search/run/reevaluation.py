@@ -24,6 +24,7 @@ class Reevaluation:
     some, and numbers that another run has stored count too.
 
     Args:
+        queue: an empty one.
         emit: gets an event for every finalist that has its fresh numbers, or cannot get them.
 
     Attributes:
@@ -37,17 +38,18 @@ class Reevaluation:
         settings: RunSettings,
         store: Store,
         run: RunRecord,
+        queue: Queue | None = None,
         emit: Callable[[Event], None] = ignore,
     ) -> None:
         self.failed: dict[int, str] = {}
         self.total = 0
         self._settings, self._store, self._run, self._emit = settings, store, run, emit
         self._protocols = confirming(settings)
-        self._trials: Sequence[TrialRecord] = ()
+        self._trials: Sequence[TrialRecord] = ()  # of the run, with the numbers of the search
         self._open: dict[
             int, TrialRecord
         ] = {}  # finalists without an outcome, with the fresh numbers that they have
-        self._queue = Queue()
+        self._queue = queue or Queue()
 
     def start(self, trials: Sequence[TrialRecord]) -> None:
         """Finds the finalists among the run's trials that lack fresh numbers; dense comes first."""
@@ -79,16 +81,18 @@ class Reevaluation:
             policy=trial.policy,
             quality=None if trial.quality else self._protocols.quality,
             speed=None if trial.speed else self._protocols.speed,
+            seconds=self._queue.limit,
         )
         self._queue.lease(worker, job)
         return job
 
     def waits_for(self, outcome: Outcome) -> bool:
         """Whether an outcome is of a finalist's job, which a worker has or seemed to have lost."""
+        # Also the numbers of this reevaluation that a worker found which was believed dead.
         found = {evidence.protocol for evidence in outcome.evidence}
         asked = {protocol.digest for protocol in self._protocols if protocol}
         lacks_it = outcome.number in self._open and bool(found) and found <= asked
-        return self._queue.is_leased(outcome.number) or lacks_it
+        return self._queue.job_of(outcome.number) is not None or lacks_it
 
     def report(self, outcome: Outcome) -> bool:
         """Stores the fresh numbers of a finalist; False if it has its outcome already."""
@@ -97,11 +101,13 @@ class Reevaluation:
             return False
         self._queue.release(number)
         trial = self._open[number]
+        # Evidence of anything else is not stored, as it is no confirmation.
         objections = (self._objection(evidence, trial) for evidence in outcome.evidence)
         error = outcome.error or next(filter(None, objections), "")
         for evidence in outcome.evidence:
             trial = trial.with_evidence(evidence)
         error = error or self._settings.missing(trial.values)
+        # Nothing is stored of an answer that fails, so the next call asks for all of it.
         if not error:
             for evidence in outcome.evidence:
                 self._store.save(evidence)
@@ -119,6 +125,7 @@ class Reevaluation:
                 f"the worker was lost {ATTEMPTS} times during the confirmation",
             )
         else:
+            # Before all others, so that dense, which they are relative to, stays first.
             self._queue.waiting.appendleft(number)
 
     def _objection(self, evidence: Evidence, trial: TrialRecord) -> str:

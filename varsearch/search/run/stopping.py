@@ -42,7 +42,7 @@ class Limits:
         check_limits(budget, minutes, patience)
         self.budget, self.patience = budget, patience
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        self._volumes: deque[tuple[float, float | None]] = deque()
+        self._volumes: deque[tuple[float, float | None]] = deque()  # evaluations, hypervolume
 
     @property
     def seconds_left(self) -> float:
@@ -51,13 +51,17 @@ class Limits:
 
     def allow(self, begun: float) -> bool:
         """Whether another evaluation may begin; `begun` counts stopped ones by their share."""
-        return self.seconds_left > 0 and begun + 1 <= self.budget + 1e-9 and not self.plateau
+        # Shares of stopped trials add up with rounding errors.
+        fits = begun + 1 <= self.budget + 1e-9
+        return fits and self.seconds_left > 0 and not self.plateau
 
     def note(self, volume: float | None, spent: float, *, start: bool) -> None:
         """The front has this hypervolume after so many evaluations, the last of a start or not."""
         if start:
+            # Patience counts from the last start.
             self._volumes.clear()
         self._volumes.append((spent, volume))
+        # Only the last volume before the span of patience is needed.
         while len(self._volumes) > 1 and self._patient(self._volumes[1][0]):
             self._volumes.popleft()
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import faulthandler
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
 from typing import Protocol
 
 from varsearch.errors import EvaluationError, VarsearchError
@@ -21,10 +27,56 @@ MakeWorker = Callable[[], Worker]
 """Loads the model; called once in each worker's process, so it must be picklable."""
 
 
-def evaluate(worker: Worker, job: Job) -> Outcome:
-    """The worker's answer; an exception is its error, as one bad policy must not end the run."""
+@contextmanager
+def interrupted_after(seconds: float | None) -> Iterator[None]:
+    """Raises `TimeoutError` in this thread after so long, as soon as it is back in Python.
+
+    Whoever has other plans for the alarm, and any thread but the main one, has no limit.
+    """
+    is_free = signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    is_main = threading.current_thread() is threading.main_thread()
+    if seconds is None or not is_free or not is_main:
+        yield
+        return
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise TimeoutError(f"the evaluation took longer than {seconds:.0f} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        return worker.evaluate(job)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@contextmanager
+def killed_after(seconds: float | None) -> Iterator[None]:
+    """Ends this process after so long, whatever it is in the middle of."""
+    if seconds is None:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere:
+        # A thread of Python's own that needs no interpreter lock, which a hanging kernel may hold.
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def evaluate(
+    worker: Worker, job: Job, limit: AbstractContextManager[None] | None = None
+) -> Outcome:
+    """The worker's answer; an exception is its error, as one bad policy must not end the run.
+
+    The evaluation runs inside of `limit`, such as `interrupted_after`.
+    """
+    try:
+        with limit or nullcontext():
+            return worker.evaluate(job)
+    # Ctrl-C is no `Exception`, and ends the run.
     except Exception as error:
         return Outcome(number=job.number, error=one_line(error))
 
