@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.exact import exact
 from varsearch.calibration import MAX_WIDTHS, Calibration, widths
 from varsearch.evaluators import attention_statistics as statistics
 from varsearch.evaluators import calibrate as module
@@ -64,7 +65,7 @@ def test_entropy(attention: Tensor) -> None:
     torch.testing.assert_close(statistics.entropy(attention), plain)
     first, second = torch.linalg.svdvals(plain[0].view(3, 3))[:2]
     one = statistics.entropy_ratio(attention[:1], (3, 3)).item()
-    assert one == pytest.approx((first / second).item(), rel=1e-4)
+    assert one == pytest.approx((first / second).item())
     assert statistics.entropy_ratio(attention, (1, 9)).item() == 1
 
 
@@ -102,12 +103,15 @@ def test_it_is_repeatable_and_leaves_the_model_alone(tiny: ImageModel, found: Ca
     assert not any(module._forward_pre_hooks for module in tiny.transformer.modules())
 
 
-def test_batches_do_not_matter(tiny: ImageModel, found: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "fit_skipvar", lambda *_, **__: {})  # it has batches of its own
+    whole = calibrate(exact(), protocol_of(exact(), images=6))
     monkeypatch.setattr(module, "BATCH", 4)  # 4 and 2 images
-    other = calibrate(tiny, found.protocol)
+    parts = calibrate(exact(), whole.protocol)
     for name in ("column_variance", "entropy_ratio", "history_top"):
-        for mine, theirs in zip(getattr(found, name), getattr(other, name), strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-4)
+        for mine, theirs in zip(getattr(whole, name), getattr(parts, name), strict=True):
+            # The same tokens were drawn: another one changes statistics by 1e-3, rounding by 1e-12.
+            assert mine == pytest.approx(theirs, rel=1e-9)
 
 
 def test_it_survives_json(found: Calibration) -> None:

@@ -107,7 +107,9 @@ def torch_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
-    state = {"fc.weight": torch.randn(2048, 3, generator=generator), "fc.bias": torch.zeros(2048)}
+    # Whole numbers: products with bytes and their sums are exact, in any order.
+    weight = torch.randint(-8, 9, (2048, 3), generator=generator).float()
+    state = {"fc.weight": weight, "fc.bias": torch.zeros(2048)}
     torch.save(state, tmp_path / "inception.pth")
     return tmp_path / "inception.pth"
 

@@ -31,7 +31,7 @@ def reference() -> Reference:
 
 
 def test_statistics_are_those_of_all_images(reference: Reference) -> None:
-    features = pooled().features(torch.cat(batches())).numpy().astype(np.float64)
+    features = torch.cat([pooled().features(batch) for batch in batches()]).numpy().astype(np.float64)
     np.testing.assert_allclose(reference.mean_D.numpy(), features.mean(0), rtol=1e-12)
     np.testing.assert_allclose(reference.covariance_DD.numpy(), np.cov(features.T), rtol=1e-9)
     assert reference.count == 50 and reference.extractor == pooled().identity

@@ -5,12 +5,14 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
+from torch import Tensor
 
 from tests.accel.techniques import DENSE, TECHNIQUES
 from tests.conftest import build_tiny
@@ -27,6 +29,7 @@ from varsearch.evaluators.speed import (
 from varsearch.evaluators.trace import trace
 from varsearch.measurement import Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
+from varsearch.models.layers import FFN
 from varsearch.policy import Policy, ScalePolicy
 from varsearch.target import Target, find_device
 
@@ -51,11 +54,31 @@ def by_metric(measurements: tuple[Measurement, ...]) -> dict[str, Measurement]:
     return {m.metric: m for m in measurements}
 
 
+@pytest.fixture
+def clock_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by a second with each token that a feed-forward layer runs on."""
+    now, forward = 0.0, FFN.forward
+
+    def counted(self: FFN, x_BLD: Tensor) -> Tensor:
+        nonlocal now
+        now += x_BLD.shape[0] * x_BLD.shape[1]
+        return forward(self, x_BLD)
+
+    monkeypatch.setattr(FFN, "forward", counted)
+    monkeypatch.setattr("varsearch.evaluators.speed.time", SimpleNamespace(perf_counter=lambda: now))
+
+
+TOKENS, CHEAP_TOKENS = 2 * (1 + 4 + 9 + 16 + 36), 1 + 36
+"""That a layer runs on per image: with guidance, and of the scales that are left without it."""
+
+
+@pytest.mark.usefixtures("clock_of_work")
 def test_a_policy_that_does_less_is_measured_faster() -> None:
     evaluator = SpeedEvaluator(MODEL, protocol(7))
     found = evaluator.evaluate(CHEAP)
     metrics = by_metric(found.measurements)
-    assert metrics["speedup"].value > 1.2
+    assert metrics["latency_ms"].value == 1e3 * T.batch_size * 3 * CHEAP_TOKENS
+    assert metrics["speedup"].value == TOKENS / CHEAP_TOKENS
     for name in ("latency_ms", "speedup"):
         one = metrics[name]
         assert one.low is not None and one.high is not None and one.n == 7
@@ -78,12 +101,13 @@ def test_the_model_is_as_it_was() -> None:
     assert all(a is b for a, b in zip(modules, MODEL.transformer.modules(), strict=True))
 
 
+@pytest.mark.usefixtures("clock_of_work")
 def test_a_policy_is_timed_on_the_model_as_it_is() -> None:
     before = weights_digest(MODEL)
     timed = time_against_dense(MODEL, CHEAP, 2)
     assert len(timed.dense_s) == len(timed.policy_s) == 9
-    assert timed.speedup > 1.2 and timed.low <= timed.speedup <= timed.high
-    assert timed.latency_ms < timed.dense_latency_ms
+    assert timed.low == timed.speedup == timed.high == TOKENS / CHEAP_TOKENS
+    assert timed.latency_ms == 1e3 * 2 * 3 * CHEAP_TOKENS and timed.dense_latency_ms == 1e3 * 2 * 3 * TOKENS
     assert timed.machine == protocol_for(T).machine
     assert weights_digest(MODEL) == before
 

@@ -1,6 +1,8 @@
 """Folders with outputs of the published code: found by their files, so that other sizes, seeds and cases work too.
 
-`VARSEARCH_PARITY` names another folder of them than the one beside the project.
+`VARSEARCH_PARITY` names another folder of them than the one beside the project. The outputs were computed in single
+precision. Here everything is computed in double, so that what is compared is their rounding alone, the same on every
+machine.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from torch import Tensor
 
 from tests.conftest import SHARED
 from varsearch.models import checkpoints
-from varsearch.models.batch import Sampler
 from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.mamba import MambaConfig
 from varsearch.models.mvar import MVAR, MVARConfig
+from varsearch.models.sampling import PublishedSampler, filter_logits
 from varsearch.models.seams import Plan
 from varsearch.models.var import VAR, VARConfig
 from varsearch.models.vqvae import VQVAE, TokenizerConfig
@@ -74,12 +76,55 @@ def cases(weights: str) -> list[tuple[str, Case]]:
     return found or [(ABSENT, Case("none", False, 0, 0.0, 0, 0.0))]
 
 
+def rounding(logits: Tensor, depth: int) -> float:
+    """Most by which single precision moves logits of a network of so many layers.
+
+    At most a dozen operators follow each other in a layer, and a few come before and after the layers; each rounds to
+    half a unit in the last place of the largest number.
+    """
+    return (12 * depth + 8) * 2.0**-24 * logits.abs().max().item()
+
+
+DECODED = 1e-4
+"""Most by which single precision moves pixels of the same tokens: nine times what it moved those of these folders."""
+
+
+class Generated(NamedTuple):
+    """Images in [0, 1], and beside them the guided logits and tokens of each scale."""
+
+    images: Tensor
+    logits: list[Tensor]
+    tokens: list[Tensor]
+
+
+class Watched(PublishedSampler):
+    """Notes the logits and the tokens that are drawn from them, after it has moved the logits by up to `off`."""
+
+    def __init__(self, case: Case, n_scales: int, off: float = 0.0, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(case.seed)
+        super().__init__(generator, case.top_k, case.top_p, n_scales if case.smooth else 0)
+        self.off, self.noise = off, torch.Generator().manual_seed(seed)
+        self.logits: list[Tensor] = []
+        self.tokens: list[Tensor] = []
+
+    def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
+        logits_NLV = logits_NLV + self.off * (2 * torch.rand(logits_NLV.shape, generator=self.noise) - 1)
+        self.logits.append(logits_NLV)
+        again = torch.Generator()
+        again.set_state(self.generator.get_state())
+        p_NLV = filter_logits(logits_NLV, self.top_k, self.top_p).softmax(-1)
+        index_M = torch.multinomial(p_NLV.flatten(0, 1), 1, replacement=True, generator=again)
+        self.tokens.append(index_M.view(logits_NLV.shape[:2]))
+        return super().__call__(logits_NLV, scale, codebook_VC)
+
+
 class ClassConditional:
     """A folder of a class-conditional model: what was recorded, and the networks of its configuration and weights."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dtype: torch.dtype) -> None:
         folder, c = open_folder(name)
-        self.io = load_file(folder / "io.safetensors")
+        io = load_file(folder / "io.safetensors")
+        self.io = {key: t.to(dtype) if t.is_floating_point() else t for key, t in io.items()}
         scales = tuple((side, side) for side in c["patch_nums"])
         self.vae = VQVAE(
             TokenizerConfig(scales, c["vocab_size"], c["z_channels"], c["ch"], shared_phi=c["share_quant_resi"])
@@ -87,22 +132,43 @@ class ClassConditional:
         # Folders may share a tokenizer, which then has no statistics of their scales.
         absent = self.vae.load_state_dict(load_file(folder / c.get("vae", "../vae.safetensors")), strict=False)
         assert absent.unexpected_keys == [] and {*absent.missing_keys} <= {"quantize.ema_vocab_hit_SV"}
-        self.transformer = _transformer(folder, c, scales)
+        self.transformer = _transformer(folder, c, scales).to(dtype)
+        self.vae.to(dtype)
 
-    def images(self, guidance: float, sampler: Sampler) -> Tensor:
-        """Images of the recorded labels, (N, 3, height, width) in [0, 1]."""
+    def generate(self, case: Case, off: float = 0.0, seed: int = 0) -> Generated:
+        """Images of the recorded labels; logits are moved by up to `off`."""
         config = self.transformer.config
         plan = Plan.dense(config.depth, [h * w for h, w in config.scales])
+        sampler = Watched(case, len(plan.scales), off, seed)
         f_hat = generate(
             self.transformer,
             self.vae,
             self.io["gen.labels"],
             plan=plan,
-            guidance=GuidanceSchedule.ramp(len(plan.scales), guidance),
+            guidance=GuidanceSchedule.ramp(len(plan.scales), case.guidance),
             sampler=sampler,
         )
         with torch.inference_mode():
-            return (self.vae.decode(f_hat) + 1) / 2
+            return Generated((self.vae.decode(f_hat) + 1) / 2, sampler.logits, sampler.tokens)
+
+    def rounding(self, case: Case) -> float:
+        """Most by which single precision moves guided logits, (1 + t) of the conditional ones less t of the others."""
+        logits = self.io["var.logits"] if "var.logits" in self.io else self.io["tf.logits"]
+        return (1 + 2 * case.guidance) * rounding(logits, self.transformer.config.depth)
+
+    def sway(self, case: Case, found: Generated) -> tuple[float, float]:
+        """How far images and logits move where all logits are moved by as much as single precision moves them.
+
+        A drawn token stays what it is. Smooth sampling mixes codes at temperatures down to 0.0135, so that a mixture
+        moves by some seventy times as much as its logits do, and the next scale's logits with it.
+        """
+        if not case.smooth:
+            return 0.0, 0.0
+        others = [self.generate(case, self.rounding(case), seed) for seed in range(2)]
+        images = max((other.images - found.images).abs().max().item() for other in others)
+        return images, max(
+            (a - b).abs().max().item() for other in others for a, b in zip(other.logits, found.logits, strict=True)
+        )
 
 
 def _transformer(folder: Path, c: dict[str, Any], scales: tuple[tuple[int, int], ...]) -> VAR:
@@ -127,6 +193,6 @@ def _transformer(folder: Path, c: dict[str, Any], scales: tuple[tuple[int, int],
 
 
 @cache
-def class_conditional(name: str) -> ClassConditional:
+def class_conditional(name: str, dtype: torch.dtype = torch.float64) -> ClassConditional:
     """A folder by name, read once."""
-    return ClassConditional(name)
+    return ClassConditional(name, dtype)

@@ -50,8 +50,8 @@ UNGUIDED = GuidanceSchedule.constant(5, 1.0)
 RUNNABLE = {name: policy for name, policy in TECHNIQUES.items() if not policy.refiner}
 
 
-# In double precision: the sign of a logit is a bit of the image, and rounding differs with the
-# batch. Estimates are sums of few equal numbers, and stay in single.
+# In double precision, because the sign of a logit is a bit of the image. Estimates stay in single:
+# they are sums of few equal numbers, and another bit moves them by more than 1e-2.
 @pytest.fixture(scope="module")
 def model() -> Infinity:
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.models.fixtures import ABSENT, folders, open_folder
+from tests.models.fixtures import ABSENT, DECODED, folders, open_folder, rounding
 from varsearch.models.batch import Sampler
 from varsearch.models.generation import GuidanceSchedule, generate
 from varsearch.models.infinity import (
@@ -37,14 +37,14 @@ CASES = [(name, case) for name in FOLDERS for case in (open_folder(name)[1]["cas
 each_folder = pytest.mark.parametrize("published", FOLDERS, indirect=True)
 
 
-def upcast(path: Path) -> dict[str, Tensor]:
-    return {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
+def upcast(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(path).items()}
 
 
 class Fixture:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dtype: torch.dtype) -> None:
         folder, c = open_folder(name)
-        v, self.cases, self.io = c["vae"], c["cases"], load_file(folder / "io.safetensors")
+        v, self.cases, self.io = c["vae"], c["cases"], upcast(folder / "io.safetensors", dtype)
         scales = token_maps(c["h_div_w_template"], c["pn"])
         assert [[1, h, w] for h, w in scales] == c["scale_schedule"]
         assert v["encoder_ch_mult"] == v["decoder_ch_mult"]
@@ -57,8 +57,8 @@ class Fixture:
                 ch_mult=tuple(v["encoder_ch_mult"]),
                 res_blocks=v["num_res_blocks"],
             )
-        ).eval()
-        self.tokenizer.load_state_dict(upcast(folder / v["file"]))
+        )
+        self.tokenizer.to(dtype).eval().load_state_dict(upcast(folder / v["file"], dtype))
         self.model = Infinity(
             InfinityConfig(
                 scales,
@@ -73,8 +73,8 @@ class Fixture:
                 mlp_ratio=c["mlp_ratio"],
                 norm_eps=c["norm_eps"],
             )
-        ).eval()
-        self.model.load_state_dict(upcast(folder / "infinity.safetensors"))
+        )
+        self.model.to(dtype).eval().load_state_dict(upcast(folder / "infinity.safetensors", dtype))
 
     def features(self, kind: str) -> list[Tensor]:
         return list(self.io[f"{kind}.kv_compact"].split(self.io[f"{kind}.lens"].tolist()))
@@ -84,6 +84,11 @@ class Fixture:
 
     def bits(self, kind: str) -> list[Tensor]:
         return [self.io[f"{kind}.bits.{k}"].flatten(1).long() for k in range(len(self.model.config.scales))]
+
+    @property
+    def rounding(self) -> float:
+        """Most by which single precision moves teacher-forced logits."""
+        return rounding(self.io["tf.logits"], self.model.config.depth)
 
     @property
     def sizes(self) -> list[int]:
@@ -136,13 +141,13 @@ class RecordedNoise:
         return self
 
 
-def close(found: Tensor, want: Tensor, atol: float = 1e-4) -> None:
-    torch.testing.assert_close(found, want, atol=atol, rtol=0)
+def close(found: Tensor, want: Tensor, atol: float = DECODED) -> None:
+    torch.testing.assert_close(found.to(want.dtype), want, atol=atol, rtol=0)
 
 
 @cache
-def opened(name: str) -> Fixture:
-    return Fixture(name)
+def opened(name: str, dtype: torch.dtype = torch.float64) -> Fixture:
+    return Fixture(name, dtype)
 
 
 @pytest.fixture
@@ -154,7 +159,7 @@ def published(request: pytest.FixtureRequest) -> Fixture:
 @torch.no_grad()
 def test_bits_exactly_and_their_decoding(published: Fixture) -> None:
     io, tokenizer, quantize = published.io, published.tokenizer, published.tokenizer.quantize
-    latent = tokenizer.latent(io["vae.image_u8"] / 127.5 - 1)
+    latent = tokenizer.latent(io["vae.image_u8"].to(io["vae.h"]) / 127.5 - 1)
     close(latent, io["vae.h"])
     bits = quantize.encode(latent)
     for found, want in zip(bits, published.bits("vae"), strict=True):
@@ -186,11 +191,14 @@ def test_text_and_positions(published: Fixture) -> None:
         close(torch.stack((angle.cos(), angle.sin())), io["aux.rope_cache"], 1e-6)
 
 
-@each_folder
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @torch.no_grad()
-def test_teacher_forced_logits(published: Fixture) -> None:
+def test_teacher_forced_logits(folder: str, dtype: torch.dtype) -> None:
+    published = opened(folder, dtype)
     logits = published.model(published.prompts(), published.io["tf.x_BLC_wo_prefix"])
-    close(logits.flatten(1), published.io["tf.logits"].flatten(1))
+    runs = 1 if dtype == torch.float64 else 2  # in single precision
+    close(logits.flatten(1), published.io["tf.logits"].flatten(1), runs * published.rounding)
 
 
 @pytest.mark.parametrize(("published", "case"), CASES, indirect=["published"])
@@ -198,7 +206,9 @@ def test_generation(published: Fixture, case: str) -> None:
     io, setting = published.io, published.cases[case]
     generator = torch.Generator().manual_seed(setting["g_seed"])
     z, recording = published.generate(case, PublishedSampler(generator, setting["top_k"], setting["top_p"]))
-    close(torch.cat(recording.logits, dim=1).flatten(1), io[f"gen.{case}.logits"].flatten(1))
+    # Logits are cfg of the conditional ones less (cfg - 1) of the others, over the temperature.
+    gain = (2 * setting["cfg"] - 1) / setting["tau"]
+    close(torch.cat(recording.logits, dim=1).flatten(1), io[f"gen.{case}.logits"].flatten(1), gain * published.rounding)
     for found, want in zip(recording.bits, published.bits(f"gen.{case}"), strict=True):
         assert torch.equal(found, want)
     close(z, io[f"gen.{case}.z"], 1e-6)

@@ -67,5 +67,5 @@ def entropy_ratio(map_BHLS: Tensor, size: tuple[int, int]) -> Tensor:
     """First over second singular value of the map of entropies, mean over rows."""
     if min(size) < 2:
         return map_BHLS.new_ones(())
-    values_BR = torch.linalg.svdvals(entropy(map_BHLS).unflatten(1, size).float())
+    values_BR = torch.linalg.svdvals(entropy(map_BHLS).unflatten(1, size))
     return (values_BR[:, 0] / values_BR[:, 1].clamp_min(torch.finfo(torch.float32).eps)).mean()

@@ -98,7 +98,7 @@ class _Watch:
         self, k: int, layer: int, fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory, n_images: int
     ) -> Tensor:
         y_BLD = fn(x_BLD, pos_BL)
-        cond, uncond = y_BLD.float().split(n_images)
+        cond, uncond = _wide(y_BLD).split(n_images)
         self.mean.add(("half", k, layer), (cond - uncond).norm() / cond.norm())
         return y_BLD
 
@@ -112,7 +112,7 @@ class _Watch:
         memory: AttentionMemory,
     ) -> Tensor:
         (view,), tokens, key = views, self.spec.tokens[: k + 1], (k, layer)
-        map_BHLS = (q_BHLC.float() @ view.k_BHSC.float().mT).softmax(-1)
+        map_BHLS = (_wide(q_BHLC) @ _wide(view.k_BHSC).mT).softmax(-1)
         self.mean.add(("mass", *key), statistics.scale_mass(map_BHLS, tokens))
         for j, mass_HW in enumerate(statistics.band_mass(map_BHLS, tokens)):
             self.mean.add(("band", *key, j), mass_HW)
@@ -165,6 +165,11 @@ class _Watch:
             tuple(tuple(x / max(mass[h][-1], 1e-12) for x in mass[h]) for mass in by_source)
             for h in range(self.spec.n_heads)
         )
+
+
+def _wide(t: Tensor) -> Tensor:
+    """Float32 or better."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 @contextmanager
