@@ -36,7 +36,7 @@ FULL = Plan(
     judged=96,
     classifier=ClassifierConfig("residual", channels=3, width=24, num_features=64, classes=CLASSES, side=64),
     tokenizer=TokenizerConfig(
-        SCALES, vocab=512, z_channels=16, ch=24, ch_mult=(1, 2, 3), res_blocks=1, image_channels=3, norm_groups=8
+        SCALES, vocab=512, z_channels=16, ch=16, ch_mult=(1, 2, 4), res_blocks=1, image_channels=3, norm_groups=8
     ),
     transformer=VARConfig(
         SCALES, depth=8, width=192, heads=6, classes=CLASSES, vocab=512, z_channels=16, shared_adaln=True
@@ -50,7 +50,7 @@ FULL = Plan(
     evaluation=Evaluation(
         guidance=(0.5, 1.0, 1.5, 2.0, 3.0),
         agreement=0.6,
-        n_images=720,
+        n_images=432,
         n_tuning=360,
         n_held_out=450,
         batch=48,

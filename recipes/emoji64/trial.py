@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from torch import Tensor
 from recipes.common.budget import Budget
 from recipes.common.classifier import accuracy
 from recipes.common.data import Split
-from recipes.common.plan import Plan
+from recipes.common.plan import Plan, Stage
 from recipes.common.recipe import STAGES, Recipe, guarded
 from recipes.common.tokenizer import code_use, psnr
 from recipes.common.transformer import encode, held_out_nll
@@ -55,24 +56,27 @@ def changed(plan: Plan, stage: str, settings: Sequence[str], steps: int) -> Plan
     Raises:
         UsageError: a setting names no field.
     """
-    found, config, trained = plan, getattr(plan, stage), plan.stages[stage]
-    trained = dataclasses.replace(
-        trained, schedule=dataclasses.replace(trained.schedule, budget=Budget(steps=steps), save_seconds=600)
-    )
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        try:
-            value = json.loads(text)
-            value = tuple(value) if isinstance(value, list) else value
-            if name in ("rate", "batch"):
-                trained = dataclasses.replace(trained, **{name: value})
-            elif name == "noise":
-                found = dataclasses.replace(found, noise=value)
-            else:
-                config = dataclasses.replace(config, **{name: value})
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--set {setting}: {error}") from None
-    return dataclasses.replace(found, **{stage: config}, stages=found.stages | {stage: trained})
+    trained, values = plan.stages[stage], dict(map(parsed, settings))
+    own = {name: values.pop(name, getattr(trained, name)) for name in ("batch", "rate")}
+    schedule = dataclasses.replace(trained.schedule, budget=Budget(steps=steps), save_seconds=600)
+    stages = plan.stages | {stage: Stage(**own, schedule=schedule)}
+    noise = values.pop("noise", plan.noise)
+    try:
+        config = dataclasses.replace(getattr(plan, stage), **values)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--set {' '.join(settings)}: {error}") from None
+    changes: dict[str, Any] = {stage: config, "stages": stages, "noise": noise}
+    return dataclasses.replace(plan, **changes)
+
+
+def parsed(setting: str) -> tuple[str, Any]:
+    """Name and value of FIELD=JSON; `UsageError` if it is none."""
+    name, _, text = setting.partition("=")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--set {setting}: {error}") from None
+    return name, tuple(value) if isinstance(value, list) else value
 
 
 def figures(network: Trained, codes: VQVAE | None, held_out: Split) -> dict[str, object]:
@@ -99,12 +103,16 @@ def run(arguments: argparse.Namespace) -> None:
     held_out = splits["held_out"].first(arguments.judged)
     with tempfile.TemporaryDirectory() as folder:
         if stage == "transformer":
-            shutil.copy(arguments.work / "tokenizer.safetensors", folder)
+            try:
+                shutil.copy(arguments.work / "tokenizer.safetensors", folder)
+            except OSError as error:
+                raise UsageError(f"no trained tokenizer in {arguments.work}: {error.strerror}") from None
         work = Work(Path(folder), "trial")
         recipe = Recipe(plan, work, feeds(plan, splits))
-        network, codes = recipe.classifier() if stage == "classifier" else recipe.tokenizer(), None
-        if stage == "transformer":
-            network, codes = recipe.transformer(network), network
+        codes = None if stage == "classifier" else recipe.tokenizer()
+        network: Trained = codes or recipe.classifier()
+        if stage == "transformer" and codes is not None:
+            network = recipe.transformer(codes)
         images, seconds = arguments.steps * plan.stages[stage].batch, 60 * work.minutes[stage]
     found = {
         "set": " ".join(arguments.set),

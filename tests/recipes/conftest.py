@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +51,19 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "emoji64_jpeg.npz"
     np.savez(path, **arrays)
     return path
+
+
+def killed_at(line: str, arguments: list[str], threads: int) -> list[str]:
+    """What a Python process wrote that was killed as soon as it wrote a line that starts with `line`."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    written = []
+    with subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        for found in process.stderr:
+            written.append(found)
+            if found.startswith(line):
+                process.kill()
+                break
+        process.wait()
+    assert process.returncode == -9, "".join(written)
+    return written

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from recipes.emoji64 import evaluate, trial
 from recipes.emoji64.__main__ import main
 from recipes.emoji64.data import FLAGS, SYMBOLS, chosen, load, sided
 from recipes.emoji64.plan import FULL, SMOKE
+from tests.recipes.conftest import killed_at
 from varsearch.models import zoo
 from varsearch.models.classifier import build_classifier
 from varsearch.models.storage import packed
@@ -101,22 +99,9 @@ def test_a_lesson_without_noise_is_the_plain_encoding_and_noise_changes_later_sc
 
 
 def run_until(line: str, emoji: Path, folder: Path) -> list[str]:
-    """What a process wrote that was killed as soon as it wrote a line that starts with `line`."""
-    command = [sys.executable, "-m", "recipes.emoji64", str(emoji), str(folder / "emoji64"), "--smoke"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    written = []
-    with subprocess.Popen(
-        [*command, "--work", str(folder / "work")], stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stderr is not None
-        for found in process.stderr:
-            written.append(found)
-            if found.startswith(line):
-                process.kill()
-                break
-        process.wait()
-    assert process.returncode == -9, "".join(written)
-    return written
+    """See `killed_at`."""
+    command = ["-m", "recipes.emoji64", str(emoji), str(folder / "emoji64"), "--smoke"]
+    return killed_at(line, [*command, "--work", str(folder / "work")], threads=1)
 
 
 def test_a_killed_recipe_goes_on_and_makes_the_same_model(
@@ -184,6 +169,8 @@ def test_a_trial_prints_figures_and_refuses_unknown_fields(
     assert found["images"] == 16 and found["NLL"] > 0 and found["NLL without a cache"] > 0
     assert trial.main([*arguments, "--work", str(trained / "work"), "--set", "colour=1"]) == 2
     assert "--set colour=1" in capsys.readouterr().err
+    assert trial.main([*arguments, "--work", str(emoji)]) == 2
+    assert "no trained tokenizer" in capsys.readouterr().err
 
 
 def test_the_planned_files_are_under_25_mb() -> None:
