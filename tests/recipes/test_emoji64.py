@@ -17,8 +17,10 @@ from recipes.emoji64.__main__ import main
 from recipes.emoji64.data import FLAGS, SYMBOLS, chosen, load, sided
 from recipes.emoji64.plan import FULL, SMOKE
 from tests.recipes.conftest import killed_at
+from varsearch.errors import UsageError
+from varsearch.evaluators.extractors import classifier_extractor
 from varsearch.models import zoo
-from varsearch.models.classifier import build_classifier
+from varsearch.models.classifier import ClassifierConfig, build_classifier
 from varsearch.models.storage import packed
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
@@ -96,6 +98,17 @@ def test_a_lesson_without_noise_is_the_plain_encoding_and_noise_changes_later_sc
     noisy, shown = lesson(tokenizer, images, noise=1.0)
     assert torch.equal(noisy[:, 0], tokens[:, 0]), "what the first scale should say is known"
     assert not torch.allclose(shown, inputs)
+
+
+def test_a_classifier_says_the_side_of_its_images() -> None:
+    network = build_classifier(SMOKE.classifier).eval()
+    extractor = classifier_extractor(network)
+    assert extractor.features(torch.rand(2, 3, 64, 64)).shape == (2, SMOKE.classifier.num_features)
+    with pytest.raises(UsageError, match="takes images of shape \\(3, 64, 64\\)"):
+        extractor.features(torch.rand(2, 3, 32, 32))
+    with pytest.raises(ValueError, match="not 64x64"):
+        ClassifierConfig("plain", side=64)
+    assert zoo.manifest("mnist").classifier.side == 32
 
 
 def run_until(line: str, emoji: Path, folder: Path) -> list[str]:
