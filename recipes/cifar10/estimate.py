@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recipes.cifar10.plan import FULL, SHARES, SMOKE, STORED, Plan
+from recipes.cifar10.plan import FULL, PIECE_MINUTES, SHARES, SMOKE, STORED
+from recipes.common.plan import Plan
 from recipes.common.tokenizer import loss_of
 from recipes.common.transformer import initialise
 from varsearch.models.classifier import build_classifier
@@ -23,7 +24,7 @@ from varsearch.models.storage import packed
 from varsearch.models.var import VAR
 from varsearch.models.vqvae import VQVAE
 
-MINUTES, PEAK_TFLOPS, TRAIN_IMAGES = 25, 989, 48_000
+MINUTES, PEAK_TFLOPS, TRAIN_IMAGES = 2 * PIECE_MINUTES, 989, 48_000
 """The planned time, the dense bf16 peak of an H200, and the images of an epoch."""
 
 FEATURES = FULL.classifier.num_features

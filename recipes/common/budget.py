@@ -44,6 +44,8 @@ class Schedule:
         clip: largest norm of the gradient.
         decay: of the moving average of the weights.
         save_seconds: time between two saves.
+        processor: time is that of the processor, which other programs of the machine do not change, not the clock's.
+        flat: share of the budget before the cosine begins; meanwhile the budget may be changed, and nothing is lost.
     """
 
     budget: Budget
@@ -51,10 +53,17 @@ class Schedule:
     clip: float
     decay: float
     save_seconds: float
+    processor: bool = False
+    flat: float = 0.0
+
+    def now(self) -> float:
+        """Seconds since some start, which differs between processes."""
+        return time.process_time() if self.processor else time.perf_counter()
 
     def factor(self, step: int, progress: float) -> float:
         """Share of the full learning rate."""
-        return min(1.0, (step + 1) / self.warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
+        falling = max(0.0, progress - self.flat) / (1 - self.flat)
+        return min(1.0, (step + 1) / self.warm_up) * 0.5 * (1 + math.cos(math.pi * falling))
 
 
 class Task(nn.Module, Generic[Network]):
@@ -98,6 +107,19 @@ class Average(Generic[Network]):
             kept.copy_(buffer)
 
 
+class Pace:
+    """How long the rest takes if it goes on as it went in this process."""
+
+    def __init__(self, progress: float) -> None:
+        self.progress, self.started = progress, time.perf_counter()
+
+    def left(self, progress: float) -> str:
+        """Time by the clock until the progress is 1."""
+        gained = max(progress - self.progress, 1e-9)
+        hours, minutes = divmod(round((time.perf_counter() - self.started) * (1 - progress) / gained / 60), 60)
+        return f"{hours} h {minutes:02d} min to go"
+
+
 class Training(Generic[Network]):
     """One training, from its checkpoint on if there is one.
 
@@ -112,14 +134,14 @@ class Training(Generic[Network]):
     def __init__(self, name: str, task: Task[Network], rate: float, schedule: Schedule, checkpoint: Path) -> None:
         self.name, self.task, self.rate, self.schedule, self.checkpoint = name, task, rate, schedule, checkpoint
         self.optimizer, self.average = task.optimizer(rate), Average(task.network, schedule.decay)
-        self.step, self.spent, self.started = 0, 0.0, time.perf_counter()
+        self.step, self.spent, self.started = 0, 0.0, schedule.now()
         if checkpoint.exists():
             self._load()
 
     @property
     def seconds(self) -> float:
         """Time spent, that of earlier processes included as far as their work was saved."""
-        return self.spent + time.perf_counter() - self.started
+        return self.spent + self.schedule.now() - self.started
 
     def run(self) -> Network:
         """Trains until the budget is spent; the averaged network.
@@ -127,15 +149,18 @@ class Training(Generic[Network]):
         Raises:
             EvaluationError: the loss is no number any more.
         """
-        saved = time.perf_counter()
-        while (progress := self.schedule.budget.progress(self.seconds, self.step)) < 1:
+        saved, pace = self.schedule.now(), Pace(self._progress())
+        while (progress := self._progress()) < 1:
             loss = self._take_step(progress)
-            if time.perf_counter() - saved >= self.schedule.save_seconds:
-                self._report(progress, loss.item())
+            if self.schedule.now() - saved >= self.schedule.save_seconds:
+                self._report(progress, loss.item(), pace.left(self._progress()))
                 self._save()
-                saved = time.perf_counter()
+                saved = self.schedule.now()
         self._say(f"done after {self.step} steps and {self.seconds:.0f} s, {self.task.judge(self.average.network)}")
         return self.average.network
+
+    def _progress(self) -> float:
+        return self.schedule.budget.progress(self.seconds, self.step)
 
     def _take_step(self, progress: float) -> Tensor:
         torch.manual_seed(self.step)
@@ -150,11 +175,14 @@ class Training(Generic[Network]):
         self.average.update(self.task.network, self.step)
         return loss
 
-    def _report(self, progress: float, loss: float) -> None:
+    def _report(self, progress: float, loss: float, left: str) -> None:
         if not math.isfinite(loss):
             raise EvaluationError(f"{self.name}: the loss is {loss} at step {self.step}; lower its learning rate")
         judged = self.task.judge(self.average.network)
-        self._say(f"step {self.step}, {progress:.1%} of the budget, loss {loss:.4f}, {judged}")
+        self._say(
+            f"step {self.step}, {progress:.1%} of the budget, loss {loss:.4f}, {judged}; "
+            f"{self.seconds / 3600:.2f} h spent, {left}"
+        )
 
     def _say(self, text: str) -> None:
         print(f"{self.name}: {text}", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, 32, 32) in [-1, 1] and labels (N,) int64."""
+    """Images (N, C, H, W) in [-1, 1] and labels (N,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -21,6 +22,10 @@ class Split:
     def first(self, n: int) -> Split:
         """At most the first `n` images."""
         return Split(self.images[:n], self.labels[:n])
+
+    def take(self, index: Tensor) -> Split:
+        """The images of an index or of a mask."""
+        return Split(self.images[index], self.labels[index])
 
     def to(self, device: torch.device) -> Split:
         """The same on a device."""
@@ -54,6 +59,14 @@ def batches(n: int, size: int, steps: int, seed: int) -> list[Tensor]:
     return found[:steps]
 
 
+class Batches(Protocol):
+    """Index batches without end."""
+
+    def batch(self, step: int) -> Tensor:
+        """The batch of this step, whichever were asked for before."""
+        ...
+
+
 class Passes:
     """Index batches without end: shuffled passes over n items, the incomplete last batch of each dropped."""
 
@@ -67,3 +80,16 @@ class Passes:
         if number != self.number:
             self.number, self.order = number, shuffled(self.n, number).to(self.device)
         return self.order[place * self.size :][: self.size]
+
+
+class Draws:
+    """Index batches without end, with replacement: of a class of n images in proportion to n ** `power`."""
+
+    def __init__(self, labels: Tensor, size: int, power: float) -> None:
+        count_A = labels.bincount().double()
+        self.size, self.weight_N = size, (count_A ** (power - 1))[labels]
+
+    def batch(self, step: int) -> Tensor:
+        """The batch of this step, whichever were asked for before."""
+        generator = torch.Generator().manual_seed(step)
+        return torch.multinomial(self.weight_N, self.size, replacement=True, generator=generator)

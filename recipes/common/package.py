@@ -158,6 +158,7 @@ def card_numbers(model: ImageModel, judge: Judge, splits: dict[str, Split]) -> d
         "psnr_db_held_out": psnr(tokenizer, held_out, len(model.spec.scales)),
         **code_use(tokenizer, held_out),
         "classifier_accuracy_test": accuracy(judge.classifier, splits["test"]),
+        "classifier_accuracy_reference": accuracy(judge.classifier, splits.get("reference", splits["test"])),
         "guidance": guidance,
         "n_images": n,
         "label_agreement_samples": judge.agreement(samples),
@@ -234,9 +235,10 @@ def finish(
     guidance, scan = judge.tune(model)
     write_manifest(folder, about, networks(model), dict(zoo.manifest(name).files), guidance)
     model = replace(model, sampling=SamplingDefaults(guidance))
-    numbers = card_numbers(model, judge, splits)
+    numbers, classes = card_numbers(model, judge, splits), model.spec.classes
     card = {"numbers": numbers, "scan": scan, "minutes": minutes()}
     write_atomically(
-        folder / "samples.png", grid_png(judge.generate(model, guidance, CARD_SEED, 100), columns=10, zoom=2)
+        folder / "samples.png",
+        grid_png(judge.generate(model, guidance, CARD_SEED, 10 * classes), columns=classes, zoom=2),
     )
     write_atomically(folder / "card.json", json.dumps(card, indent=1) + "\n")

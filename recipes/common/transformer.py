@@ -56,6 +56,29 @@ def encode(tokenizer: VQVAE, split: Split) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def lesson(tokenizer: VQVAE, images: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Tokens (N, L) to predict and inputs (N, L - 1, C) to predict them from.
+
+    Of each image up to a share of `noise` of the tokens is shown wrong, as that of another image at the same place,
+    and the later scales correct it: so the transformer learns to go on from its own errors. It is the self-correction
+    of Infinity (arXiv 2412.04431, section 3.4) for codes instead of bits.
+    """
+    f_NCHW, quantizer, tokens, inputs = tokenizer.latent(images), tokenizer.quantize, [], []
+    f_hat_NCHW, last = torch.zeros_like(f_NCHW), len(quantizer.scales) - 1
+    share_N1 = torch.rand(len(images), 1) * noise
+    for k in range(len(quantizer.scales)):
+        z_NChw = quantizer.pool(f_NCHW - f_hat_NCHW, k)
+        best_NL = quantizer.nearest(z_NChw.flatten(2).mT.flatten(0, 1)).unflatten(0, (len(images), -1))
+        tokens.append(best_NL)
+        wrong_NL = (torch.rand(best_NL.shape) < share_N1).to(best_NL.device)
+        shown_NL = torch.where(wrong_NL, best_NL.roll(1, dims=0), best_NL)
+        f_hat_NCHW = quantizer.accumulate(f_hat_NCHW, quantizer.embedding(shown_NL), k)
+        if k < last:
+            inputs.append(quantizer.pool(f_hat_NCHW, k + 1).flatten(2).mT)
+    return torch.cat(tokens, dim=1), torch.cat(inputs, dim=1)
+
+
+@torch.no_grad()
 def held_out_nll(model: VAR, tokens: Tensor, inputs: Tensor, labels: Tensor) -> float:
     """Mean negative log-likelihood in nats per token."""
     total = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,28 @@ def test_the_steps_end_a_training_too(clock: Clock, tmp_path: Path) -> None:
     task = Line(clock)
     Training("line", task, RATE, schedule(seconds=1e9, steps=7), tmp_path / "c").run()
     assert len(task.rates) == 7
+
+
+def test_the_steps_of_a_flat_training_may_be_changed_before_its_rate_falls(clock: Clock, tmp_path: Path) -> None:
+    rates = {}
+    for steps in (40, 60):
+        task = Line(clock)
+        how = replace(schedule(steps=steps), flat=0.5)
+        Training("line", task, RATE, how, tmp_path / str(steps)).run()
+        rates[steps] = task.rates
+        assert set(task.rates[4 : steps // 2]) == {RATE} and task.rates[steps // 2 + 1] < RATE
+        assert task.rates[-1] < RATE / 50
+    assert rates[40][:20] == rates[60][:20]
+
+
+def test_a_training_says_how_long_the_rest_takes(
+    clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Training("line", Line(clock), RATE, schedule(steps=60), tmp_path / "c").run()
+    lines = capsys.readouterr().err.splitlines()
+    # Five steps of two seconds between saves; after 30 of 60 steps one minute is left.
+    assert lines[5].startswith("line: step 30, ") and lines[5].endswith("; 0.02 h spent, 0 h 01 min to go")
+    assert lines[-2].endswith("0.03 h spent, 0 h 00 min to go")
 
 
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(clock: Clock, tmp_path: Path) -> None:

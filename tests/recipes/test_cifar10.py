@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import varsearch
 from recipes.cifar10.__main__ import main
 from recipes.cifar10.estimate import OTHERS
 from recipes.cifar10.plan import FULL, SHARES, STORED
+from tests.recipes.conftest import killed_at
 from varsearch.accel import labels_for
 from varsearch.evaluators.quality import for_zoo
 from varsearch.models import zoo
@@ -75,22 +73,9 @@ def test_the_model_can_be_judged(trained: Path) -> None:
 
 
 def run_until(line: str, archive: Path, folder: Path) -> list[str]:
-    """What a process wrote that was killed as soon as it wrote a line that starts with `line`."""
-    command = [sys.executable, "-c", WITHOUT_SEARCH, str(archive), str(folder / "cifar10"), "--smoke"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    written = []
-    with subprocess.Popen(
-        [*command, "--work", str(folder / "work")], stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stderr is not None
-        for found in process.stderr:
-            written.append(found)
-            if found.startswith(line):
-                process.kill()
-                break
-        process.wait()
-    assert process.returncode == -9, "".join(written)
-    return written
+    """See `killed_at`."""
+    command = ["-c", WITHOUT_SEARCH, str(archive), str(folder / "cifar10"), "--smoke"]
+    return killed_at(line, [*command, "--work", str(folder / "work")], torch.get_num_threads())
 
 
 def test_a_killed_recipe_goes_on_and_makes_the_same_model(

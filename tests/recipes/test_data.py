@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from recipes.cifar10.data import HOLE, PAD, cropped, flipped, load, pierced
+from recipes.cifar10.data import HOLE, PAD, load
+from recipes.common.augment import cropped, flipped, pierced
 
 
 def test_every_image_keeps_its_label_and_nothing_trains_on_held_out_ones(archive: Path) -> None:
@@ -37,9 +38,9 @@ def test_augmented_images_are_moved_mirrored_and_pierced_each_in_its_own_way() -
     assert 16 < same.sum() < 48 and torch.equal(mirrored[~same], images[~same].flip(3))
     padded = torch.nn.functional.pad(image, (PAD,) * 4, mode="reflect")[0]
     crops = [padded[:, y : y + 32, x : x + 32] for y in range(2 * PAD + 1) for x in range(2 * PAD + 1)]
-    chosen = {next(i for i, crop in enumerate(crops) if torch.equal(crop, moved)) for moved in cropped(images)}
+    chosen = {next(i for i, crop in enumerate(crops) if torch.equal(crop, moved)) for moved in cropped(images, PAD)}
     assert len(chosen) > 30
-    holed = pierced(images)
+    holed = pierced(images, HOLE)
     hidden = (holed == 0).all(1)
     sizes = hidden.flatten(1).sum(1)
     assert sizes.max() <= (HOLE + 1) ** 2 and sizes.float().mean() > HOLE**2 / 2 and sizes.min() > 0

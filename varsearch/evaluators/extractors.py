@@ -93,7 +93,7 @@ def classifier_extractor(classifier: Classifier) -> Extractor:
         name="classifier",
         weights=weights_digest(classifier),
         num_features=classifier.num_features,
-        image_shape=(classifier.channels, 32, 32),
+        image_shape=(classifier.channels, classifier.side, classifier.side),
         network=network,
         head=classifier.logits,
     )

@@ -27,6 +27,7 @@ class ClassifierConfig:
         width: channels of the first stage.
         num_features: dimension of the features.
         classes: number of labels.
+        side: height and width of the images; "plain" takes 32 only.
     """
 
     kind: Kind = "plain"
@@ -34,12 +35,17 @@ class ClassifierConfig:
     width: Size = 32
     num_features: Size = 64
     classes: Size = 10
+    side: Size = 32
+
+    def __post_init__(self) -> None:
+        if self.kind == "plain" and self.side != 32:
+            raise ValueError(f"a plain classifier takes images of 32x32, not {self.side}x{self.side}")
 
 
 class Classifier(nn.Module):
     """A feature layer and a head behind the convolutions of a subclass.
 
-    Images are (N, channels, 32, 32) in [-1, 1].
+    Images are (N, channels, side, side) in [-1, 1].
 
     `num_features` is the name that torchmetrics looks for.
     """
@@ -50,7 +56,7 @@ class Classifier(nn.Module):
 
     def __init__(self, c: ClassifierConfig) -> None:
         super().__init__()
-        self.channels, self.num_features = c.channels, c.num_features
+        self.channels, self.side, self.num_features = c.channels, c.side, c.num_features
 
     def convolve(self, image_NCHW: Tensor) -> Tensor:
         """What the feature layer `embed` reads."""
