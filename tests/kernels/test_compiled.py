@@ -6,53 +6,20 @@ Shows that they compile, use the tensor cores, load in wide pieces and fit a GPU
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from tests.kernels.conftest import SHARED_BYTES
 from varsearch.kernels.packing import LAYOUT
 
-triton = pytest.importorskip("triton")
-from varsearch.kernels import quantized_linear_triton as kernels  # noqa: E402
-
-SHARED_BYTES = {89: 99 * 1024, 90: 227 * 1024}
-"""Shared memory of one block by compute capability: CUDA programming guide, table of technical specifications."""
+pytest.importorskip("triton")
+from varsearch.kernels import quantized_linear_triton as kernels
 
 Compile = Callable[..., Any]
-each_capability = pytest.mark.parametrize("capability", SHARED_BYTES)
+each_capability = pytest.mark.parametrize("capability", [89, 90])
 each_word = pytest.mark.parametrize("bits", [4, 3], ids=["one byte", "three bytes"])
-
-
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compile:
-    """Calls a function that launches one kernel and returns what would have been launched."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    found: list[Any] = []
-
-    def compile_only(kernel: Any) -> Callable[..., None]:
-        def run(*args: Any, warmup: bool, **options: Any) -> None:
-            found.append(triton.JITFunction.run(kernel, *args, warmup=True, **options))
-
-        return run
-
-    for kernel in (kernels.linear_kernel, kernels.expand_kernel):
-        monkeypatch.setattr(kernel, "run", compile_only(kernel))
-
-    def call(capability: int, launch: Callable[..., None], *args: object) -> Any:
-        driver = SimpleNamespace(
-            get_current_device=lambda: capability,  # one cache of compiled kernels for each
-            get_current_stream=lambda _: 0,
-            get_current_target=lambda: triton.backends.compiler.GPUTarget("cuda", capability, 32),
-        )
-        monkeypatch.setattr(triton.runtime.driver, "_active", driver)
-        launch(*args)
-        assert len(found) == 1
-        return found[0]
-
-    return call
 
 
 def operands(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from varsearch.accel.graphs import Graphs
+from varsearch.accel.graphs import require_supported as require_graphs
 from varsearch.accel.lower import lower
 from varsearch.accel.quantization import quantized
 from varsearch.accel.refiner import with_refiner
@@ -17,6 +19,7 @@ from varsearch.contentless import Contentless
 from varsearch.errors import UsageError
 from varsearch.kernels.attention_backends import Attention, Request, choose, named
 from varsearch.kernels.quantized_linear import Backend, require_supported, supported
+from varsearch.models.batch import Sampler
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import Plan
@@ -24,15 +27,34 @@ from varsearch.policy import Policy
 from varsearch.policy_file import PolicyFile
 from varsearch.target import AttentionName
 
+Execution = Literal["eager", "graphs"]
+"""How operators reach the device: one by one, or captured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accelerated:
-    """A model with a policy applied; `backend` computes its quantized linears, `attention` says what its attention."""
+    """A model with a policy applied; `backend` computes its quantized linears, `attention` says what its attention.
+
+    `graphs` repeats captured generations; None where operators are launched one by one.
+    """
 
     model: ImageModel
     plan: Plan
     backend: Backend = "torch"
     attention: str = "sdpa"
+    graphs: Graphs | None = None
+
+    @property
+    def execution(self) -> Execution:
+        """How operators reach the device."""
+        return "eager" if self.graphs is None else "graphs"
+
+    def generate(self, labels_N: Tensor, sampler: Sampler) -> Tensor:
+        """Images (N, channels, height, width) in [0, 1], drawn by `sampler`."""
+        return (self.graphs or self._eager)(labels_N, sampler)
+
+    def _eager(self, labels_N: Tensor, sampler: Sampler) -> Tensor:
+        return self.model.generate(labels_N, sampler, self.plan)
 
     def images(self, labels_N: Tensor, seed: int, first: int = 0) -> Tensor:
         """Images (N, channels, height, width) in [0, 1].
@@ -41,7 +63,7 @@ class Accelerated:
         """
         sampling, n = self.model.sampling, len(labels_N)
         sampler = PairedSampler(seed, range(first, first + n), sampling.top_k, sampling.top_p)
-        return self.model.generate(labels_N, sampler, self.plan)
+        return self.generate(labels_N, sampler)
 
     def likelihood(self, labels_N: Tensor, tokens: list[Tensor]) -> Tensor:
         """Teacher-forced negative log-likelihood per image, nats per token, (N,) float64."""
@@ -54,6 +76,7 @@ def apply(
     policy: Policy | PolicyFile,
     backend: Backend | None = None,
     attention: AttentionName = "sdpa",
+    execution: Execution = "eager",
 ) -> Iterator[Accelerated]:
     """The model with `policy` applied; on exit the model is as it was, bit for bit.
 
@@ -63,11 +86,13 @@ def apply(
         backend: the kernels of quantized linears; None takes "triton" on a CUDA device that it supports, else "torch".
         attention: who computes the attention of image tokens to each other; "auto" takes the best that is installed.
             The tokenizer's, and attention to a text, are PyTorch's own.
+        execution: "eager" launches operators one by one, "graphs" whole generations of `images` as one CUDA graph.
 
     Raises:
         PolicyError: the policy does not fit the model, its file is for other weights, or its refiner has others.
         ModelError: the policy's refiner is not beside the model, or does not share its tokenizer.
-        TargetError: `backend` or `attention` was named and cannot run on the model's device or in its dtype.
+        TargetError: `backend`, `attention` or `execution` was named and cannot run on the model's device, in its dtype,
+            or for this policy.
     """
     backend = _choose(backend, model.transformer.pos_start)
     chosen = attention_for(model, attention)
@@ -78,7 +103,17 @@ def apply(
     model = with_refiner(model, policy)
     plan = lower(policy, model.spec, model.refiner.spec.n_layers if policy.refiner and model.refiner else 0, chosen)
     with quantized(model.transformer, policy, backend):
-        yield Accelerated(model, plan, backend, chosen.label)
+        yield Accelerated(model, plan, backend, chosen.label, graphs_for(model, plan, execution))
+
+
+def graphs_for(model: ImageModel, plan: Plan, execution: Execution) -> Graphs | None:
+    """What repeats generations of `plan`, if `execution` asks for it; raises `TargetError` if it cannot."""
+    if execution not in get_args(Execution):
+        raise UsageError(f"unknown execution {execution!r}: expected one of {', '.join(get_args(Execution))}")
+    if execution == "eager":
+        return None
+    require_graphs(plan, model.transformer.pos_start.device)
+    return Graphs(model, plan)
 
 
 def attention_for(model: ImageModel, name: AttentionName) -> Attention:

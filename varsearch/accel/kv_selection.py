@@ -12,7 +12,7 @@ Shape suffixes: B rows, H heads, L tokens of the current scale, S entries in asc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import isqrt, prod
 from typing import Any
@@ -42,6 +42,7 @@ class Scorer:
         self.starts = [sum(prod(size) for size in sizes[:k]) for k in range(len(sizes) + 1)]
         priors_KHJ = zip(*(rule.prior for rule in rules), strict=True)
         self.prior_KHJ = [10 ** (np.array(decibels_HJ) / -10) for decibels_HJ in priors_KHJ]
+        self.tables: dict[tuple[str, int, torch.device], Tensor] = {}
 
     def __call__(self, scale: int, q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, pos_BHS: Tensor) -> Tensor:
         """Scores at `scale`, (B, H, S), in single precision or better; `pos_BHS` may have one row and one head."""
@@ -68,19 +69,26 @@ class Scorer:
         """Indices of the tokens at, or after pruning nearest to, the centres of the grid, (B or 1, 1, O)."""
         side = isqrt(self.rule.queries)
         count = min(prod(min(side, n) for n in self.sizes[scale]), pos_BHL.shape[2])
-        rank_T = torch.from_numpy(centre_rank(self.sizes[scale], side)).to(pos_BHL.device)
+        rank_T = self._table("rank", scale, pos_BHL.device, lambda: centre_rank(self.sizes[scale], side))
         rank_BHL = rank_T[pos_BHL.long() - self.starts[scale]]
         return rank_BHL.topk(count, largest=False).indices
 
     def _expected(self, scale: int, v_BHSC: Tensor, pos_BHS: Tensor) -> Tensor:
         """HACK++'s structural score, relative to the best."""
         norm_BHS = v_BHSC.norm(dim=-1, dtype=precise(v_BHSC.dtype))
-        scale_T = torch.from_numpy(np.repeat(np.arange(scale + 1), [prod(s) for s in self.sizes[: scale + 1]]))
-        scale_BHS = scale_T.to(v_BHSC.device)[pos_BHS.long()].expand_as(norm_BHS)
-        prior_HJ = torch.from_numpy(self.prior_KHJ[scale]).to(norm_BHS)
+        tokens = [prod(size) for size in self.sizes[: scale + 1]]
+        scale_T = self._table("scale", scale, v_BHSC.device, lambda: np.repeat(np.arange(scale + 1), tokens))
+        scale_BHS = scale_T[pos_BHS.long()].expand_as(norm_BHS)
+        prior_HJ = self._table("prior", scale, v_BHSC.device, lambda: self.prior_KHJ[scale]).to(norm_BHS)
         score_BHS = prior_HJ.expand(len(norm_BHS), -1, -1).gather(2, scale_BHS) * norm_BHS
         best_BH1 = score_BHS.amax(dim=-1, keepdim=True)
         return score_BHS / best_BH1.clamp_min(torch.finfo(score_BHS.dtype).tiny)
+
+    def _table(self, name: str, scale: int, device: torch.device, make: Callable[[], npt.NDArray[Any]]) -> Tensor:
+        """A table of a scale where it is needed; it is made and copied there once."""
+        if (name, scale, device) not in self.tables:
+            self.tables[name, scale, device] = torch.from_numpy(make()).to(device)
+        return self.tables[name, scale, device]
 
 
 def spaced(q_BHLC: Tensor, count: int) -> Tensor:

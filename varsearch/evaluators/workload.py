@@ -34,7 +34,7 @@ def default_sampler(model: ImageModel) -> Sampler:
 def run_batch(applied: Accelerated, batch_size: int, sampler: Sampler) -> Tensor:
     """Images (N, channels, height, width) in [0, 1] of one batch with every class equally often."""
     labels_N = labels_for(batch_size, applied.model.spec.classes, device_of(applied.model))
-    return applied.model.generate(labels_N, sampler, applied.plan)
+    return applied.generate(labels_N, sampler)
 
 
 def device_of(model: ImageModel) -> torch.device:
