@@ -20,9 +20,10 @@ from varsearch.measurement import Origin
 from varsearch.policy import Policy
 from varsearch.report.page import report
 from varsearch.report.provenance import command, provenance
+from varsearch.search.core.bounds import parse_bounds
 from varsearch.search.core.protocols import Protocols, confirming
 from varsearch.search.results.front import Front, read_front
-from varsearch.search.setup.bounds import parse_goals, resolve
+from varsearch.search.setup.bounds import resolve
 from varsearch.space import SearchSpace
 
 
@@ -122,7 +123,7 @@ def test_the_command_sets_the_same_bounds() -> None:
     words = shlex.split(command(run, []))
     assert words[words.index("--dtype") + 1] == "float16" and "--attention" not in words
     given = dict(zip(words[2::2], words[3::2], strict=True))
-    goals = parse_goals(given["--max-latency"], given["--max-memory"], given["--max-fid"])
+    goals = parse_bounds(given["--max-latency"], given["--max-memory"], given["--max-fid"])
     assert resolve(goals, SearchSpace(SPEC), "mnist", chosen.speed) == pytest.approx(chosen.bounds)
 
 
@@ -143,7 +144,7 @@ def test_the_command_gives_bounds_to_the_last_digit() -> None:
     words = shlex.split(command(RunRecord("x", "mnist", SPEC.fingerprint, "", "", chosen.model_dump_json()), []))
     given = dict(zip(words[2::2], words[3::2], strict=True))
     assert given["--max-latency"] == "0.7x"
-    goals = parse_goals(given["--max-latency"], given["--max-memory"], None)
+    goals = parse_bounds(given["--max-latency"], given["--max-memory"], None)
     assert resolve(goals, SearchSpace(SPEC), "mnist", chosen.speed) == chosen.bounds
 
 

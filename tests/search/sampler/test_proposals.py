@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.search import fakes
+from tests.search.support import fakes
 from tests.search.support.fakes import DENSE, SPACE, STARTS, FakeSpace, evidence
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
