@@ -10,7 +10,7 @@ import pytest
 from tests.cli.commands import as_json, output
 from tests.report.runs import POLICIES, make_run, settings
 from varsearch.cli.main import main
-from varsearch.search.results.resolve_policy import find_subject
+from varsearch.search.results.resolve_policy import resolve_policy
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_selection_a_file_and_the_library_are_the_same_policy(capsys: pytest.C
     output(capsys, "export", "--select", "fastest", "--output", "p.json")
     output(capsys, "export", "--select", "fastest", "--library")
     names = ("made up:fastest", "made up:4", ":fastest", ":4", "p.json", "mnist/4090/fastest")
-    found = [find_subject(name, "varsearch.db", None, None) for name in names]
+    found = [resolve_policy(name, "varsearch.db") for name in names]
     assert [subject.name for subject in found] == list(names)
     assert {subject.file.policy for subject in found} == {POLICIES["sampler"][0]}
     assert {(subject.model, str(subject.file.target)) for subject in found} == {("mnist", "4090, float16, batch 256")}

@@ -13,7 +13,7 @@ from varsearch.explain.contributions import (
     PredictedSavings,
     UnitCost,
     changes_of,
-    explain,
+    explain_changes,
 )
 from varsearch.measurement import Measurement
 from varsearch.models.image_model import ImageModel
@@ -29,7 +29,7 @@ def test_savings_are_what_the_cost_model_says_of_both(tiny: ImageModel) -> None:
     policy = Policy(layers=(first, *dense.layers[1:]), scales=(*dense.scales[:4], ScalePolicy(guidance="off")))
     model = CostModel(tiny, predicted_protocol(TARGET))
     told: list[tuple[int, int]] = []
-    rows = explain(policy, [PredictedSavings(policy, model)], lambda done, all: told.append((done, all)))
+    rows = explain_changes(policy, [PredictedSavings(policy, model)], lambda done, all: told.append((done, all)))
     assert [row.change.kind for row in rows] == ["weights", "KV budget", "guidance"]
     assert told == [(1, 3), (2, 3), (3, 3)]
     own = model.evaluate(policy).values
@@ -63,7 +63,7 @@ def test_later_sources_say_more() -> None:
 
     one = Known(UnitCost(saved={"flops": 1.0, "latency_ms": 2.0}))
     two = Known(UnitCost(saved={"flops": 3.0}, lost={"nll": nll}))
-    (row,) = explain(policy, [one, two, Known(None)])
+    (row,) = explain_changes(policy, [one, two, Known(None)])
     assert row.cost == UnitCost(saved={"flops": 3.0, "latency_ms": 2.0}, lost={"nll": nll})
 
 
