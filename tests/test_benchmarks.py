@@ -28,6 +28,7 @@ from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.vqvae import VQVAE
 from varsearch.policy import Policy
 from varsearch.space.presets import PRESETS, presets
+from varsearch.space.settings import compose, settings_of
 
 
 def test_every_preset_has_a_claim_and_no_claim_is_left_over() -> None:
@@ -41,6 +42,8 @@ def test_the_assumed_calibration_gives_every_preset_a_policy_of_its_own() -> Non
     assert not missing
     for policy in found.values():
         policy.check(spec)
+        rebuilt = compose(spec, settings_of(policy))
+        assert rebuilt == policy and rebuilt.digest == policy.digest
 
 
 @pytest.mark.slow

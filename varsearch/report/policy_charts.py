@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
@@ -11,6 +12,7 @@ from matplotlib.patches import Rectangle
 from varsearch.policy import Policy
 from varsearch.report.charts import COLOURS, Chart, Tips
 from varsearch.report.work import Shares
+from varsearch.space.settings import KINDS, settings_of
 from varsearch.target import ModelSpec
 
 TOP, SIDE, ROW, GAP = 46.0, 34.0, 26.0, 12.0
@@ -22,17 +24,6 @@ CHARACTER = 8.0
 SHADE = 0.5
 """Opacity of a cell where nothing is left; the words on it must stay legible."""
 
-LETTERS = {
-    "S": "scale skipped",
-    "R": "run by the refiner",
-    "g": "guidance off",
-    "G": "guidance shared",
-    "T": "tokens pruned",
-    "W": "attention windows",
-    "B": "attention bands",
-    "K": "keys chosen at an earlier scale",
-}
-
 
 def policy_charts(policy: Policy, spec: ModelSpec, work: Shares) -> list[Chart]:
     """Three charts with a row per layer: work over scales, bits of linears, cache kept by heads."""
@@ -40,28 +31,35 @@ def policy_charts(policy: Policy, spec: ModelSpec, work: Shares) -> list[Chart]:
 
 
 def techniques(policy: Policy, layer: int, scale: int) -> str:
-    """Letters of what acts on a layer at a scale, see `LETTERS`."""
-    s, attention = policy.scales[scale], policy.layers[layer].attention
-    if not s.run:
-        return "S"
-    if policy.refined(scale):
-        return "R" + ("g" if s.guidance == "off" else "")
-    chosen = attention.cross_scale
-    acts = {
-        "g": s.guidance == "off",
-        "G": layer in s.shared_attention or layer in s.shared_ffn,
-        "T": policy.prunes(scale, layer),
-        "W": bool(attention.window) and any(r is not None for r in attention.window[scale]),
-        "B": bool(attention.band) and any(r is not None for r in attention.band[scale]),
-        "K": chosen is not None and scale > chosen.decision_scale,
-    }
-    return "".join(letter for letter, active in acts.items() if active)
+    """Letters of the techniques that act on a layer at a scale, see `SettingKind.letter`."""
+    letters = _letters(policy)[layer][scale]
+    # A skipped scale has nothing else, and one of the refiner nothing of the model's own layers.
+    return "S" if "S" in letters else "".join(x for x in letters if x in "Rg" or "R" not in letters)
+
+
+@lru_cache(64)
+def _letters(policy: Policy) -> list[list[str]]:
+    """The letters of all settings, by layer and scale, in alphabetical order."""
+    n_layers, n_scales = len(policy.layers), len(policy.scales)
+    found: list[list[set[str]]] = [[set() for _ in range(n_scales)] for _ in range(n_layers)]
+    for s in settings_of(policy):
+        kind = KINDS[s.kind]
+        for i in range(n_layers) if s.layer is None else (s.layer,):
+            for k in range(n_scales) if s.scale is None else (s.scale,):
+                if kind.letter and kind.acts(s, i, k):
+                    found[i][k].add(kind.letter[0])
+    return [["".join(sorted(letters)) for letters in row] for row in found]
+
+
+def _meanings() -> dict[str, str]:
+    letters = dict(kind.letter for kind in KINDS.values() if kind.letter)
+    return {letter: letters[letter] for letter in sorted(letters, key=lambda x: (x.lower(), x.isupper()))}
 
 
 def caption(policy: Policy) -> str:
     """What the letters and marks in the charts of this policy mean."""
     shown = {x for i in range(len(policy.layers)) for k in range(len(policy.scales)) for x in techniques(policy, i, k)}
-    parts = [f"{letter}: {meaning}" for letter, meaning in LETTERS.items() if letter in shown]
+    parts = [f"{letter}: {meaning}" for letter, meaning in _meanings().items() if letter in shown]
     caches = [layer.kv for layer in policy.layers]
     parts += [f"q{bits}: cache in {bits} bits" for bits in sorted({kv.bits for kv in caches if kv.bits})]
     if any(kv.attention_budget for kv in caches):
@@ -78,13 +76,14 @@ def caption(policy: Policy) -> str:
 
 
 def heat_map(policy: Policy, work: Shares) -> Chart:
-    """Layer by scale: the share of dense's arithmetic that is left, in per cent, and letters of `LETTERS`."""
+    """Layer by scale: the share of dense's arithmetic that is left, in per cent, and letters of techniques."""
+    meanings = _meanings()
 
     def cell(axes: Axes, tips: Tips, layer: int, scale: int) -> None:
         share, letters = work[layer][scale], techniques(policy, layer, scale)
         runs = share is not None and letters[:1] not in ("R", "S")
         words = f"{share:.0%} of dense's arithmetic" if runs else "not run by this layer"
-        words += "".join(f"; {LETTERS[letter]}" for letter in letters)
+        words += "".join(f"; {meanings[letter]}" for letter in letters)
         saved = 1.0 - (share or 0.0) if runs or letters[:1] == "S" else 0.0
         _shade(axes, tips, (layer, scale), saved, f"layer {layer}, scale {scale}: {words}")
         if runs:

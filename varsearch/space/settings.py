@@ -271,6 +271,7 @@ class SettingKind(ABC):
         guess: without a profile, relative loss of quality, time and memory where all units of the
             kind have their strongest setting.
         off: the number (see `number`) of a unit that is as in dense, where it has one.
+        letter: a letter for charts of layers by scales, and its meaning, where the kind acts there.
     """
 
     name: ClassVar[str]
@@ -282,6 +283,7 @@ class SettingKind(ABC):
     saves: ClassVar[Literal["weights", "caches"] | None] = None
     guess: ClassVar[tuple[float, float, float]] = (1.0, 0.0, 0.0)
     off: ClassVar[float | None] = None
+    letter: ClassVar[tuple[str, str] | None] = None
 
     @abstractmethod
     def found(self, policy: Policy) -> Iterator[Setting]:
@@ -337,6 +339,7 @@ KINDS: dict[str, SettingKind] = {}
 def register(kind: SettingKind) -> None:
     """Adds a kind of setting."""
     KINDS[kind.name] = kind
+    settings_of.cache_clear()
 
 
 class LinearPrecision(SettingKind):
@@ -353,19 +356,16 @@ class LinearPrecision(SettingKind):
                     yield Setting(self.name, value, layer=i, part=linear)
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Linear by linear."""
         for i, layer in enumerate(policy.layers):
             for linear in LINEARS:
                 if value := getattr(layer.weights, linear):
                     yield Setting(self.name, value, layer=i, part=linear)
 
     def write(self, draft: Draft, chosen: Sequence[Setting]) -> None:
-        """Into `weights`."""
         for s in chosen:
             draft.part(s.layer, "weights")[s.part] = s.value
 
     def number(self, value: Quantization) -> float:
-        """Bits of the weights."""
         return float(value.bits)
 
     def text(self, value: Quantization) -> str:
@@ -375,7 +375,6 @@ class LinearPrecision(SettingKind):
         return f"{value.bits}bit{group}{activations}"
 
     def words(self, setting: Setting) -> str:
-        """Likewise, in words."""
         q: Quantization = setting.value
         group = f" in groups of {q.group}" if q.group else ""
         inputs = f", {q.activation_bits}-bit inputs" if q.activation_bits else ""
@@ -430,7 +429,6 @@ class HeadBudgets(SettingKind):
                     yield Setting(self.name, share, layer=i, head=head, heads=spec.n_heads)
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Head by head."""
         for i, layer in enumerate(policy.layers):
             for head, budget in enumerate(_budgets(layer.kv)):
                 if budget != HeadBudget():
@@ -521,27 +519,22 @@ class CachePrecision(SettingKind):
     name, technique, saves, guess = "kv_bits", "KV bits", "caches", (0.5, 0.0, -0.3)
 
     def options(self, spec: ModelSpec, siblings: Sequence[ModelSpec]) -> Iterator[Setting]:
-        """Layer by layer."""
         for i in range(spec.n_layers):
             yield from (Setting(self.name, bits, layer=i) for bits in KV_BITS)
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Layer by layer."""
         for i, layer in enumerate(policy.layers):
             if layer.kv.bits:
                 yield Setting(self.name, layer.kv.bits, layer=i)
 
     def write(self, draft: Draft, chosen: Sequence[Setting]) -> None:
-        """Into `kv.bits`."""
         for s in chosen:
             draft.part(s.layer, "kv")["bits"] = s.value
 
     def text(self, value: int) -> str:
-        """With its unit."""
         return f"{value}bit"
 
     def words(self, setting: Setting) -> str:
-        """Likewise."""
         return f"{setting.value}-bit"
 
 
@@ -561,7 +554,6 @@ class LocalAttention(SettingKind):
     idles, guess = True, (0.5, -0.05, 0.0)
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Layer by layer, scale by scale."""
         for i, layer in enumerate(policy.layers):
             for k, row in enumerate(getattr(layer.attention, self.name)):
                 if any(reach is not None for reach in row):
@@ -569,7 +561,6 @@ class LocalAttention(SettingKind):
                     yield Setting(self.name, value, layer=i, scale=k, heads=len(row))
 
     def write(self, draft: Draft, chosen: Sequence[Setting]) -> None:
-        """Into the table of the layer."""
         for layer, some in _by(chosen, "layer"):
             rows: list[tuple[Reach, ...]] = [(None,) * some[0].heads] * len(draft.scales)
             for s in some:
@@ -598,6 +589,7 @@ class Windows(LocalAttention):
     """A radius in cells."""
 
     name, technique = "window", "attention window"
+    letter = "W", "attention windows"
 
     def options(self, spec: ModelSpec, siblings: Sequence[ModelSpec]) -> Iterator[Setting]:
         """One radius for all heads; a window as wide as the map is no window."""
@@ -611,6 +603,7 @@ class Bands(LocalAttention):
     """A half-width in raster order."""
 
     name, technique = "band", "attention band"
+    letter = "B", "attention bands"
 
 
 def _reaches(s: Setting) -> tuple[Reach, ...]:
@@ -626,20 +619,18 @@ class ChosenKeys(SettingKind):
     """Keys of a layer that are chosen at one scale for the later ones: a `CrossScale`."""
 
     name, technique, guess = "cross_scale", "chosen keys", (0.5, -0.05, 0.0)
+    letter = "K", "keys chosen at an earlier scale"
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Layer by layer."""
         for i, layer in enumerate(policy.layers):
             if layer.attention.cross_scale:
                 yield Setting(self.name, layer.attention.cross_scale, layer=i)
 
     def write(self, draft: Draft, chosen: Sequence[Setting]) -> None:
-        """Into `attention.cross_scale`."""
         for s in chosen:
             draft.part(s.layer, "attention")["cross_scale"] = s.value
 
     def number(self, value: Any) -> float:
-        """The share of keys."""
         return float(value.keys)
 
     def acts(self, setting: Setting, layer: int, scale: int) -> bool:
@@ -647,7 +638,6 @@ class ChosenKeys(SettingKind):
         return setting.layer == layer and scale > setting.value.decision_scale
 
     def text(self, value: Any) -> str:
-        """Share and scale."""
         return f"{value.keys:.1%} from scale {value.decision_scale}"
 
 
@@ -663,6 +653,7 @@ class Tokens(SettingKind):
     """The share of a scale's tokens that a layer runs on: a number, or a `TokenShare`."""
 
     name, technique, home, guess, off = "tokens", "tokens", "scale", (2.0, -0.5, -0.1), 1.0
+    letter = "T", "tokens pruned"
 
     def options(self, spec: ModelSpec, siblings: Sequence[ModelSpec]) -> Iterator[Setting]:
         """By distance; a share that rounds up to all tokens prunes none."""
@@ -672,7 +663,6 @@ class Tokens(SettingKind):
                     yield Setting(self.name, share, layer=i, scale=k)
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Scale by scale, layer by layer."""
         for k, scale in enumerate(policy.scales):
             for i in scale.tokens.layers(len(policy.layers)) if scale.tokens else ():
                 if scale.tokens and (keep := scale.tokens.keep_in(i)) < 1:
@@ -702,7 +692,6 @@ class Tokens(SettingKind):
             }
 
     def number(self, value: TokenShare | float) -> float:
-        """The share."""
         return value.keep if isinstance(value, TokenShare) else value
 
     def text(self, value: TokenShare | float) -> str:
@@ -710,7 +699,6 @@ class Tokens(SettingKind):
         return f"{value.keep:g} by {value.score}" if isinstance(value, TokenShare) else f"{value:g}"
 
     def words(self, setting: Setting) -> str:
-        """Likewise."""
         by = f", by {setting.value.score}" if isinstance(setting.value, TokenShare) else ""
         return f"{self.number(setting.value):.0%} of them{by}"
 
@@ -724,7 +712,6 @@ class TokenLayers(SettingKind):
     name, technique, home, spelling = "token_layers", "tokens", "scale", True
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Scale by scale."""
         n = len(policy.layers)
         for k, scale in enumerate(policy.scales):
             if scale.tokens is None:
@@ -750,15 +737,12 @@ class TokenLayers(SettingKind):
                 tokens.update(first_layer=first, last_layer=last, layer_keep=inside)
 
     def number(self, value: tuple[int, int | None]) -> float:
-        """The first layer."""
         return float(value[0])
 
     def text(self, value: tuple[int, int | None]) -> str:
-        """First and last layer."""
         return f"{value[0]}..{'' if value[1] is None else value[1]}"
 
     def words(self, setting: Setting) -> str:
-        """Likewise."""
         return f"pruning names layers {self.text(setting.value)}, without effect"
 
 
@@ -766,9 +750,9 @@ class Sharing(SettingKind):
     """A layer's attention or FFN at a scale, computed for the conditional rows alone."""
 
     name, technique, home, guess = "sharing", "guidance", "scale", (0.5, -0.2, 0.0)
+    letter = "G", "guidance shared"
 
     def options(self, spec: ModelSpec, siblings: Sequence[ModelSpec]) -> Iterator[Setting]:
-        """Either branch."""
         for i in range(spec.n_layers):
             for k in range(len(spec.scales)):
                 for branch in ("attention", "ffn"):
@@ -788,11 +772,9 @@ class Sharing(SettingKind):
             fields.setdefault(f"shared_{s.part}", []).append(s.layer)
 
     def text(self, value: bool) -> str:
-        """There is one value."""
         return "shared"
 
     def words(self, setting: Setting) -> str:
-        """Which branch."""
         return f"{'FFN' if setting.part == 'ffn' else setting.part} shared"
 
 
@@ -801,18 +783,16 @@ class SkippedScale(SettingKind):
 
     name, technique, home, frame = "skip", "scale", "policy", True
     saves, guess = "caches", (8.0, -1.0, -0.5)
+    letter = "S", "scale skipped"
 
     def options(self, spec: ModelSpec, siblings: Sequence[ModelSpec]) -> Iterator[Setting]:
-        """Any scale."""
         return (Setting(self.name, True, scale=k) for k in range(len(spec.scales)))
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Scale by scale."""
         skipped = (k for k, scale in enumerate(policy.scales) if not scale.run)
         return (Setting(self.name, True, scale=k) for k in skipped)
 
     def write(self, draft: Draft, chosen: Sequence[Setting]) -> None:
-        """Into `run`."""
         for s in chosen:
             draft.scales[s.scale or 0]["run"] = False
 
@@ -821,11 +801,9 @@ class SkippedScale(SettingKind):
         return inner.layer is not None and inner.scale == frame.scale
 
     def text(self, value: bool) -> str:
-        """There is one value."""
         return "yes"
 
     def words(self, setting: Setting) -> str:
-        """Likewise."""
         return "skipped"
 
 
@@ -834,9 +812,9 @@ class DroppedGuidance(SettingKind):
 
     name, technique, home, frame = "guidance", "guidance", "policy", True
     saves, guess = "caches", (1.0, -0.5, -0.3)
+    letter = "g", "guidance off"
 
     def options(self, spec: ModelSpec, siblings: Sequence[ModelSpec]) -> Iterator[Setting]:
-        """Any scale."""
         return (Setting(self.name, k) for k in range(len(spec.scales)))
 
     def found(self, policy: Policy) -> Iterator[Setting]:
@@ -860,15 +838,12 @@ class DroppedGuidance(SettingKind):
         return inner.kind == Sharing.name and (inner.scale or 0) >= frame.first_scale
 
     def acts(self, setting: Setting, layer: int, scale: int) -> bool:
-        """From there on."""
         return scale >= setting.first_scale
 
     def text(self, value: int) -> str:
-        """From where."""
         return f"off from {value}"
 
     def describe(self, setting: Setting) -> Description:
-        """From where."""
         return Description(f"scale {setting.value} on", self.technique, "off")
 
 
@@ -877,6 +852,7 @@ class SmallerModel(SettingKind):
 
     name, technique, home, frame = "refiner", "refiner", "policy", True
     saves, guess = "caches", (1.0, -0.7, -0.3)
+    letter = "R", "run by the refiner"
 
     def options(self, spec: ModelSpec, siblings: Sequence[ModelSpec]) -> Iterator[Setting]:
         """Any sibling from any scale but the first."""
@@ -886,12 +862,10 @@ class SmallerModel(SettingKind):
                 yield Setting(self.name, refiner)
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """One at most."""
         if policy.refiner is not None:
             yield Setting(self.name, policy.refiner)
 
     def write(self, draft: Draft, chosen: Sequence[Setting]) -> None:
-        """Into `refiner`."""
         for s in chosen:
             draft.fields["refiner"] = s.value
 
@@ -900,7 +874,6 @@ class SmallerModel(SettingKind):
         return -float(setting.first_scale)
 
     def number(self, value: Refiner) -> float:
-        """Where it begins."""
         return float(value.first_scale)
 
     def hides(self, frame: Setting, inner: Setting) -> bool:
@@ -909,15 +882,12 @@ class SmallerModel(SettingKind):
         return placed and (inner.scale or 0) >= frame.first_scale
 
     def acts(self, setting: Setting, layer: int, scale: int) -> bool:
-        """From there on."""
         return scale >= setting.first_scale
 
     def text(self, value: Refiner) -> str:
-        """Which, and from where."""
         return f"{value.model} from {value.first_scale}"
 
     def describe(self, setting: Setting) -> Description:
-        """Which, and from where."""
         place = f"scale {setting.value.first_scale} on"
         return Description(place, self.technique, setting.value.model)
 
@@ -928,11 +898,9 @@ class ImageDecision(SettingKind):
     name, technique, home, guess = "decision", "decision", "policy", (1.0, -0.2, 0.0)
 
     def found(self, policy: Policy) -> Iterator[Setting]:
-        """Scale by scale."""
         return (Setting(self.name, decision, scale=decision.after) for decision in policy.decisions)
 
     def write(self, draft: Draft, chosen: Sequence[Setting]) -> None:
-        """Into `decisions`."""
         ordered = sorted(chosen, key=lambda s: s.scale or 0)
         draft.fields["decisions"] = [s.value for s in ordered]
 
@@ -941,7 +909,6 @@ class ImageDecision(SettingKind):
         return float(value.actions[0].share)
 
     def acts(self, setting: Setting, layer: int, scale: int) -> bool:
-        """Behind it."""
         return scale > setting.value.after
 
     def text(self, value: Any) -> str:
@@ -949,7 +916,6 @@ class ImageDecision(SettingKind):
         return f"{value.feature} {1 - value.actions[0].share:.0%}"
 
     def words(self, setting: Setting) -> str:
-        """Likewise."""
         away = 1 - setting.value.actions[0].share
         return f"after it {away:.0%} of images go another way, by {setting.value.feature}"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.assumed import assumed
 from benchmarks.search_synthetic import SPEC
 from tests.search.support.interacting import moves, problem, starts, trial, with_loss
+from tests.space.calibrations import random_calibration
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
 from varsearch.search.core.dominance import domination
@@ -20,7 +20,7 @@ from varsearch.space.settings import composable, compose, effective, settings_of
 
 SETTINGS = problem().settings
 SIBLING = SPEC.model_copy(update={"name": "sibling", "n_layers": 1, "fingerprint": "a" * 64})
-PRESETS, _ = presets(SPEC, assumed(SPEC), [SIBLING])
+PRESETS, _ = presets(SPEC, random_calibration(SPEC), [SIBLING])
 
 
 def named(name: str, number: int, loss: float, half: float = 0.5) -> TrialRecord:
