@@ -50,7 +50,7 @@ CASES = {
     "unknown model": (["run", "--model", "imagenet"], 4, ["unknown model 'imagenet'", "mnist"]),
     "pickle checkpoint": (["run", "--model", "var_d16.pth"], 4, ["a checkpoint without its tokenizer", "--weights"]),
     "unknown metric": (["run", *FAST, "--objectives", "beauty"], 2, ["unknown metric 'beauty'", "delta_fid"]),
-    "four objectives": (["run", *FAST, "--objectives", "fid,kid,nll,flops"], 2, ["one to three"]),
+    "five objectives": (["run", *FAST, "--objectives", "fid,kid,nll,flops,memory"], 2, ["one to four"]),
     "impossible memory": (["run", *FAST, "--max-memory", "1kB"], 2, ["--max-memory", "least reachable"]),
     "impossible latency": (["run", *FAST, "--max-latency", "0.001x"], 2, ["--max-latency", "least reachable"]),
     "negative bound": (["run", *FAST, "--max-memory", "-3MB"], 2, ["--max-memory", "expected a number"]),

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.commands import fails
 from tests.cli.test_bad_input import FAST, LIKE_A_USER, clean_environment, exported, in_empty_folder, model_copy
 from varsearch.cli.main import main
-from varsearch.models import zoo
+from varsearch.models import names, zoo
 
 __all__ = ["exported", "in_empty_folder", "model_copy"]
 
@@ -93,7 +93,8 @@ def test_damaged_cards(card: str, model_copy: Path, capsys: pytest.CaptureFixtur
 def test_a_model_that_lacks_a_file(
     model_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zoo, "WEIGHTS", model_copy.parent)
+    for module in (zoo, names):
+        monkeypatch.setattr(module, "WEIGHTS", model_copy.parent)
     (model_copy / "held_out.safetensors").unlink()
     fails(capsys, ["models", model_copy.name], 4, "held_out.safetensors: No such file")
     assert main(["models"]) == 0, "the list says nothing of files"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from varsearch.accel import Accelerated
+from varsearch.accel.kv_selection import Scorer
 from varsearch.evaluators.workload import default_sampler
 from varsearch.models.seams import LayerState
 
@@ -27,6 +28,10 @@ class CacheWatch:
         # int64 positions are the loop's own, one tensor for all layers.
         own = [t for t in tensors_of(caches, set()) if t.dtype != torch.int64]
         found = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in own}
+        # A scorer's tables belong to the plan, which keeps them from one generation to the next.
+        scorers = [o.tables for o in gc.get_objects() if type(o) is Scorer]
+        for table in tensors_of(scorers, set()):
+            found.pop(table.untyped_storage()._cdata, None)
         self.most_bytes = max(self.most_bytes, sum(found.values()))
         return self.sampler(logits_NLV, scale, codebook_VC)
 

@@ -122,7 +122,8 @@ def test_values_are_those_of_the_sampled_images(evaluator: QualityEvaluator, w3:
     metric = FrechetInceptionDistance(Precomputed(12))
     metric.update(projection().features(torch.cat(real_images())).double(), real=True)
     metric.update(features.double(), real=False)
-    assert w3.values["fid"] == pytest.approx(metric.compute().item(), rel=1e-9)
+    # Features are in single precision and come in other batches: they differ by some 1e-7.
+    assert w3.values["fid"] == pytest.approx(metric.compute().item(), rel=1e-6)
     assert w3.values["delta_fid"] == w3.values["fid"] - evaluator.dense.fid != 0
     assert w3.values["feature_distance"] == pytest.approx((features - dense).square().mean().item(), rel=1e-5)
     agree = ((features @ HEAD).argmax(1) == torch.arange(N) % 10).double().mean()
