@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_killed_in_process_the_same_command_continues(search: Search) -> None:
-    search.start(workers=0, budget=5, seconds=0.3)
+    search.start(workers=0, budget=5, hold=3)
     number, _ = search.until_begun(3)
     search.kill()
     assert [t.state for t in stored(search.storage)] == [State.COMPLETE, State.COMPLETE, State.RUNNING]
@@ -29,13 +30,14 @@ def test_killed_in_process_the_same_command_continues(search: Search) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_second_driver_takes_the_run_over_and_the_first_says_so(search: Search, workers: int) -> None:
-    search.start(workers=workers, budget=6, seconds=5.0)
+    search.start(workers=workers, budget=6, hold=2)
     search.until_begun(2)
     first = search.process
     assert first is not None
     search.start(workers=0, budget=6)
     assert search.wait()[0] == 0
-    output, _ = first.communicate(timeout=120)
+    search.release()
+    output, _ = first.communicate()
     assert first.returncode == 6
     assert output.splitlines()[-1].startswith("StoreError: run fake-4090-")
     assert "was continued by another process" in output.splitlines()[-1]
@@ -49,7 +51,7 @@ def test_of_drivers_that_start_at_once_on_a_new_file_one_finishes(search: Search
         assert first is not None
         search.start(workers=0, budget=3)
         code, output = search.wait()
-        others, _ = first.communicate(timeout=120)
+        others, _ = first.communicate()
         assert sorted((code, first.returncode)) in ([0, 0], [0, 6]), (output, others)
         last = [lines[-1] for lines in (output, others.splitlines()) if lines and lines[-1].startswith("StoreError")]
         assert all("was continued by another process" in line for line in last), last
@@ -59,9 +61,11 @@ def test_of_drivers_that_start_at_once_on_a_new_file_one_finishes(search: Search
 
 
 def test_a_killed_ray_worker_is_replaced_and_its_trial_evaluated_again(search: Search) -> None:
-    search.start(workers=2, budget=8, seconds=0.5)
+    search.start(workers=2, budget=8, hold=4)
     number, pid = search.until_begun(4)
     os.kill(pid, signal.SIGKILL)
+    search.until_begun(6)  # by the other worker, which is held, and by the one in the place of the killed one
+    search.release()
     code, output = search.wait()
     assert (code, set(output), len(output)) == (0, lines(8), 8)
     check_consistent(search.storage, 8)
@@ -76,28 +80,28 @@ def test_a_killed_ray_worker_is_replaced_and_its_trial_evaluated_again(search: S
 
 
 def test_a_killed_driver_leaves_nothing_running_after_the_rerun(search: Search) -> None:
-    search.start(workers=2, budget=8, seconds=0.5)
-    search.until_begun(5)
+    search.start(workers=2, budget=8, hold=5)
+    search.until_begun(6)
     below = descendants(search.process.pid if search.process else 0)
     assert any(title.startswith("ray::") for title in below.values())
     search.kill()
     before = {t.number for t in stored(search.storage) if t.state.is_final}
     assert before
     begun = len(search.events("begin"))
-    search.start(workers=2, budget=8, seconds=0.1)
+    search.start(workers=2, budget=8)
     code, output = search.wait()
-    # An orphaned worker may have delivered its outcome before it noticed that the driver was gone.
     assert code == 0
     assert set(output) <= lines(8)
     check_consistent(search.storage, 8)
     assert not before & {n for n, _ in search.events("begin")[begun:]}
-    # Ray's own agents notice later; what could still write has ended with the driver.
-    alive = {pid: title for pid, title in descendants(1).items() if pid in below}
-    assert not [title for title in alive.values() if title.startswith(("ray::BrokerActor", "ray::ImplicitFunc"))]
+    # What could still write ends with the driver, also where an evaluation does not end.
+    ours = ("ray::BrokerActor", "ray::ImplicitFunc")
+    while [p for p, title in descendants(1).items() if p in below and title.startswith(ours)]:
+        time.sleep(0.1)
 
 
 def test_a_killed_broker_ends_the_run_in_one_line_and_it_continues(search: Search) -> None:
-    search.start(workers=1, budget=6, seconds=0.5)
+    search.start(workers=1, budget=6, hold=2)
     search.until_begun(2)
     assert search.process is not None
     (broker,) = [p for p, title in descendants(search.process.pid).items() if title.startswith("ray::BrokerActor")]
@@ -113,8 +117,8 @@ def test_a_killed_broker_ends_the_run_in_one_line_and_it_continues(search: Searc
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ctrl_c_puts_running_trials_back(search: Search, workers: int) -> None:
-    search.start(workers=workers, budget=30, seconds=1.0)
-    search.until_begun(4)
+    search.start(workers=workers, budget=30, hold=4)
+    search.until_begun(4 if workers < 2 else 5)  # all workers are held now
     assert search.process is not None
     os.killpg(search.process.pid, signal.SIGINT)
     code, output = search.wait()

@@ -28,18 +28,17 @@ def head() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder = tempfile.mkdtemp(dir="/tmp")
+    ray = str(Path(sys.executable).with_name("ray"))
     command = f"start --head --block --port={port} --num-cpus=2 --include-dashboard=false --temp-dir={folder}"
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("ray")), *command.split()],
+        [ray, *command.split()],
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    below: dict[int, str] = {}
-    while not any("raylet" in title for title in below.values()):
+    asked = [ray, "status", f"--address=127.0.0.1:{port}"]
+    while "/2.0 CPU" not in subprocess.run(asked, capture_output=True, text=True, check=False).stdout:
         assert process.poll() is None
         time.sleep(0.5)
-        below = descendants(process.pid)
-    time.sleep(5)
     yield f"127.0.0.1:{port}"
     for pid in [process.pid, *descendants(process.pid)]:
         os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
 """Runs a search of fakes in a process of its own, so that tests can kill it.
 
-python driver.py STORAGE LOG WORKERS BUDGET SECONDS [broken|deadly|full|hangs|other|HOST:PORT]
+python driver.py STORAGE LOG WORKERS BUDGET HOLD [broken|deadly|full|hangs|other|HOST:PORT]
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def show(progress: Progress) -> None:
 
 
 def main() -> None:
-    storage, log, workers, budget, seconds, *kind = sys.argv[1:]
+    storage, log, workers, budget, hold, *kind = sys.argv[1:]
     address = kind[0] if kind and ":" in kind[0] else None
-    # On a cluster one worker may be up before another, and would do all the work.
-    fake = partial(FakeWorker, Path(log), float(seconds), int(workers) if address else 1)
-    make_worker = {"broken": broken, "deadly": deadly, "hangs": partial(Hanging, Path(log))}.get("".join(kind), fake)
+    fake = partial(FakeWorker, Path(log), int(hold), int(workers))
+    hanging = partial(Hanging, Path(log))
+    make_worker = {"broken": broken, "deadly": deadly, "hangs": hanging}.get("".join(kind), fake)
     chosen, starts = settings(), STARTS
     if kind == ["other"]:
         chosen = settings(speed=OTHER)

@@ -116,31 +116,39 @@ def outcome(job: Job) -> Outcome:
     return Outcome(number=job.number, quality=quality, speed=speed)
 
 
+def released(log: Path) -> Path:
+    """The file whose presence lets evaluations end that are held."""
+    return log.with_suffix(".released")
+
+
 @dataclass
 class FakeWorker:
-    """Notes in `log` when an evaluation begins, draws images and ends; takes `seconds`, and waits for `together`
-    processes to have begun one."""
+    """Notes in `log` when an evaluation begins, draws images and ends.
+
+    The first ones wait until `together` processes have begun one, so that no process does all the
+    work. The `hold`-th to begin and all later ones wait until `Search.release`.
+    """
 
     log: Path | None = None
-    seconds: float = 0.0
+    hold: int = 0
     together: int = 1
 
     def evaluate(self, job: Job) -> Outcome:
         self.note("begin", job)
         if job.quality is not None:
             self.note("draw", job)
-        time.sleep(self.seconds)
-        self.meet()
+        while self.log and not self.may_end(self.log):
+            time.sleep(0.05)
         self.note("end", job)
         return outcome(job)
 
-    def meet(self) -> None:
-        deadline = time.monotonic() + 60
-        while self.log and self.together > 1 and time.monotonic() < deadline:
-            begun = [line for line in self.log.read_text().splitlines() if line.startswith("begin")]
-            if len({line.split()[2] for line in begun}) >= self.together:
-                break
-            time.sleep(0.05)
+    def may_end(self, log: Path) -> bool:
+        """Whether the evaluation that this process began last need not wait any longer."""
+        lines = log.read_text().splitlines()
+        pids = [int(line.split()[2]) for line in lines if line.startswith("begin")]
+        place = max(i for i, pid in enumerate(pids, start=1) if pid == os.getpid())
+        held = self.hold and place >= self.hold and not released(log).exists()
+        return len(set(pids)) >= self.together and not held
 
     def note(self, event: str, job: Job) -> None:
         if self.log:

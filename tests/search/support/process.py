@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.search.support.fakes import released
+
 ROOT = Path(__file__).parents[3]
 
 # Ray gives its workers the niceness 15, with which they may get no core for minutes on a busy machine.
@@ -22,8 +24,9 @@ class Search:
         self.process: subprocess.Popen[str] | None = None
         self.pids: list[int] = []
 
-    def start(self, *, workers: int, budget: int, seconds: float = 0.0, kind: str = "") -> None:
-        arguments = [self.storage, str(self.log), str(workers), str(budget), str(seconds), *filter(None, [kind])]
+    def start(self, *, workers: int, budget: int, hold: int = 0, kind: str = "") -> None:
+        """Starts a search whose `hold`-th evaluation to begin, and all later ones, wait for `release`."""
+        arguments = [self.storage, str(self.log), str(workers), str(budget), str(hold), *filter(None, [kind])]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.search.support.driver", *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT), **KIND},
@@ -34,8 +37,12 @@ class Search:
     def wait(self) -> tuple[int, list[str]]:
         """Exit code and all lines that were printed."""
         assert self.process is not None
-        output, _ = self.process.communicate(timeout=120)
+        output, _ = self.process.communicate()
         return self.process.returncode, output.splitlines()
+
+    def release(self) -> None:
+        """Lets evaluations end that are held."""
+        released(self.log).touch()
 
     def kill(self) -> None:
         assert self.process is not None
@@ -54,11 +61,9 @@ class Search:
 
     def until_begun(self, n: int) -> tuple[int, int]:
         """Waits until `n` evaluations have begun; number and process of the last."""
-        deadline = time.monotonic() + 90
         while len(self.events("begin")) < n:
             assert self.process is not None
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline
             time.sleep(0.05)
         return self.events("begin")[n - 1]
 
