@@ -115,7 +115,7 @@ def test_a_model_is_measured_in_full(
     for name, got in found["presets"].items():
         assert got["latency_ms"] > 0 and got["peak_bytes"] > got["kv_bytes"] > 0, name
     assert {name: "latency_ms" in got for name, got in found["attention"].items()} == {
-        "reference": True, "sdpa": True, "cudnn": False, "flash-attn": False,
+        "reference": True, "sdpa": True, "triton": False, "cudnn": False, "flash-attn": False,
     }  # fmt: skip
     assert "not installed" in found["attention"]["flash-attn"]["refused"]
     assert found["attention"]["reference"]["attention"] == "reference"
