@@ -132,7 +132,8 @@ def test_provenance_has_the_bound_on_fid_that_was_asked_for() -> None:
     asked = settings(fid=5.0)
     run = RunRecord("x", "mnist", SPEC.fingerprint, "", "", asked.model_dump_json())
     shown = Front(
-        settings=settings(fid=3.5), entries=(), complete=0, dense=None, presets=(), hypervolume=None, best_values={}, run="x", trials=(),
+        settings=settings(fid=3.5), entries=(), complete=0, dense=None, presets=(), hypervolume=None, best_values={},
+        run="x", trials=(),
         protocols=Protocols.of(asked), confirmed=False, unconfirmed=0, optimism=None,
     )  # fmt: skip
     facts = dict(dict(provenance(run, shown, [], [], "a database"))["Run"])
