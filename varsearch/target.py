@@ -22,6 +22,9 @@ AttentionBackend = Literal[
 
 AttentionName = Literal[AttentionBackend, "auto"]
 
+Noise = Literal["mt19937", "philox"]
+"""What images draw their noise with; see `models/noise.py`."""
+
 # Far above any model there is: a damaged or hostile file must not ask for more memory or time than there is.
 MAX_BATCH, MAX_SIDE, MAX_THREADS = 2**16, 256, 1024
 Count = Annotated[int, Field(ge=1, le=1024)]

@@ -42,6 +42,11 @@ def device_of(model: ImageModel) -> torch.device:
     return model.transformer.pos_start.device
 
 
+def dtype_of(model: ImageModel) -> torch.dtype:
+    """The number format of the model's weights, but for what `checkpoints` keeps in fp32."""
+    return model.transformer.pos_start.dtype
+
+
 def skeleton(manifest: Manifest, prompts: Prompts | None = None) -> ImageModel:
     """A model of the manifest's shape on the meta device: its cost can be traced without reading the weights."""
     with torch.device("meta"):
