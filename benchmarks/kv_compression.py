@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.assumed import assumed
+from varsearch.space.presets.assumed import assumed
 from benchmarks.model import large_model, small_model
 from varsearch.accel import apply
 from varsearch.calibration import Calibration

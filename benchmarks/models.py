@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.assumed import assumed
+from varsearch.space.presets.assumed import assumed
 from benchmarks.model import random
 from benchmarks.stopwatch import shares
 from varsearch.accel import Accelerated, apply

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import dense, models, published_loop, stopwatch
-from benchmarks.assumed import assumed
+from varsearch.space.presets.assumed import assumed
 from benchmarks.model import large_model
 from benchmarks.techniques import CLAIMS, TARGET
 from tests.accel.families import infinity

@@ -10,8 +10,7 @@ from tests.exact import exact, same_images
 from varsearch.accel import labels_for
 from varsearch.models.batch import first_rows
 from varsearch.models.image_model import ImageModel
-from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSampler, filter_logits
-from varsearch.models.sampling import race
+from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSampler, filter_logits, race
 from varsearch.models.seams import DenseKV
 from varsearch.target import Noise
 

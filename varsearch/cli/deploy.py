@@ -135,7 +135,8 @@ def _sample(model: ImageModel, file: PolicyFile) -> dict[str, object]:
 
 def _speed(model: ImageModel, file: PolicyFile, batch_size: int | None, attention: AttentionName) -> dict[str, object]:
     """The policy timed next to dense on this machine, in the file's batches if they were meant for this device."""
-    from varsearch.evaluators.speed import local_device, time_against_dense
+    from varsearch.evaluators.devices import local_device
+    from varsearch.evaluators.speed import time_against_dense
 
     here = local_device()
     elsewhere = here is not None and here.name != file.target.device

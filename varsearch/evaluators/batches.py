@@ -7,7 +7,8 @@ tells the memory of any pass with any number of images.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -19,14 +20,22 @@ from varsearch.accel.refiner import with_refiner
 from varsearch.contentless import Contentless, WithoutContent
 from varsearch.errors import EvaluationError
 from varsearch.evaluators.memory import StorageTracker
-from varsearch.evaluators.workload import device_of, dtype_of, parts_of, with_tensors
+from varsearch.evaluators.workload import (
+    default_sampler,
+    device_of,
+    parts_of,
+    run_batch,
+    with_tensors,
+)
 from varsearch.models.checkpoints import stored_as
 from varsearch.models.image_model import ImageModel
-from varsearch.models.noise import usual_noise
 from varsearch.policy import Policy
 
 Pass = Callable[[Accelerated, int], object]
 """Sends so many images through a model under a policy."""
+
+_answers: dict[Hashable, int] = {}
+"""Of `needed_bytes`; evaluators of one model ask the same."""
 
 SLACK = 1.25
 """Bytes to have ready for each one that is traced: allocators round up, and libraries have workspaces."""
@@ -36,9 +45,8 @@ PLENTY = 4
 
 
 def drawing(applied: Accelerated, n: int) -> object:
-    """The pass that draws images."""
-    labels_N = labels_for(n, applied.model.spec.classes)
-    return applied.images(labels_N, seed=0, noise=usual_noise("cuda"))
+    """The pass that draws images. The published sampler stands for all of them: they hold about as much."""
+    return run_batch(applied, n, default_sampler(applied.model))
 
 
 def reading(applied: Accelerated, n: int) -> object:
@@ -47,7 +55,9 @@ def reading(applied: Accelerated, n: int) -> object:
     return applied.likelihood(labels_for(n, applied.model.spec.classes), tokens)
 
 
-def needed_bytes(model: ImageModel, policy: Policy, n: int, run: Pass = drawing, dtype: torch.dtype | None = None) -> int:
+def needed_bytes(
+    model: ImageModel, policy: Policy, n: int, run: Pass = drawing, dtype: torch.dtype | None = None
+) -> int:
     """Most bytes that the pass with `n` images holds at once besides the weights of `model`.
 
     Args:
@@ -60,8 +70,16 @@ def needed_bytes(model: ImageModel, policy: Policy, n: int, run: Pass = drawing,
     Raises:
         PolicyError: the policy does not fit the model.
     """
-    wide = dtype or dtype_of(model)
+    wide = dtype or model.transformer.pos_start.dtype
     model = with_refiner(model, policy)
+    shape = repr((model.transformer.config, model.tokenizer.config, model.sampling))
+    question = shape, policy.digest, n, run, wide, device_of(model).type
+    if question not in _answers:
+        _answers[question] = _needed(model, policy, n, run, wide)
+    return _answers[question]
+
+
+def _needed(model: ImageModel, policy: Policy, n: int, run: Pass, wide: torch.dtype) -> int:
     backend = default_backend(device_of(model), wide)
     with WithoutContent():
         hollow = with_tensors(model, lambda name, t: Contentless.like(t, stored_as(name, t, wide)))
@@ -72,22 +90,19 @@ def needed_bytes(model: ImageModel, policy: Policy, n: int, run: Pass = drawing,
     return tracker.peak_bytes - tracker.weight_bytes
 
 
-def largest(needed: Callable[[int], int], usual: int, free: int) -> int:
-    """Most images, up to `usual`, whose pass needs no more than `free` bytes; 0 if one image needs more.
+def largest(one: int, many: int, n: int, free: int) -> int:
+    """Most images whose pass needs no more than `free` bytes; 0 if one image needs more.
+
+    Every moment of a pass holds an amount that grows in proportion to the images added, so the peak is a convex
+    function of their number, and nowhere above its chord.
 
     Args:
-        needed: bytes by number of images, which rise at least in proportion to the images added.
-        usual: the most to answer.
+        one: bytes that one image needs.
+        many: bytes that `n` images need.
+        n: more than one.
         free: bytes that there are.
     """
-    n = usual
-    while n and (bytes_n := needed(n)) > free:
-        if n == 1:
-            return 0
-        # What a chord through one image and n allows is not too little, because the curve is nowhere above it.
-        one = needed(1)
-        n = min(n - 1, 1 + int((free - one) / max((bytes_n - one) / (n - 1), 1e-9))) if one <= free else 1
-    return n
+    return 0 if one > free else 1 + int((free - one) / max((many - one) / (n - 1), 1e-9))
 
 
 class Batches:
@@ -124,13 +139,14 @@ class Batches:
         """
         if self._is_plenty:
             return self.usual
-        found = largest(lambda n: needed_bytes(self.model, policy, n, self.run), self.usual, self.free)
+        n = max(2, self.usual)
+        one, many = (needed_bytes(self.model, policy, count, self.run) for count in (1, n))
+        found = largest(one, many, n, self.free)
         if not found:
-            one = needed_bytes(self.model, policy, 1, self.run)
             raise EvaluationError(
                 f"one image needs {one / 1e9:.1f} GB besides the weights, and {self.free / 1e9:.1f} GB are free"
             )
-        return found
+        return min(found, self.usual)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -143,11 +159,18 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _available_memory() -> int:
-    """The system's own estimate of what can be taken without swapping; without limits of containers."""
-    info = Path("/proc/meminfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    import os
+    """What the system says that can be taken without swapping, or less where a container has a limit."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    lines = _read("/proc/meminfo").splitlines()
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal():
+        available.append(int(limit) - int(used))
+    return min([whole, *available])
 
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -20,6 +20,7 @@ from varsearch.models.image_model import ImageModel, Sibling
 from varsearch.models.infinity.text import Prompts
 from varsearch.models.manifest import Manifest
 from varsearch.models.sampling import PublishedSampler
+from varsearch.target import DType, check_dtype
 
 
 def default_sampler(model: ImageModel) -> Sampler:
@@ -42,9 +43,11 @@ def device_of(model: ImageModel) -> torch.device:
     return model.transformer.pos_start.device
 
 
-def dtype_of(model: ImageModel) -> torch.dtype:
+def dtype_of(model: ImageModel) -> DType:
     """The number format of the model's weights, but for what `checkpoints` keeps in fp32."""
-    return model.transformer.pos_start.dtype
+    found = check_dtype(str(model.transformer.pos_start.dtype).removeprefix("torch."))
+    assert found is not None
+    return found
 
 
 def skeleton(manifest: Manifest, prompts: Prompts | None = None) -> ImageModel:

@@ -3,7 +3,8 @@
 `mt19937` is what the first releases drew with: one stream of PyTorch's CPU generator per image and scale. It costs CPU
 time and a copy wherever the images are drawn elsewhere. `philox` is Philox4x32-10 (Salmon et al. 2011, doi
 10.1145/2063384.2063405), a function of a counter in integer arithmetic: every device computes the same words where the
-images are, and nothing is copied. What follows from the words differs between devices by the rounding of two logarithms.
+images are, and nothing is copied. What follows from the words differs between devices by the rounding of two
+logarithms.
 
 Shape suffixes: N images, R some of them, P positions of one scale (tokens by codes), Q quadruples of positions.
 """
@@ -26,8 +27,8 @@ ROUNDS = 10
 AT_ONCE = {"cpu": 2**14}
 """Counters at once, by type of device: so many stay in a core's cache."""
 
-AT_ONCE_ELSEWHERE = 2**22
-"""A few hundred megabytes of words."""
+AT_ONCE_ELSEWHERE = 2**20
+"""Some 70 MB of words, which are enough to keep a device busy."""
 
 
 def usual_noise(device: torch.device | str) -> Noise:

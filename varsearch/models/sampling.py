@@ -108,8 +108,8 @@ class PairedSampler:
     """Draws with noise that belongs to (seed, image, scale) alone; see `noise`.
 
     An image depends neither on its neighbours in the batch nor on work that a policy skipped, and two policies are
-    compared on the same noise. Codes are chosen by the Gumbel maximum, which changes a code only where the logits' order
-    changes enough.
+    compared on the same noise. Codes are chosen by the Gumbel maximum, which changes a code only where the order of the
+    logits changes enough.
 
     Args:
         seed: of all images.
