@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from varsearch.space.presets.assumed import assumed
 from benchmarks.model import random
 from benchmarks.stopwatch import shares
 from varsearch.accel import Accelerated, apply
@@ -31,6 +30,7 @@ from varsearch.evaluators.workload import cast, device_of
 from varsearch.kernels.attention_backends import BACKENDS
 from varsearch.models import ImageModel
 from varsearch.space.presets import presets
+from varsearch.space.presets.assumed import assumed
 from varsearch.target import AttentionBackend
 
 RESULTS = Path(__file__).parent / "results"

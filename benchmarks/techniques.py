@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 
-from varsearch.space.presets.assumed import assumed
 from benchmarks.model import large_model
 from varsearch.accel import apply
 from varsearch.evaluators.decisions import measure_shares
@@ -18,6 +17,7 @@ from varsearch.evaluators.trace import Trace, trace
 from varsearch.models import ImageModel
 from varsearch.policy import Policy
 from varsearch.space.presets import presets
+from varsearch.space.presets.assumed import assumed
 from varsearch.target import Target
 
 ROUNDS = 6

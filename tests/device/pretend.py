@@ -89,7 +89,7 @@ class OnDevice(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> OnDevice:
+    def __new__(cls: type[OnDevice], inner: Tensor) -> OnDevice:
         made: OnDevice = Tensor._make_wrapper_subclass(
             cls, inner.shape, strides=inner.stride(), storage_offset=int(inner.storage_offset()), dtype=inner.dtype,
             device=torch.device(NAME, 0),
@@ -267,9 +267,7 @@ _libraries: list[torch.library.Library] = []
 @cache
 def install() -> bool:
     """Registers the device, once per process; whether this PyTorch can."""
-    setup: Callable[[str], None] | None = getattr(
-        backend_registration, "_setup_privateuseone_for_python_backend", None
-    )
+    setup: Callable[[str], None] | None = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
     if setup is None:
         return False
     setup(NAME)

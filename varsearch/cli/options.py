@@ -36,6 +36,9 @@ Precision = Annotated[
     str | None, typer.Option("--dtype", help="float32, float16 or bfloat16; default: the device's usual one.")
 ]
 TargetName = Annotated[str, typer.Option(help="Device that latency and memory refer to; see 'varsearch targets'.")]
+DeviceName = Annotated[
+    str | None, typer.Option("--device", help="cpu or cuda: where images are drawn; default: a GPU if there is one.")
+]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, max=MAX_BATCH, help="Images per batch; default: the device's usual one.")
 ]

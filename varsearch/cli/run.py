@@ -18,6 +18,7 @@ from varsearch.cli.render import (
     announce_profile,
     bound,
     console,
+    print_calibration_step,
     print_json,
     table,
 )
@@ -47,13 +48,21 @@ def run(
         int | None, typer.Option(min=1, help="Cores per worker; default: divided evenly.")
     ] = None,
     gpus_per_worker: Annotated[
-        float, typer.Option(min=0, help="GPUs per worker, to draw images on; fractions share one.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            help="GPUs per worker; fractions share one, where no latency is measured. Default: 1 where it is, else 0.",
+        ),
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster; default: start Ray here.")] = None,
     batch_size: o.BatchSize = None,
     dtype: o.Precision = None,
     attention: o.Attention = "sdpa",
     images: o.Images = 512,
+    quality_dtype: Annotated[
+        str | None,
+        typer.Option(help="Number format that images are drawn in; default: the target's on a GPU, float32 on a CPU."),
+    ] = None,
     objectives: o.Objectives = None,
     max_latency: Annotated[str | None, typer.Option(help="Bound: 12ms, or 0.7x of dense.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="Bound: 8GB, or 0.5x of dense.")] = None,
@@ -115,9 +124,10 @@ def run(
         ray_address=ray_address,
         reference=reference,
         inception=inception,
+        quality_dtype=quality_dtype,
     )
     limits = {"budget": budget, "minutes": time, "patience": patience}
-    plan = prepare(request, storage, announce_calibration)
+    plan = prepare(request, storage, announce_calibration, print_calibration_step)
     if rungs and not plan.rungs:
         raise UsageError("--rungs: there is none before so few images, or of other metrics of quality than FID")
     _search(request, plan, name, storage, limits, not no_profile, warm_starts, rungs, not no_confirm)
@@ -211,6 +221,10 @@ def _announce(
         f"{len(plan.space.knobs)} knobs; starts from {_counted(starts)}; bounds: {limits}; storage {storage}"
     )
     announce_missing("not among them", plan.starts.missing)
+    if plan.starts.assumed:
+        console.print(
+            f"constants assumed, as in the papers, because no quality is evaluated: {', '.join(plan.starts.assumed)}"
+        )
 
 
 def _counted(starts: Mapping[str, Policy]) -> str:

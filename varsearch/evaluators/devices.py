@@ -11,7 +11,18 @@ import torch
 from varsearch.errors import TargetError
 from varsearch.kernels.attention_backends import BACKENDS, Request
 from varsearch.kernels.quantized_linear import supported
-from varsearch.target import GPU, LOCAL, Device, DType, default_target, devices, find_device, remember
+from varsearch.target import (
+    GPU,
+    LOCAL,
+    Device,
+    DType,
+    ModelSpec,
+    check_dtype,
+    default_target,
+    devices,
+    find_device,
+    remember,
+)
 
 CORES = {7: 64, 8: 128, 9: 128, 10: 128, 12: 128}
 """fp32 multiply-adds per clock and multiprocessor, by major compute capability; 8.0 has 64."""
@@ -50,6 +61,22 @@ def named(target: str) -> Device:
             f"{'.'.join(map(str, torch.cuda.get_device_capability()))}, expected 7 to 12"
         )
     return found
+
+
+def place_of(device: str | None, dtype: str | None, spec: ModelSpec) -> tuple[str, DType]:
+    """Where images are drawn, and in which format: by default on a GPU if there is one, in what is usual for the model.
+
+    Raises:
+        TargetError: the device is none, or not here; the number format is none.
+    """
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = device or usual
+    if chosen not in ("cpu", "cuda"):
+        raise TargetError(f"unknown device {chosen!r}: expected cpu or cuda")
+    if chosen == "cuda" and usual == "cpu":
+        raise TargetError("--device cuda: torch sees no GPU here")
+    of_kind = next(row for row in devices().values() if row.kind == chosen)
+    return chosen, check_dtype(dtype) or default_target(of_kind, spec=spec).dtype
 
 
 def by_properties(name: str, found: Any) -> Device | None:
