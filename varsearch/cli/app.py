@@ -13,6 +13,7 @@ from varsearch.cli import (
     compare,
     dashboard,
     deploy,
+    doctor,
     explain,
     export,
     models,
@@ -29,7 +30,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (run, results, export, report, explain, deploy, compare, profile, calibrate, models, catalogue, dashboard):
+for part in (
+    run,
+    results,
+    export,
+    report,
+    explain,
+    deploy,
+    compare,
+    profile,
+    calibrate,
+    models,
+    catalogue,
+    doctor,
+    dashboard,
+):
     part.register(app)
 
 

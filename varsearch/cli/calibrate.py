@@ -51,8 +51,16 @@ def calibrate(
     if refusal := zoo.calibration_refusal(model):
         raise ModelError(f"{model} cannot be calibrated: {refusal}")
     skeleton, place = zoo_skeleton(model), place_of(device, dtype, zoo.manifest(model).spec())
-    told = (lambda: None, lambda step: None) if json else (announce_calibration, print_calibration_step)
-    found = calibrated(skeleton, partial(zoo.load, model), storage, images, seed, *told, place)
+    found = calibrated(
+        skeleton,
+        partial(zoo.load, model),
+        storage,
+        images,
+        seed,
+        on_start=(lambda: None) if json else announce_calibration,
+        on_step=(lambda step: None) if json else print_calibration_step,
+        place=place,
+    )
     if json:
         print_json(found.model_dump(mode="json"))
     else:

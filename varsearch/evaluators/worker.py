@@ -74,7 +74,7 @@ class PolicyWorker:
             extractor, reference = self._features
             model = self._model(self.config.device, protocol.dtype)
             self._judges[protocol.digest] = QualityEvaluator(
-                self._model(self.config.device, protocol.dtype),
+                model,
                 protocol,
                 extractor,
                 reference,

@@ -16,7 +16,7 @@ from varsearch.search.setup.prepare import Request, prepare
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, mnist_calibration: Calibration) -> None:
-    monkeypatch.setattr(starts, "calibrate", lambda model, protocol: mnist_calibration)
+    monkeypatch.setattr(starts, "calibrate", lambda model, protocol, **_: mnist_calibration)
 
 
 @pytest.mark.parametrize(
