@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -54,6 +55,13 @@ OPTIONAL = {
 }
 LITTLE_MEMORY = 2 * 2**30
 """Less than this is too little for anything but the shipped models."""
+
+RAY_SECONDS = 180.0
+ASKS_RAY = """
+from varsearch.search.run.events import Resources
+from varsearch.search.run.ray import ask
+print(ask(None, Resources(cpus=1, gpus={gpus}), lambda: __import__("torch").cuda.is_available()))
+"""
 
 SCALES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6))
 LENGTHS = ((1, 1), (4, 5), (16, 33), (36, 66))
@@ -271,20 +279,26 @@ def _shipped_model() -> Found:
 
 
 def _ray() -> Found:
+    """In a process of its own, which can be ended: Ray waits for ever for what does not come."""
+    gpus = int(torch.cuda.is_available())
     try:
-        from varsearch.search.run.events import Resources
-        from varsearch.search.run.ray import ask
-    except ModuleNotFoundError as error:
-        return Found("warning", f"{error.name} is not installed", OPTIONAL["ray"])
-    gpus = float(torch.cuda.is_available())
-    seen = ask(None, Resources(cpus=1, gpus=gpus), _seen_by_worker)
-    if gpus and not seen:
+        version("ray")
+        done = subprocess.run(
+            [sys.executable, "-c", ASKS_RAY.format(gpus=gpus)],
+            capture_output=True,
+            text=True,
+            timeout=RAY_SECONDS,
+            check=False,
+        )
+    except PackageNotFoundError:
+        return Found("warning", "not installed", OPTIONAL["ray"])
+    except subprocess.TimeoutExpired:
+        return Found("warning", f"no worker within {RAY_SECONDS:g} s", "is the machine busy? --workers 0 needs no Ray")
+    if done.returncode:
+        return Found("warning", (done.stderr.strip().splitlines() or ["it failed"])[-1], "--workers 0 needs no Ray")
+    if gpus and "True" not in done.stdout:
         return Found("error", "a worker with a GPU sees none", "is CUDA_VISIBLE_DEVICES set for this shell?")
     return Found("ok", f"a worker starts{' and sees its GPU' if gpus else ''}")
-
-
-def _seen_by_worker() -> bool:
-    return torch.cuda.is_available()
 
 
 def _database(storage: str) -> Found:
