@@ -133,7 +133,10 @@ class Exploration:
         if number is None:
             return
         if self._queue.is_lost(number):
-            self._finish(number, f"the worker was lost {ATTEMPTS} times during the evaluation{because(reason)}")
+            self._finish(
+                number,
+                f"the worker was lost {ATTEMPTS} times during the evaluation{because(reason)}",
+            )
         else:
             self._wait(number)
 

@@ -39,7 +39,7 @@ def _run(
                 # The process is the run's own, so it ends; the same command goes on.
                 broker.lost(NAME, str(error))
                 raise EvaluationError(
-                    f"the GPU failed: {error}; the same command goes on, and --workers 1 survives it"
+                    f"the GPU failed: {error}; the same command goes on, --workers 1 survives it"
                 ) from None
             with postponed_interrupts():
                 broker.report(outcome)

@@ -28,7 +28,7 @@ def evaluate(worker: Worker, job: Job) -> Outcome:
     """The worker's answer; an exception is its error, as one bad policy must not end the run.
 
     Raises:
-        DeviceLost: the GPU's context is gone, and with it all that this process would evaluate next.
+        DeviceLost: the GPU's context is gone, and with it all that this process would do next.
     """
     try:
         return worker.evaluate(job)
@@ -36,7 +36,9 @@ def evaluate(worker: Worker, job: Job) -> Outcome:
         told = out_of_memory()
     except Exception as error:
         if is_fatal(error):
-            raise DeviceLost(f"trial {job.number}, policy {job.policy.digest[:12]}: {one_line(error)}") from None
+            raise DeviceLost(
+                f"trial {job.number}, policy {job.policy.digest[:12]}: {one_line(error)}"
+            ) from None
         return Outcome(number=job.number, error=one_line(error))
     # The exception is gone by now, and with it the frames that held the tensors.
     clean()
