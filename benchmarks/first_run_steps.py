@@ -59,7 +59,7 @@ def tiny_models() -> dict[str, ImageModel]:
         SCALES, vocab=32, z_channels=8, ch=16, ch_mult=(1, 2), res_blocks=1, image_channels=1, norm_groups=8
     )
     bits = BitTokenizerConfig(SCALES, channels=4, ch=16, ch_mult=(1, 2), res_blocks=1, norm_groups=8)
-    shape = {"depth": 3, "width": 64, "heads": 4, "classes": 10, "vocab": 32, "z_channels": 8}
+    shape: dict[str, Any] = {"depth": 3, "width": 64, "heads": 4, "classes": 10, "vocab": 32, "z_channels": 8}
     infinity = InfinityConfig(SCALES, SCALES[-1], 3, 64, 4, chunks=1, bits=4, text_channels=128, text_length=6)
     return {
         "var": random_model(VARConfig(SCALES, **shape), pixels, (12, 12)),
@@ -175,7 +175,7 @@ def _quantized(device: str, generator: torch.Generator) -> dict[str, Any]:
     for dtype in dtypes:
         backend = "torch" if supported(torch.device(device), dtype) else "triton"
         for bits in (8, 6, 4, 3):
-            q, scale = quantize(torch.randn(93, 130, generator=generator), bits)  # type: ignore[arg-type]
+            q, scale = quantize(torch.randn(93, 130, generator=generator), bits)
             packed, scale = pack(q, bits).to(device), scale.to(device, dtype)
             for rows in (1, 2, 17, 33, 256, 257):
                 x = torch.randn(rows, 130, generator=generator).to(device, dtype)
@@ -349,7 +349,7 @@ def drawing(device: str) -> None:
     for noise in ("philox", "mt19937", "philox"):
         started = time.perf_counter()
         seen = hashlib.sha256()
-        for images in Drawing(0, noise, 64).images(applied, n):  # type: ignore[arg-type]
+        for images in Drawing(0, noise, 64).images(applied, n):
             seen.update(to_bytes(images).numpy().tobytes())
         hashes.append(seen.hexdigest())
         tell(**{f"{noise}_images_per_s": n / (time.perf_counter() - started)})

@@ -221,7 +221,7 @@ def _triton(device: torch.device) -> Found:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(32, 128, generator=generator)
     for bits in (8, 6, 4, 3):
-        q, scale = quantize(weight, bits)  # type: ignore[arg-type]
+        q, scale = quantize(weight, bits)
         packed, scale = pack(q, bits).to(device), scale.half().to(device)
         x = torch.randn(16, 128, generator=generator).half().to(device)
         want = x.float() @ expand(packed, scale, bits, 128, torch.float16).float().T
