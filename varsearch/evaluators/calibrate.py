@@ -63,7 +63,7 @@ class Mean:
 
     def __getitem__(self, key: object) -> Any:
         """The mean as nested lists or a number."""
-        return (self.sums[key] / self.counts[key]).tolist()
+        return (self.sums[key] / self.counts[key]).cpu().tolist()
 
 
 def protocol_of(
@@ -302,7 +302,7 @@ class _Watch:
             history_top=tuple(tuple(mean["top", k, i] for i in layers) for k in scales),
             entropy_ratio=tuple(tuple(mean["entropy", k, i] for i in layers) for k in scales),
             half_distance=tuple(tuple(mean["half", k, i] for i in layers) for k in scales),
-            low_entropy=tuple(tuple(torch.cat(parts).tolist()) for parts in self.low_entropy),
+            low_entropy=tuple(tuple(torch.cat(parts).cpu().tolist()) for parts in self.low_entropy),
             skipvar=skipvar,
             sqnr=tuple({name: {b: mean["sqnr", i, name, b] for b in BITS} for name in sorted(names)} for i in layers),
             seconds=seconds,
