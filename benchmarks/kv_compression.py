@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.assumed import assumed
 from benchmarks.model import large_model, small_model
 from varsearch.accel import apply
 from varsearch.calibration import Calibration
@@ -14,6 +13,7 @@ from varsearch.evaluators.speed import dense_twin, interleaved, machine
 from varsearch.evaluators.trace import trace
 from varsearch.models import ImageModel, zoo
 from varsearch.policy import Policy
+from varsearch.space.presets.assumed import assumed
 from varsearch.space.presets.hack import hack
 from varsearch.space.presets.hackpp import hackpp
 from varsearch.space.presets.scalekv import scalekv

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from varsearch.accel import apply
 from varsearch.evaluators.speed import dense_twin, interleaved
 from varsearch.evaluators.trace import Trace, trace
@@ -15,7 +13,7 @@ from varsearch.models.random_weights import random_model
 from varsearch.models.var import VARConfig
 from varsearch.models.vqvae import TokenizerConfig
 from varsearch.policy import Policy
-from varsearch.target import Target
+from varsearch.target import DType, Target
 
 SCALES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8))
 
@@ -54,9 +52,9 @@ def _large(depth: int, width: int) -> ImageModel:
     return random_model(transformer, tokenizer, (128, 128))
 
 
-def random(name: str) -> ImageModel:
-    """A published model with random weights, on the default device, sampled as its authors did."""
-    return zoo.load(f"{name}@random", str(torch.get_default_device()))
+def random(name: str, device: str = "cpu", dtype: DType = "float32") -> ImageModel:
+    """A published model with random weights, sampled as its authors did."""
+    return zoo.load(f"{name}@random", device, dtype)
 
 
 def beside_dense(model: ImageModel, policy: Policy, batch: int, rounds: int) -> tuple[Trace, Trace, float]:

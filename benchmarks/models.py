@@ -20,17 +20,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.assumed import assumed
 from benchmarks.model import random
 from benchmarks.stopwatch import shares
 from varsearch.accel import Accelerated, apply
 from varsearch.errors import TargetError
 from varsearch.evaluators.speed import Timing, cuda_peak, dense_twin, interleaved, machine
 from varsearch.evaluators.trace import record
-from varsearch.evaluators.workload import cast, device_of
+from varsearch.evaluators.workload import device_of
 from varsearch.kernels.attention_backends import BACKENDS
 from varsearch.models import ImageModel
 from varsearch.space.presets import presets
+from varsearch.space.presets.assumed import assumed
 from varsearch.target import AttentionBackend
 
 RESULTS = Path(__file__).parent / "results"
@@ -169,8 +169,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         cases = [(name, int(size or 1)) for name, _, size in (argument.partition(":") for argument in sys.argv[1:])]
     for name in dict.fromkeys(name for name, _ in cases):
-        with torch.device("cuda"):
-            model = cast(random(name), "cuda", torch.bfloat16)
+        model = random(name, "cuda", "bfloat16")
         for size in (size for other, size in cases if other == name):
             siblings = (SIBLING[name],) if name in SIBLING else ()
             run(model, name, size, ROUNDS.get(size, FEWEST), RESULTS, siblings)

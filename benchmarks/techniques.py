@@ -2,14 +2,13 @@
 
 One batch of one image, on random weights: work and bytes are exact, times are measured here on one thread, dense and
 policy in turn, choosing tokens and keys included. Random weights show cost only. What presets learn from a model is
-assumed (`benchmarks/assumed.py`); quality is `varsearch compare`'s.
+assumed (`varsearch/space/presets/assumed.py`); quality is `varsearch compare`'s.
 """
 
 from __future__ import annotations
 
 import torch
 
-from benchmarks.assumed import assumed
 from benchmarks.model import large_model
 from varsearch.accel import apply
 from varsearch.evaluators.decisions import measure_shares
@@ -18,6 +17,7 @@ from varsearch.evaluators.trace import Trace, trace
 from varsearch.models import ImageModel
 from varsearch.policy import Policy
 from varsearch.space.presets import presets
+from varsearch.space.presets.assumed import assumed
 from varsearch.target import Target
 
 ROUNDS = 6

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from benchmarks import dense, models, published_loop, stopwatch
-from benchmarks.assumed import assumed
 from benchmarks.model import large_model
 from benchmarks.techniques import CLAIMS, TARGET
 from tests.accel.families import infinity
@@ -28,6 +27,7 @@ from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.models.vqvae import VQVAE
 from varsearch.policy import Policy
 from varsearch.space.presets import PRESETS, presets
+from varsearch.space.presets.assumed import assumed
 
 
 def test_every_preset_has_a_claim_and_no_claim_is_left_over() -> None:

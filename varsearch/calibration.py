@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from varsearch.policy import Decision
-from varsearch.target import Frozen, ModelSpec
+from varsearch.target import DType, Frozen, ModelSpec, Noise
 
 Floats = tuple[float, ...]
 
@@ -27,6 +27,8 @@ class CalibrationProtocol(Frozen):
     top_p: float
     temperature: float = 1.0
     guidance_layer: int = 0
+    noise: Noise = "mt19937"
+    dtype: DType = "float32"
     version: int = 1
 
 

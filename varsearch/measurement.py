@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from varsearch.policy import Policy
-from varsearch.target import AttentionBackend, Frozen, Target
+from varsearch.target import AttentionBackend, DType, Frozen, Noise, Target
 
 Kind = Literal["quality", "speed"]
 """What an evaluation finds out about a policy: how its images are, and what drawing them takes."""
@@ -97,7 +97,11 @@ class Measurement(Frozen):
 
 
 class QualityProtocol(Frozen):
-    """Everything that a quality number depends on besides the model and the policy."""
+    """Everything that a quality number depends on besides the model and the policy.
+
+    `noise` and `dtype` are what images are drawn with and in; a protocol of old, which does not say, is of `mt19937`
+    and float32.
+    """
 
     extractor: str
     reference: str
@@ -109,6 +113,8 @@ class QualityProtocol(Frozen):
     top_p: float
     temperature: float = 1.0
     guidance_layer: int = 0
+    noise: Noise = "mt19937"
+    dtype: DType = "float32"
     version: int = 1
 
 

@@ -18,9 +18,11 @@ from varsearch.policy import Policy, describe
 from varsearch.target import (
     MAX_BATCH,
     MAX_THREADS,
+    DType,
     Frozen,
     GuidanceLayer,
     ModelSpec,
+    Noise,
     Size,
     Strength,
     Target,
@@ -48,7 +50,8 @@ class Envelope(Frozen):
 class Sample(Frozen):
     """A few images that the policy makes, by hash: same weights, same policy, same machine type, same pixels.
 
-    `sha256` is of the uint8 images, one per label, drawn with `seed` in one batch by `threads` CPU threads.
+    `sha256` is of the uint8 images, one per label, drawn with `seed` by `threads` CPU threads, with
+    this noise and in this number format.
     """
 
     seed: int = Field(ge=0)
@@ -58,6 +61,8 @@ class Sample(Frozen):
     device_type: Literal["cpu", "cuda"]
     threads: int = Field(ge=1, le=MAX_THREADS)
     torch: str
+    noise: Noise = "mt19937"
+    dtype: DType = "float32"
 
 
 class Provenance(Frozen):

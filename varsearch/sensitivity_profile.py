@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 from pydantic import Field
 
 from varsearch.measurement import SpeedProtocol
-from varsearch.target import Frozen, ModelSpec
+from varsearch.target import DType, Frozen, ModelSpec, Noise
 
 JOIN = " + "
 
@@ -42,6 +42,8 @@ class SensitivityProtocol(Frozen):
     top_k: int
     top_p: float
     settings: str
+    noise: Noise = "mt19937"
+    dtype: DType = "float32"
     version: int = 1
 
 

@@ -22,6 +22,9 @@ AttentionBackend = Literal[
 
 AttentionName = Literal[AttentionBackend, "auto"]
 
+Noise = Literal["mt19937", "philox"]
+"""What images draw their noise with; see `models/noise.py`."""
+
 # Far above any model there is: a damaged or hostile file must not ask for more memory or time than there is.
 MAX_BATCH, MAX_SIDE, MAX_THREADS = 2**16, 256, 1024
 Count = Annotated[int, Field(ge=1, le=1024)]
@@ -167,13 +170,39 @@ def devices() -> dict[str, Device]:
     return {name: Device(name=name, **row) for name, row in rows.items()}
 
 
+LOCAL = "local"
+"""What users call the device at hand; runs name it by what it is."""
+
+GPU = "gpu:"
+"""Before the driver's name of a GPU that is not in the table."""
+
+_met: dict[str, Device] = {}
+
+
+def remember(device: Device) -> Device:
+    """Makes `find_device` know a GPU that is not in the table, for this process."""
+    return _met.setdefault(device.name, device)
+
+
 def find_device(name: str) -> Device:
-    """The table's row `name`, in any case; `TargetError` lists the known names otherwise."""
+    """The table's row `name`, in any case, or that of a GPU that this process met.
+
+    Raises:
+        TargetError: there is none; the message lists the known names.
+    """
     table = devices()
-    row = table.get(name.lower())
+    row = table.get(name.lower()) or _met.get(name)
+    if row is None and name.startswith(GPU):
+        raise TargetError(f"{name.removeprefix(GPU)} is not in the table of devices, and no GPU of that name is here")
     if row is None:
-        raise TargetError(f"unknown target {name!r}: known targets are {', '.join(table)} (see 'varsearch targets')")
+        known = ", ".join((*table, LOCAL))
+        raise TargetError(f"unknown target {name!r}: known targets are {known} (see 'varsearch targets')")
     return row
+
+
+def label_of(name: str) -> str:
+    """The driver's name of a device that a run names; of a GPU that is not in the table too, wherever it is."""
+    return name.removeprefix(GPU) if name.startswith(GPU) else find_device(name).label
 
 
 def check_dtype(name: str | None) -> DType | None:

@@ -16,10 +16,10 @@ def calibrated_once(mnist_calibration: Calibration) -> Iterator[None]:
         patch.setattr(
             calibration,
             "calibrate",
-            lambda model, protocol: (
+            lambda model, protocol, **told: (
                 mnist_calibration
                 if (model.spec.fingerprint, protocol) == (mnist_calibration.fingerprint, mnist_calibration.protocol)
-                else original(model, protocol)
+                else original(model, protocol, **told)
             ),
         )
         yield

@@ -46,7 +46,7 @@ CASES = {
     "negative time": (["run", "--time", "-1"], 2, ["time must be a positive"]),
     "patience 0": (["run", "--patience", "0"], 2, ["patience must be at least 1 evaluation, got 0"]),
     "bound on nothing": (["run", *FAST, "--objectives", "latency,memory", "--max-fid", "+1"], 2, ["add fid"]),
-    "unknown target": (["run", "--target", "5090"], 5, ["unknown target '5090'", "4090", "h200"]),
+    "unknown target": (["run", "--target", "6090"], 5, ["unknown target '6090'", "4090", "h200"]),
     "unknown model": (["run", "--model", "imagenet"], 4, ["unknown model 'imagenet'", "mnist"]),
     "pickle checkpoint": (["run", "--model", "var_d16.pth"], 4, ["a checkpoint without its tokenizer", "--weights"]),
     "unknown metric": (["run", *FAST, "--objectives", "beauty"], 2, ["unknown metric 'beauty'", "delta_fid"]),

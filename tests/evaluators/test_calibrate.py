@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.exact import exact
 from varsearch.calibration import MAX_WIDTHS, Calibration, widths
 from varsearch.evaluators import attention_statistics as statistics
 from varsearch.evaluators import calibrate as module
-from varsearch.evaluators.calibrate import calibrate, protocol_of
+from varsearch.evaluators.calibrate import Step, calibrate, protocol_of
 from varsearch.models.image_model import ImageModel
 
 TOKENS = (1, 4, 9)
@@ -28,7 +29,8 @@ def attention() -> Tensor:
 def test_column_variance(attention: Tensor) -> None:
     for head in range(2):
         rows = [sum(attention[b, head, :, s].var(unbiased=False).item() for s in range(14)) for b in range(2)]
-        assert statistics.column_variance(attention)[head].item() == pytest.approx(sum(rows) / 2)
+        moments = statistics.column_moments(attention)
+        assert statistics.column_variance(*moments, 9)[head].item() == pytest.approx(sum(rows) / 2)
 
 
 def test_scale_mass(attention: Tensor) -> None:
@@ -64,9 +66,9 @@ def test_entropy(attention: Tensor) -> None:
     plain = -(attention * attention.log()).sum(-1).mean(1)
     torch.testing.assert_close(statistics.entropy(attention), plain)
     first, second = torch.linalg.svdvals(plain[0].view(3, 3))[:2]
-    one = statistics.entropy_ratio(attention[:1], (3, 3)).item()
+    one = statistics.entropy_ratio(plain[:1], (3, 3)).item()
     assert one == pytest.approx((first / second).item())
-    assert statistics.entropy_ratio(attention, (1, 9)).item() == 1
+    assert statistics.entropy_ratio(plain, (1, 9)).item() == 1
 
 
 @pytest.mark.parametrize("tokens", [1, 7, MAX_WIDTHS, MAX_WIDTHS + 1, 256, 4096])
@@ -112,6 +114,63 @@ def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         for mine, theirs in zip(getattr(whole, name), getattr(parts, name), strict=True):
             # The same tokens were drawn: another one changes statistics by 1e-3, rounding by 1e-12.
             assert mine == pytest.approx(theirs, rel=1e-9)
+
+
+def alike(found: Calibration, other: Calibration) -> None:
+    """Equal but for the order of sums."""
+    for name, mine in found.model_dump(exclude={"fingerprint", "protocol", "seconds", "skipvar"}).items():
+        theirs = torch.utils._pytree.tree_leaves(other.model_dump()[name])
+        assert torch.utils._pytree.tree_leaves(mine) == pytest.approx(theirs, rel=1e-3, abs=1e-6), name
+    assert found.skipvar == other.skipvar
+
+
+@pytest.mark.parametrize("queries", [1, 7])
+def test_blocks_of_queries_do_not_matter(
+    tiny: ImageModel, found: Calibration, monkeypatch: pytest.MonkeyPatch, queries: int
+) -> None:
+    rows, heads, keys = 12, tiny.spec.n_heads, sum(tiny.spec.tokens)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 4 * rows * heads * keys * queries)
+    largest, entropy = 0, statistics.entropy
+
+    def watched(map_BHQS: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, map_BHQS.nbytes)
+        return entropy(map_BHQS)
+
+    monkeypatch.setattr(statistics, "entropy", watched)
+    alike(calibrate(tiny, found.protocol), found)
+    assert largest <= module.BLOCK_BYTES
+
+
+@pytest.mark.parametrize("done", [1, 2, 4])
+def test_it_goes_on_where_it_was_interrupted(
+    tiny: ImageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, done: int
+) -> None:
+    monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "BATCH", 2)
+    protocol, keep = protocol_of(tiny, images=6), tmp_path / "calibration.pt"
+    steps: list[Step] = []
+
+    def interrupt(step: Step) -> None:
+        steps.append(step)
+        if len(steps) == done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(tiny, protocol, keep=keep, on_step=interrupt)
+    assert keep.is_file()
+    found = calibrate(tiny, protocol, keep=keep, on_step=steps.append)
+    assert not keep.exists(), "all is done"
+    assert steps[-1].left == 0 and [step.done for step in steps] == sorted({step.done for step in steps})
+    alike(found, calibrate(tiny, protocol))
+
+
+def test_what_is_kept_of_another_calibration_is_passed_over(tiny: ImageModel, tmp_path: Path) -> None:
+    keep = tmp_path / "calibration.pt"
+    torch.save({"identity": "another"}, keep)
+    steps: list[Step] = []
+    calibrate(tiny, protocol_of(tiny, images=2), keep=keep, on_step=steps.append)
+    assert steps[0].done == 2
 
 
 def test_it_survives_json(found: Calibration) -> None:

@@ -92,8 +92,8 @@ def test_every_figure_of_the_table_has_a_source() -> None:
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(TargetError, match="unknown target '5090': known targets are 4090, 3090"):
-        find_device("5090")
+    with pytest.raises(TargetError, match="unknown target '6090': known targets are 4090, 3090"):
+        find_device("6090")
     with pytest.raises(TargetError, match="unknown target"):
         predicted_protocol(Target(device="tpu", dtype="float16", batch_size=1))
 

@@ -236,11 +236,11 @@ def test_features_that_are_no_numbers_are_a_failed_evaluation(tiny: ImageModel, 
     assert sound.evaluate(DENSE).values["delta_fid"] == 0
 
 
-def test_a_likelihood_that_is_no_number_is_a_failed_evaluation(tiny: ImageModel) -> None:
-    """A NaN in the transformer picks some code and never reaches an image; the likelihood shows it."""
+def test_logits_that_are_no_numbers_are_a_failed_evaluation(tiny: ImageModel) -> None:
+    """A NaN in the transformer picks some code like any other; the sampler sees to it that images show it."""
     broken = replace(tiny, transformer=copy.deepcopy(tiny.transformer))
     broken.transformer.head.bias.fill_(torch.nan)
-    with pytest.raises(EvaluationError, match="nll is nan"):
+    with pytest.raises(EvaluationError, match="images hold NaN or infinity"):
         make(broken).evaluate(DENSE)
 
 

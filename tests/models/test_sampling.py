@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,8 +10,9 @@ from tests.exact import exact, same_images
 from varsearch.accel import labels_for
 from varsearch.models.batch import first_rows
 from varsearch.models.image_model import ImageModel
-from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSampler, filter_logits
+from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSampler, filter_logits, race
 from varsearch.models.seams import DenseKV
+from varsearch.target import Noise
 
 
 def test_an_image_does_not_depend_on_its_neighbours() -> None:
@@ -20,10 +23,13 @@ def test_an_image_does_not_depend_on_its_neighbours() -> None:
     assert (together[4] - together[5]).abs().max() > 0.01
 
 
-def test_paired_noise_differs_by_seed_image_and_scale() -> None:
+@pytest.mark.parametrize("noise", get_args(Noise))
+def test_paired_noise_differs_by_seed_image_and_scale(noise: Noise) -> None:
     flat, codebook = torch.zeros(2, 9, 32), torch.arange(32.0)[:, None]
     draws = {
-        (seed, first, scale): PairedSampler(seed, range(first, first + 2))(flat, scale, codebook).flatten().tolist()
+        (seed, first, scale): PairedSampler(seed, range(first, first + 2), noise=noise)(flat, scale, codebook)
+        .flatten()
+        .tolist()
         for seed in (0, 1)
         for first in (0, 2)
         for scale in (0, 1, 2)
@@ -31,11 +37,30 @@ def test_paired_noise_differs_by_seed_image_and_scale() -> None:
     assert len({tuple(d) for d in draws.values()}) == len(draws)
 
 
-def test_paired_sampling_follows_the_distribution() -> None:
+@pytest.mark.parametrize("noise", get_args(Noise))
+def test_paired_sampling_follows_the_distribution(noise: Noise) -> None:
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(400, 25, 3)
-    drawn = PairedSampler(0, range(400))(logits, 0, torch.arange(3.0)[:, None])
+    drawn = PairedSampler(0, range(400), noise=noise)(logits, 0, torch.arange(3.0)[:, None])
     share = drawn.flatten().long().bincount() / drawn.numel()
     torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
+
+
+def test_the_race_follows_the_distribution() -> None:
+    p = torch.tensor([0.5, 0.3, 0.2, 0.0]).expand(100, 100, 4)
+    drawn = race(p, torch.Generator().manual_seed(0))
+    share = drawn.flatten().bincount(minlength=4) / drawn.numel()
+    torch.testing.assert_close(share, p[0, 0], atol=0.02, rtol=0)
+    assert share[3] == 0
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_images_of_bad_logits_show_it(bad: float, dtype: torch.dtype) -> None:
+    logits, codebook = torch.full((3, 50, 40), 100.0), torch.arange(40.0, dtype=dtype)[:, None]
+    logits[1, 3, 2] = bad
+    codes = PairedSampler(0, range(3), top_k=3)(logits, 0, codebook)
+    assert codes.isnan().flatten(1).all(1).tolist() == [False, True, False]
+    assert codes[[0, 2]].isfinite().all()
 
 
 def test_loop_and_teacher_forced_pass_agree(tiny: ImageModel) -> None:

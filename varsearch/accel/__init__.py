@@ -21,11 +21,12 @@ from varsearch.kernels.attention_backends import Attention, Request, choose, nam
 from varsearch.kernels.quantized_linear import Backend, require_supported, supported
 from varsearch.models.batch import Sampler
 from varsearch.models.image_model import ImageModel, SamplingDefaults
+from varsearch.models.noise import usual_noise
 from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import Plan
 from varsearch.policy import Policy
 from varsearch.policy_file import PolicyFile
-from varsearch.target import AttentionName
+from varsearch.target import AttentionName, Noise
 
 Execution = Literal["eager", "graphs"]
 """How operators reach the device: one by one, or captured."""
@@ -56,13 +57,22 @@ class Accelerated:
     def _eager(self, labels_N: Tensor, sampler: Sampler) -> Tensor:
         return self.model.generate(labels_N, sampler, self.plan)
 
-    def images(self, labels_N: Tensor, seed: int, first: int = 0) -> Tensor:
-        """Images (N, channels, height, width) in [0, 1].
+    def images(self, labels_N: Tensor, seed: int, first: int = 0, noise: Noise | None = None) -> Tensor:
+        """Images (N, channels, height, width) in [0, 1]; NaN where the model's logits were not finite.
 
         Image i draws its own noise from (seed, first + i), so it depends neither on its neighbours nor on the policy.
+
+        Args:
+            labels_N: what is asked for.
+            seed: of the noise.
+            first: index of the first image.
+            noise: what is drawn with. None is `mt19937` on a CPU and `philox` elsewhere; images of one seed and one
+                kind of noise agree across devices up to rounding.
         """
         sampling, n = self.model.sampling, len(labels_N)
-        sampler = PairedSampler(seed, range(first, first + n), sampling.top_k, sampling.top_p)
+        noise = noise or usual_noise(self.model.transformer.pos_start.device)
+        images = range(first, first + n)
+        sampler = PairedSampler(seed, images, sampling.top_k, sampling.top_p, noise)
         return self.generate(labels_N, sampler)
 
     def likelihood(self, labels_N: Tensor, tokens: list[Tensor]) -> Tensor:

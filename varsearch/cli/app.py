@@ -13,6 +13,7 @@ from varsearch.cli import (
     compare,
     dashboard,
     deploy,
+    doctor,
     explain,
     export,
     models,
@@ -45,6 +46,7 @@ for part in (
     models,
     presets,
     catalogue,
+    doctor,
     dashboard,
 ):
     part.register(app)

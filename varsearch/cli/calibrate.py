@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from varsearch.cli import options as o
-from varsearch.cli.render import announce_calibration, console, print_json, table
+from varsearch.cli.render import announce_calibration, console, print_calibration_step, print_json, table
 from varsearch.errors import ModelError
 
 if TYPE_CHECKING:
@@ -36,10 +36,13 @@ def calibrate(
     prompts: o.Prompts = None,
     images: Annotated[int, o.option(metavar="N", min=1, help="Images to watch; published systems use 50.")] = 50,
     seed: o.Seed = 0,
+    device: o.DeviceName = None,
+    dtype: o.Precision = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
     json: o.Json = False,
 ) -> None:
     """Learn what published systems set their constants by, once per database; 'run' and 'compare' do it too."""
+    from varsearch.evaluators.devices import place_of
     from varsearch.evaluators.workload import zoo_skeleton
     from varsearch.models import registry, zoo
     from varsearch.search.setup.calibration import calibrated
@@ -47,14 +50,16 @@ def calibrate(
     model = registry.join(model, weights, prompts)
     if refusal := zoo.calibration_refusal(model):
         raise ModelError(f"{model} cannot be calibrated: {refusal}")
-    skeleton, load = zoo_skeleton(model), partial(zoo.load, model)
+    skeleton, place = zoo_skeleton(model), place_of(device, dtype, zoo.manifest(model).spec())
     found = calibrated(
         skeleton,
-        load,
+        partial(zoo.load, model),
         storage,
         images=images,
         seed=seed,
         on_start=announce_calibration if not json else lambda: None,
+        on_step=print_calibration_step if not json else lambda step: None,
+        place=place,
     )
     if json:
         print_json(found.model_dump(mode="json"))

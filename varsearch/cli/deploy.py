@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,15 @@ from varsearch.files import write_atomically
 from varsearch.target import MAX_THREADS, check_dtype, default_target
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from varsearch.accel import Accelerated
     from varsearch.models.image_model import ImageModel
     from varsearch.policy_file import PolicyFile
     from varsearch.target import AttentionName
+
+AT_ONCE = 64
+"""Images at a time where there is room for them."""
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +39,7 @@ def apply(
     model: o.OwnModel = None,
     weights: o.Weights = None,
     prompts: o.Prompts = None,
+    device: o.DeviceName = None,
     dtype: o.Precision = None,
     output: Annotated[Path, o.option(metavar="FILE", help="PNG to write.")] = Path("samples.png"),
     labels: Annotated[
@@ -57,10 +65,13 @@ def apply(
     """Draw images with a policy, check them against the search worker's, and time it next to dense."""
     import torch
 
+    from varsearch.evaluators.devices import place_of
     from varsearch.models import registry, zoo
 
     file = library.load_policy(policy, library_folder)
-    loaded = zoo.load(registry.join(model or file.model.name, weights, prompts), dtype=check_dtype(dtype))
+    chosen_model = registry.join(model or file.model.name, weights, prompts)
+    place = place_of(device, dtype or (file.target.dtype if _is_of_gpu(file) else None), file.model)
+    loaded = zoo.load(chosen_model, *((place[0], check_dtype(dtype)) if place[0] == "cpu" else place))
     file.check_model(loaded.spec)
     chosen = _labels(labels, count, loaded.spec.classes)
     torch.set_num_threads(threads or _threads(file))
@@ -84,6 +95,10 @@ def apply(
     if "speedup" in file.values:
         doubt = ", not confirmed on fresh noise" if file.provenance.confirmed is False else ""
         console.print(f"the file says {file.values['speedup']:.2f}x, {file.origin.value} for {file.target}{doubt}")
+
+
+def _is_of_gpu(file: PolicyFile) -> bool:
+    return file.target.dtype != "float32"
 
 
 def _threads(file: PolicyFile) -> int:
@@ -118,10 +133,20 @@ def _picture(model: ImageModel, file: PolicyFile, labels: list[int], seed: int) 
     from varsearch.models.pictures import grid_png
 
     with applied(model, file) as fast:
-        parts = torch.tensor(labels).split(64)
-        firsts = range(0, len(labels), 64)
-        images = torch.cat([fast.images(part, seed, first) for part, first in zip(parts, firsts, strict=True)])
+        images = torch.cat(list(_drawn(fast, torch.tensor(labels), seed, file)))
     return grid_png(images, columns=10, zoom=max(1, 96 // model.spec.image_size[0]))
+
+
+def _drawn(fast: Accelerated, labels_N: Tensor, seed: int, file: PolicyFile) -> Iterator[Tensor]:
+    """Images with these labels, in parts that there is room for, on the CPU; with the noise of the file's sample."""
+    from varsearch.evaluators.batches import Batches
+    from varsearch.evaluators.workload import device_of
+
+    noise = file.sample.noise if file.sample else None
+    at_once = Batches(fast.model, AT_ONCE).of(file.policy)
+    for first in range(0, len(labels_N), at_once):
+        part_N = labels_N[first : first + at_once].to(device_of(fast.model))
+        yield fast.images(part_N, seed, first, noise).cpu()
 
 
 def _sample(model: ImageModel, file: PolicyFile) -> dict[str, object]:
@@ -137,20 +162,23 @@ def _sample(model: ImageModel, file: PolicyFile) -> dict[str, object]:
             "check": "WARNING: the search that found this policy did not look at any image",
         }
     with applied(model, file) as fast:
-        images = to_bytes(fast.images(torch.tensor(file.sample.labels), file.sample.seed))
+        parts = _drawn(fast, torch.tensor(file.sample.labels), file.sample.seed, file)
+        images = torch.cat([to_bytes(part) for part in parts])
     same = hashlib.sha256(images.numpy().tobytes()).hexdigest() == file.sample.sha256
     told = f"{len(images)} images equal the search worker's, bit for bit"
     if not same:
         told = (
             f"WARNING: images differ from the search worker's ({file.sample.device}, {file.sample.threads} threads, "
-            f"torch {file.sample.torch}); other hardware or versions round differently"
+            f"torch {file.sample.torch}, {file.sample.dtype}); other hardware, versions or number formats round "
+            "differently"
         )
     return {"same_images": same, "check": told}
 
 
 def _speed(model: ImageModel, file: PolicyFile, batch_size: int | None, attention: AttentionName) -> dict[str, object]:
     """The policy timed next to dense on this machine, in the file's batches if they were meant for this device."""
-    from varsearch.evaluators.speed import local_device, time_against_dense
+    from varsearch.evaluators.devices import local_device
+    from varsearch.evaluators.speed import time_against_dense
 
     here = local_device()
     elsewhere = here is not None and here.name != file.target.device

@@ -83,6 +83,14 @@ Precision = Annotated[
     ),
 ]
 TargetName = Annotated[str, option(metavar="DEVICE", help="Device of latency and memory ('varsearch targets').")]
+DeviceName = Annotated[
+    str | None,
+    option(
+        "--device",
+        metavar="DEVICE",
+        help="cpu or cuda: where images are drawn; default: a GPU if there is one.",
+    ),
+]
 BatchSize = Annotated[
     int | None,
     option(metavar="N", min=1, max=MAX_BATCH, help="Images per batch; default: the device's usual one."),

@@ -13,9 +13,11 @@ from varsearch.cli.render import (
     bound,
     console,
     duration,
+    print_calibration_step,
     quantity,
 )
 from varsearch.db import State, TrialRecord
+from varsearch.evaluators.calibrate import Step as CalibrationStep
 from varsearch.policy import Policy
 from varsearch.search.core.source import kind_of
 from varsearch.search.results.table import BLIND
@@ -65,6 +67,10 @@ class ProgressLines(Listener):
         """Says why nothing seems to happen."""
         announce_calibration()
 
+    def on_calibration_step(self, step: CalibrationStep) -> None:
+        """Shows how far a calibration is."""
+        print_calibration_step(step)
+
     def on_no_profile(self, reason: str) -> None:
         """Says why a search knows less than it could."""
         console.print(f"no profile: {reason}")
@@ -102,6 +108,9 @@ class ProgressLines(Listener):
             f"starts from {_counted(design)}; bounds: {limits}; storage {self.storage}"
         )
         announce_missing("not among them", problem.starts.missing)
+        if problem.starts.assumed:
+            names = ", ".join(problem.starts.assumed)
+            console.print(f"constants of the papers are assumed, as no quality is evaluated: {names}")
 
     def on_event(self, event: Event) -> None:
         """Prints the outcome of a trial or of a confirmation."""

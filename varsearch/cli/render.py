@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -20,6 +20,9 @@ from varsearch.formatting import ratio as ratio
 from varsearch.formatting import scaled as scaled
 from varsearch.formatting import times as times
 from varsearch.measurement import Measurement
+
+if TYPE_CHECKING:
+    from varsearch.evaluators.calibrate import Step
 
 
 class Terminal(Console):
@@ -42,6 +45,14 @@ console = Terminal(
 def announce_calibration() -> None:
     """Says why nothing seems to happen."""
     console.print("calibrating the model for published systems, once per database …")
+
+
+def print_calibration_step(step: Step) -> None:
+    """How far a calibration is, in one line that is written over."""
+    if console.is_terminal or not step.left:
+        minutes = f", about {step.seconds_left / 60:.0f} min left" if step.seconds_left >= 60 else ""
+        message = f"calibration: {step.done} of {step.done + step.left} images{minutes}"
+        console.print(f"{message:<60}", end="\r" if step.left else "\n")
 
 
 def announce_missing(what: str, missing: Mapping[str, str]) -> None:

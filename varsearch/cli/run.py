@@ -52,9 +52,13 @@ def run(
         int | None, o.option(metavar="N", min=1, help="Cores per worker; default: divided evenly.")
     ] = None,
     gpus_per_worker: Annotated[
-        float,
-        o.option(metavar="X", min=0, help="GPUs per worker, to draw images; fractions share one."),
-    ] = 0.0,
+        float | None,
+        o.option(
+            metavar="X",
+            min=0,
+            help="GPUs per worker; default: 1 where latency is measured on a GPU, else 0.",
+        ),
+    ] = None,
     ray_address: Annotated[
         str | None,
         o.option(metavar="HOST", help="A running Ray cluster; default: start Ray here."),
@@ -63,6 +67,13 @@ def run(
     dtype: o.Precision = None,
     attention: o.Attention = "sdpa",
     images: o.Images = 512,
+    quality_dtype: Annotated[
+        str | None,
+        o.option(
+            metavar="FORMAT",
+            help="Number format of drawn images; default: the target's on a GPU, float32 on a CPU.",
+        ),
+    ] = None,
     objectives: o.Objectives = None,
     max_latency: Annotated[str | None, o.option(metavar="TIME", help="12ms, or 0.7x of dense.")] = None,
     max_memory: Annotated[str | None, o.option(metavar="BYTES", help="8GB, or 0.5x of dense.")] = None,
@@ -140,6 +151,7 @@ def run(
         ray_address=ray_address,
         reference=reference,
         inception=inception,
+        quality_dtype=quality_dtype,
     )
     from varsearch.cli.results import print_front
     from varsearch.report.dashboard import attach_to_run

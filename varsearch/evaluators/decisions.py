@@ -6,6 +6,7 @@ Shape suffixes: N images, A actions, F features.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,17 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from varsearch.accel import Accelerated, apply, labels_for
+from varsearch.accel import Accelerated, apply
 from varsearch.accel.decision import Asked
 from varsearch.errors import UsageError
+from varsearch.evaluators.batches import Batches
+from varsearch.evaluators.draws import Drawing
+from varsearch.evaluators.extractors import check_finite
 from varsearch.evaluators.workload import device_of
 from varsearch.models.image_model import ImageModel
+from varsearch.models.noise import usual_noise
 from varsearch.models.seams import Decide, Fork, LayerState, ScalePlan
 from varsearch.policy import GRID, Decision, Policy, largest_remainder
 from varsearch.space.presets.skipvar import skipvar, untrained
+from varsearch.target import Noise
 
 BATCH = 50
-"""Images at a time."""
+"""Images at a time where there is room for them."""
 
 THRESHOLDS = (0.84, 0.86, 0.88)
 """Structural similarities that SkipVAR was published for."""
@@ -82,42 +88,102 @@ def _with_shares(decision: Decision, counts: list[int]) -> Decision:
 
 def measure_shares(model: ImageModel, policy: Policy, images: int = 200, seed: int = 0) -> Policy:
     """`policy` with the shares that it has among so many images, of every class in turn."""
+    drawing = Drawing(seed, usual_noise(device_of(model)), Batches(model, BATCH).of(policy))
     with apply(model, policy) as applied:
         ears, heard = listening(applied)
-        for _ in _drawn(ears, images, seed):
+        for _ in drawing.images(ears, images):
             pass
     return with_shares(policy, heard)
 
 
 def similarity(model: ImageModel, policy: Policy, images: int = 200, seed: int = 0) -> Tensor:
     """Structural similarity of each image under `policy` with the one that the dense model draws, (N)."""
+    drawing = Drawing(seed, usual_noise(device_of(model)), Batches(model, BATCH).of(policy))
+    dense = Accelerated(model, model.dense_plan())
     with apply(model, policy) as applied:
-        changed = torch.cat(list(_drawn(applied, images, seed)))
-    return _ssim(changed, torch.cat(list(_drawn(Accelerated(model, model.dense_plan()), images, seed))))
+        pairs = zip(drawing.images(applied, images), drawing.images(dense, images), strict=True)
+        return torch.cat([_ssim(changed, full).cpu() for changed, full in pairs])
+
+
+class SkipVARFit:
+    """SkipVAR's decision (arXiv 2506.08908), trained on images of a model, of every class in turn.
+
+    The label of an image is the strongest action whose structural similarity with the full image reaches a threshold.
+    The published fit used 3,000 images. Of a model with too few scales there is nothing to draw and no decision.
+
+    Args:
+        model: what is trained for.
+        images: how many to train on.
+        seed: of the images.
+        noise: what images are drawn with.
+    """
+
+    def __init__(self, model: ImageModel, images: int = 100, seed: int = 0, noise: Noise = "mt19937") -> None:
+        self.model, self.seed, self.noise, self._n = model, seed, noise, images
+        self._features: list[Tensor] = []
+        self._similar: list[Tensor] = []
+        try:
+            self._decision: Decision | None = untrained(model.spec)
+        except UsageError:
+            self._decision = None
+
+    @property
+    def images(self) -> int:
+        """Images to draw in all, those under each action included."""
+        return 0 if self._decision is None else self._n * len(self._decision.actions)
+
+    @property
+    def drawn(self) -> int:
+        """Images drawn."""
+        return sum(part.numel() for part in self._similar)
+
+    def steps(self) -> Iterator[None]:
+        """Draws what is missing, batch by batch."""
+        if self._decision is None or self.drawn == self.images:
+            return
+        decision, policy = self._decision, skipvar(self.model.spec, self._decision)
+        at_once = Batches(self.model, BATCH).of(policy)
+        with ExitStack() as stack:
+            ears, (ear,) = listening(stack.enter_context(apply(self.model, policy)))
+            others = [
+                stack.enter_context(apply(self.model, policy.path(decision, action))) for action in decision.actions[1:]
+            ]
+            while (first := sum(map(len, self._similar))) < self._n:
+                n, drawing = min(at_once, self._n - first), Drawing(self.seed, self.noise, at_once)
+                (full,) = drawing.images(ears, n, first)
+                check_finite(full, "images")
+                similar = [torch.ones(n)]
+                for other in others:
+                    (changed,) = drawing.images(other, n, first)
+                    similar.append(_ssim(changed, full).cpu())
+                self._features.append(ear.features.pop())
+                self._similar.append(torch.stack(similar, dim=1))
+                yield
+
+    def result(self, thresholds: Sequence[float] = THRESHOLDS) -> dict[float, Decision]:
+        """The decision for each threshold, once all images are drawn; empty if the model has too few scales."""
+        if self._decision is None:
+            return {}
+        features_NF, similar_NA = torch.cat(self._features), torch.cat(self._similar)
+        return {threshold: _trained(self._decision, features_NF, similar_NA >= threshold) for threshold in thresholds}
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """What was drawn, as tensors."""
+        return {"features": self._features, "similar": self._similar}
+
+    def restore(self, state: dict[str, list[Tensor]]) -> None:
+        """Goes on from `state`."""
+        self._features, self._similar = ([t.cpu() for t in state[name]] for name in ("features", "similar"))
 
 
 def fit_skipvar(
     model: ImageModel, thresholds: Sequence[float] = THRESHOLDS, images: int = 100, seed: int = 0
 ) -> dict[float, Decision]:
-    """SkipVAR's decision (arXiv 2506.08908) for each threshold, trained on images of `model`, of every class in turn.
-
-    The label of an image is the strongest action whose structural similarity with the full image reaches the threshold.
-    The published fit used 3,000 images. Empty if the model has too few scales.
-    """
-    try:
-        decision = untrained(model.spec)
-    except UsageError:
-        return {}
-    policy = skipvar(model.spec, decision)
-    with apply(model, policy) as applied:
-        ears, (ear,) = listening(applied)
-        full = torch.cat(list(_drawn(ears, images, seed)))
-    similar = [torch.ones(images)]
-    for action in decision.actions[1:]:
-        with apply(model, policy.path(decision, action)) as applied:
-            similar.append(_ssim(torch.cat(list(_drawn(applied, images, seed))), full))
-    features_NF, similar_NA = torch.cat(ear.features), torch.stack(similar, dim=1)
-    return {threshold: _trained(decision, features_NF, similar_NA >= threshold) for threshold in thresholds}
+    """All of `SkipVARFit` at once, with the usual noise of the model's device."""
+    fit = SkipVARFit(model, images, seed, usual_noise(device_of(model)))
+    for _ in fit.steps():
+        pass
+    return fit.result(thresholds)
 
 
 def _trained(decision: Decision, features_NF: Tensor, reached_NA: Tensor) -> Decision:
@@ -159,14 +225,8 @@ def fit_linear(features_NF: Tensor, label_N: Tensor, actions: int) -> tuple[Tens
     return raw_AF, raw_A, (features_NF @ raw_AF.T + raw_A).argmax(1)
 
 
-def _drawn(applied: Accelerated, images: int, seed: int) -> Iterator[Tensor]:
-    labels_N = labels_for(images, applied.model.spec.classes, device_of(applied.model))
-    for first in range(0, images, BATCH):
-        yield applied.images(labels_N[first : first + BATCH], seed, first).cpu()
-
-
 def _ssim(a_NCHW: Tensor, b_NCHW: Tensor) -> Tensor:
     """Structural similarity of each pair of images in [0, 1], (N)."""
-    found = structural_similarity_index_measure(a_NCHW, b_NCHW, reduction="none", data_range=1.0)
+    found = structural_similarity_index_measure(a_NCHW.float(), b_NCHW.float(), reduction="none", data_range=1.0)
     assert isinstance(found, Tensor)
     return found

@@ -57,6 +57,13 @@ def label_agreement(logits_NA: Tensor, labels_N: Tensor) -> Measurement:
     return share("label_agreement", logits_NA.argmax(1) == labels_N)
 
 
+def likelihoods(accelerated: Accelerated, tokens: list[Tensor], labels_N: Tensor, batch: int) -> Tensor:
+    """Negative log-likelihood per image in nats per token, (N,) float64 on the CPU; arguments are those of `nll`."""
+    starts = range(0, len(labels_N), batch)
+    parts = [accelerated.likelihood(labels_N[i : i + batch], [t[i : i + batch] for t in tokens]) for i in starts]
+    return torch.cat(parts).cpu()
+
+
 def nll(accelerated: Accelerated, tokens: list[Tensor], labels_N: Tensor, batch: int) -> Measurement:
     """Teacher-forced negative log-likelihood of held-out images, nats per token.
 
@@ -64,8 +71,6 @@ def nll(accelerated: Accelerated, tokens: list[Tensor], labels_N: Tensor, batch:
         accelerated: a model with a policy that runs every scale; a skipped scale has no likelihood.
         tokens: per scale (N, tokens) int64, on the model's device.
         labels_N: class of each image, on the model's device.
-        batch: images per forward pass.
+        batch: most images per forward pass.
     """
-    starts = range(0, len(labels_N), batch)
-    parts = [accelerated.likelihood(labels_N[i : i + batch], [t[i : i + batch] for t in tokens]) for i in starts]
-    return mean("nll", torch.cat(parts).cpu())
+    return mean("nll", likelihoods(accelerated, tokens, labels_N, batch))

@@ -17,21 +17,24 @@ from torch import Tensor
 
 from varsearch.accel import Accelerated, apply, labels_for
 from varsearch.errors import EvaluationError, ModelError, UsageError
-from varsearch.evaluators.draws import BATCH, Draws
+from varsearch.evaluators.batches import Batches, reading
+from varsearch.evaluators.draws import BATCH, Drawing, Draws
 from varsearch.evaluators.extractors import Extractor, classifier_extractor
 from varsearch.evaluators.fid import Bootstrap, frechet_distance, kid
 from varsearch.evaluators.manifold import NEIGHBOURS, Manifold, precision_recall
 from varsearch.evaluators.per_image import Z_95, feature_distance, label_agreement, measured, nll
 from varsearch.evaluators.reference import Reference, zoo_reference
 from varsearch.evaluators.speed import machine
-from varsearch.evaluators.workload import device_of
+from varsearch.evaluators.workload import device_of, dtype_of
 from varsearch.measurement import Evidence, Measurement, QualityProtocol
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel, SamplingDefaults
+from varsearch.models.noise import usual_noise
 from varsearch.policy import Policy
+from varsearch.target import DType, Noise
 
-SAMPLE, THREADS, DEVICE_TYPE = "sample_sha256", "threads", "device_type"
-"""In the environment of evidence: hash of the first batch as 8-bit images, and CPU threads that it depends on."""
+SAMPLE, THREADS, DEVICE_TYPE, AT_ONCE = "sample_sha256", "threads", "device_type", "images_at_once"
+"""In the environment of evidence: hash of the first `BATCH` images in 8 bits, and what it depends on besides."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,11 +78,12 @@ class QualityEvaluator:
         draws: Draws | None = None,
     ) -> None:
         reference.require(extractor)
-        _check(protocol, extractor, reference, len(held_out[1]) if held_out else 0)
+        _check(protocol, dtype_of(model), extractor, reference, len(held_out[1]) if held_out else 0)
         self.model = dataclasses.replace(model, sampling=SamplingDefaults.of(protocol))
         self.protocol, self.extractor, self.reference = protocol, extractor, reference
         self.device, self.draws = device_of(model), draws or Draws(extractor)
         self.held_out = _first(held_out, protocol.nll_images, self.device) if held_out else None
+        self.batches, self.readings = Batches(self.model, BATCH), Batches(self.model, BATCH, reading)
         self.bootstrap = Bootstrap(reference, protocol.n_images)
         self.real = Manifold(reference.features_MD)
         self.dense_policy = Policy.dense(model.spec.n_layers, len(model.spec.scales))
@@ -93,10 +97,7 @@ class QualityEvaluator:
     def sample(self, policy: Policy, n: int) -> Tensor:
         """The first `n` images of the protocol, (n, C, H, W) in [0, 1], on the CPU."""
         with self._applied(policy) as accelerated:
-            labels_N = labels_for(n, self.model.spec.classes, self.device)
-            starts = range(0, n, BATCH)
-            batches = (accelerated.images(labels_N[i : i + BATCH], self.protocol.seed, i).cpu() for i in starts)
-            return torch.cat(list(batches))
+            return torch.cat([images.cpu() for images in self._drawing(policy).images(accelerated, n)])
 
     def evaluate(self, policy: Policy) -> Evidence:
         """All quality metrics of `policy`. Likelihood is left out where a scale is skipped: it is not defined there.
@@ -127,6 +128,7 @@ class QualityEvaluator:
                 THREADS: str(torch.get_num_threads()),
                 DEVICE_TYPE: self.device.type,
                 SAMPLE: sample.sha256,
+                AT_ONCE: str(self.batches.of(policy)),
             },
         )
 
@@ -140,10 +142,13 @@ class QualityEvaluator:
 
     def _sample(self, accelerated: Accelerated, policy: Policy) -> Sample:
         protocol, sampling = self.protocol, self.model.sampling
-        key = policy.digest, protocol.seed, dataclasses.astuple(sampling)
-        features_ND, sha256 = self.draws.features(accelerated, protocol.n_images, protocol.seed, key)
+        key = policy.digest, protocol.seed, protocol.noise, dataclasses.astuple(sampling)
+        features_ND, sha256 = self.draws.features(accelerated, protocol.n_images, self._drawing(policy), key)
         distance, resampled_R = frechet_distance(features_ND, self.reference), self.bootstrap.distances(features_ND)
         return Sample(features_ND, distance, resampled_R, sha256)
+
+    def _drawing(self, policy: Policy) -> Drawing:
+        return Drawing(self.protocol.seed, self.protocol.noise, self.batches.of(policy))
 
     def _compare(self, sample: Sample) -> Iterator[Measurement]:
         n, dense = self.protocol.n_images, self.dense
@@ -164,7 +169,7 @@ class QualityEvaluator:
     def _likelihood(self, accelerated: Accelerated, policy: Policy) -> Iterator[Measurement]:
         if self.held_out is not None and all(scale.run for path in policy.paths() for scale in path.scales):
             tokens, labels_N = self.held_out
-            yield nll(accelerated, tokens, labels_N, BATCH)
+            yield nll(accelerated, tokens, labels_N, self.readings.of(policy))
 
 
 def protocol_for(
@@ -175,14 +180,20 @@ def protocol_for(
     n_images: int,
     nll_images: int = 0,
     seed: int = 0,
+    noise: Noise | None = None,
 ) -> QualityProtocol:
-    """The protocol that samples `model` as its card says."""
+    """The protocol that samples `model` as its card says, in its number format.
+
+    `noise` is what images are drawn with; None takes the usual one of the model's device.
+    """
     return QualityProtocol(
         extractor=extractor.identity,
         reference=reference.digest,
         n_images=n_images,
         nll_images=nll_images,
         seed=seed,
+        noise=noise or usual_noise(device_of(model)),
+        dtype=dtype_of(model),
         **dataclasses.asdict(model.sampling),
     )
 
@@ -203,8 +214,9 @@ def for_zoo(
     return QualityEvaluator(image_model, protocol, extractor, reference, zoo.held_out(model))
 
 
-def _check(protocol: QualityProtocol, extractor: Extractor, reference: Reference, held_out: int) -> None:
+def _check(protocol: QualityProtocol, dtype: DType, extractor: Extractor, reference: Reference, held_out: int) -> None:
     for what, got, expected in (
+        ("number format", protocol.dtype, dtype),
         ("extractor", protocol.extractor, extractor.identity),
         ("reference", protocol.reference, reference.digest),
     ):

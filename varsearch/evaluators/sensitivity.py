@@ -13,8 +13,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from varsearch.accel import apply, labels_for
+from varsearch.accel import apply
+from varsearch.evaluators.batches import Batches, reading
+from varsearch.evaluators.draws import Drawing
 from varsearch.evaluators.extractors import Extractor
+from varsearch.evaluators.per_image import likelihoods
 from varsearch.evaluators.workload import device_of
 from varsearch.models.image_model import ImageModel, SamplingDefaults
 from varsearch.policy import Policy
@@ -42,7 +45,7 @@ class SensitivityEvaluator:
         self.model = dataclasses.replace(model, sampling=sampling)
         self.protocol, self.extractor = protocol, extractor
         device, n = device_of(model), protocol.images
-        self.labels_N = labels_for(n, model.spec.classes, device)
+        self.batches, self.readings = Batches(self.model, n), Batches(self.model, n, reading)
         self.dense = Policy.dense(model.spec.n_layers, len(model.spec.scales))
         self.tokens, self.held_out_N = [t[:n].to(device) for t in held_out[0]], held_out[1][:n].to(device)
 
@@ -70,12 +73,15 @@ class SensitivityEvaluator:
         return all(s.run for path in policy.paths() for s in path.scales) and _without_guidance(policy) != self.dense
 
     def _features(self, policy: Policy) -> Tensor:
+        protocol = self.protocol
+        drawing = Drawing(protocol.seed, protocol.noise, self.batches.of(policy))
         with apply(self.model, policy) as accelerated:
-            return self.extractor.features(accelerated.images(self.labels_N, self.protocol.seed)).cpu().double()
+            parts = drawing.images(accelerated, protocol.images)
+            return torch.cat([self.extractor.features(images).cpu() for images in parts]).double()
 
     def _nll(self, policy: Policy) -> Tensor:
         with apply(self.model, policy) as accelerated:
-            return accelerated.likelihood(self.held_out_N, self.tokens)
+            return likelihoods(accelerated, self.tokens, self.held_out_N, self.readings.of(policy))
 
 
 def mean(values_N: Tensor) -> Estimate:

@@ -18,13 +18,15 @@ from varsearch.accel import Accelerated, apply, attention_for, default_backend
 from varsearch.accel.lower import lower
 from varsearch.errors import TargetError, UsageError
 from varsearch.evaluators.cost_model import memory_and_flops, predicted_protocol
+from varsearch.evaluators.devices import named
+from varsearch.evaluators.extractors import check_finite
 from varsearch.evaluators.trace import record
 from varsearch.evaluators.workload import cast, default_sampler, device_of, run_batch, with_tensors
 from varsearch.kernels.attention_backends import Request, choose
 from varsearch.measurement import SPEED_VERSION, Evidence, Measurement, Origin, SpeedProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.target import AttentionName, Device, Target, devices, find_device
+from varsearch.target import AttentionName, Device, Target, find_device
 
 REPEATS = {"cpu": 9, "cuda": 31}
 """Timed rounds: enough for the order statistics of a 95 % interval, few enough for a search on a CPU."""
@@ -56,14 +58,6 @@ def machine(device: torch.device) -> str:
     return f"{hardware}, torch {torch.__version__}"
 
 
-def local_device() -> Device | None:
-    """The table's row of this machine's GPU, or of its CPU if it has none; None if the GPU is not in the table."""
-    if not torch.cuda.is_available():
-        return find_device("cpu")
-    name = torch.cuda.get_device_name()
-    return next((row for row in devices().values() if row.label == name), None)
-
-
 def is_local(device: Device) -> bool:
     """Whether this machine can measure for `device`: any machine for `cpu`, else the GPU of exactly that name."""
     return device.kind == "cpu" or (torch.cuda.is_available() and torch.cuda.get_device_name() == device.label)
@@ -79,7 +73,7 @@ def protocol_for(target: Target, attention: AttentionName = "sdpa", head_dim: in
         TargetError: `attention` was named and cannot run here.
         UsageError: it was named, and numbers for `target` are predicted.
     """
-    device = find_device(target.device)
+    device = named(target.device)
     if not is_local(device):
         predicted = predicted_protocol(target)
         if attention not in ("auto", "sdpa", predicted.attention):
@@ -216,10 +210,13 @@ class SpeedEvaluator:
 
         Raises:
             PolicyError: the policy does not fit the model.
+            EvaluationError: images are not finite.
         """
         started = time.perf_counter()
         batch_size, n = self.protocol.target.batch_size, self.protocol.repeats
         with apply(self.model, policy, attention=self.protocol.attention) as applied:
+            if device_of(self.model).type != "cpu":  # there `multinomial` refuses such logits itself
+                check_finite(run_batch(applied, batch_size, default_sampler(self.model)), "images")
             exact = memory_and_flops(record(applied, batch_size))
             if device_of(self.model).type == "cuda":
                 exact["peak_bytes"] = exact["weight_bytes"] + cuda_peak(applied, batch_size)

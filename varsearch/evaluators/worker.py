@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from varsearch.evaluators.costs import predicting
+from varsearch.evaluators.devices import named
 from varsearch.evaluators.draws import Draws
 from varsearch.evaluators.extractors import Extractor, classifier_extractor, inception_extractor
 from varsearch.evaluators.quality import QualityEvaluator
@@ -19,7 +20,7 @@ from varsearch.measurement import Evidence, Job, Origin, Outcome, QualityProtoco
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.target import Frozen
+from varsearch.target import DType, Frozen
 
 Clock = Callable[[Policy], Evidence]
 """Measures or predicts the speed and memory of a policy."""
@@ -55,6 +56,7 @@ class PolicyWorker:
         self.config = config
         self._judges: dict[str, QualityEvaluator] = {}
         self._clocks: dict[str, Clock] = {}
+        self._models: dict[tuple[str, DType], ImageModel] = {}
 
     def evaluate(self, job: Job) -> Outcome:
         """The evidence that the job asks for.
@@ -70,24 +72,33 @@ class PolicyWorker:
         """Made on first use. Protocols that differ in the number of images alone share what was drawn."""
         if protocol.digest not in self._judges:
             extractor, reference = self._features
+            model = self._model(self.config.device, protocol.dtype)
             self._judges[protocol.digest] = QualityEvaluator(
-                self._model, protocol, extractor, reference, self._held_out, self._draws
+                model,
+                protocol,
+                extractor,
+                reference,
+                self._held_out,
+                self._draws,
             )
         return self._judges[protocol.digest]
 
     def speed(self, protocol: SpeedProtocol) -> Clock:
         """Made on first use. Measures where the protocol says so, predicts otherwise."""
         if protocol.digest not in self._clocks:
-            model, measured = self.config.model, protocol.origin is Origin.MEASURED
-            self._clocks[protocol.digest] = (
-                SpeedEvaluator(zoo.load(model), protocol).evaluate if measured else predicting(model, protocol)
-            )
+            model, target = self.config.model, protocol.target
+            if protocol.origin is Origin.MEASURED:
+                loaded = self._model(named(target.device).kind, target.dtype)
+                self._clocks[protocol.digest] = SpeedEvaluator(loaded, protocol).evaluate
+            else:
+                self._clocks[protocol.digest] = predicting(model, protocol)
         return self._clocks[protocol.digest]
 
-    @cached_property
-    def _model(self) -> ImageModel:
-        """Where quality is evaluated. A run that only asks for another target needs none."""
-        return zoo.load(self.config.model, self.config.device)
+    def _model(self, device: str, dtype: DType) -> ImageModel:
+        """The model there and in that number format, once: what times it and what judges it share the weights."""
+        if (device, dtype) not in self._models:
+            self._models[device, dtype] = zoo.load(self.config.model, device, dtype)
+        return self._models[device, dtype]
 
     @cached_property
     def _features(self) -> tuple[Extractor, Reference]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from varsearch.accel import Accelerated, labels_for
+from varsearch.measurement import QualityProtocol
 from varsearch.models import zoo
 from varsearch.models.batch import Sampler
 from varsearch.models.checkpoints import stored_as
@@ -20,6 +21,7 @@ from varsearch.models.image_model import ImageModel, Sibling
 from varsearch.models.infinity.text import Prompts
 from varsearch.models.manifest import Manifest
 from varsearch.models.sampling import PublishedSampler
+from varsearch.target import DType, check_dtype
 
 
 def default_sampler(model: ImageModel) -> Sampler:
@@ -40,6 +42,21 @@ def run_batch(applied: Accelerated, batch_size: int, sampler: Sampler) -> Tensor
 def device_of(model: ImageModel) -> torch.device:
     """Where the model's weights are."""
     return model.transformer.pos_start.device
+
+
+def drawing_place(protocol: QualityProtocol) -> tuple[str, DType]:
+    """Device and number format to draw a protocol's images in on this machine: the GPU if there is one.
+
+    CPUs are slow in formats of 16 bits, so there images are drawn in fp32 and agree up to rounding.
+    """
+    return ("cuda", protocol.dtype) if torch.cuda.is_available() else ("cpu", "float32")
+
+
+def dtype_of(model: ImageModel) -> DType:
+    """The number format of the model's weights, but for what `checkpoints` keeps in fp32."""
+    found = check_dtype(str(model.transformer.pos_start.dtype).removeprefix("torch."))
+    assert found is not None
+    return found
 
 
 def skeleton(manifest: Manifest, prompts: Prompts | None = None) -> ImageModel:

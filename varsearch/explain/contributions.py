@@ -14,7 +14,7 @@ from varsearch.accel import apply
 from varsearch.errors import PolicyError
 from varsearch.evaluators.cost_model import CostModel
 from varsearch.evaluators.draws import BATCH
-from varsearch.evaluators.per_image import mean
+from varsearch.evaluators.per_image import likelihoods, mean
 from varsearch.evaluators.quality import QualityEvaluator
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy
@@ -199,7 +199,5 @@ class MeasuredLosses:
         if held_out is None or not all(scale.run for path in policy.paths() for scale in path.scales):
             return None
         tokens, labels_N = held_out
-        starts = range(0, len(labels_N), BATCH)
         with apply(self.evaluator.model, policy) as applied:
-            parts = [applied.likelihood(labels_N[i : i + BATCH], [t[i : i + BATCH] for t in tokens]) for i in starts]
-        return torch.cat(parts).cpu()
+            return likelihoods(applied, tokens, labels_N, self.evaluator.readings.of(policy))

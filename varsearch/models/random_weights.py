@@ -60,4 +60,5 @@ def random_weights(module: Transformer | Tokenizer, width: int) -> dict[str, Ten
 def random_prompts(config: InfinityConfig, count: int) -> Prompts:
     """Seeded random features of so many prompts."""
     shape = count, min(RANDOM_LENGTH, config.text_length), config.text_channels
-    return Prompts(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    # Where a default device is set, the generator is the CPU's all the same.
+    return Prompts(torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu"))

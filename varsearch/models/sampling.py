@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from varsearch.models.noise import gumbel, taken
+from varsearch.target import Noise
+
 
 def filter_logits(logits_NLV: Tensor, top_k: int, top_p: float) -> Tensor:
     """Sets logits outside the top k, then outside the nucleus of mass `top_p`, to -inf. 0 switches a filter off.
@@ -40,7 +43,7 @@ class GreedySampler:
 
 
 class PublishedSampler:
-    """Draws as the published code does: one generator per call, one multinomial call per scale.
+    """Draws as the published code does: one generator per call, one draw per token and scale.
 
     Two policies that do different work consume the stream differently, so images are comparable only between
     runs of the same policy; `PairedSampler` is for comparisons.
@@ -54,49 +57,80 @@ class PublishedSampler:
         self.generator, self.top_k, self.top_p, self.smooth_scales = generator, top_k, top_p, smooth_scales
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        n, length, vocab = logits_NLV.shape
-        logits_NLV = filter_logits(logits_NLV, self.top_k, self.top_p)
-        p_MV = logits_NLV.softmax(dim=-1).view(-1, vocab)
-        index_M = torch.multinomial(p_MV, 1, replacement=True, generator=self.generator)
+        kept_NLV = filter_logits(logits_NLV, self.top_k, self.top_p)
+        p_NLV = kept_NLV.softmax(dim=-1)
+        if p_NLV.device.type == "cpu":
+            codes_NLC = codebook_VC[multinomial(p_NLV, self.generator)]
+        else:
+            codes_NLC = marked(codebook_VC[race(p_NLV, self.generator)], logits_NLV)
         if not self.smooth_scales:
-            return codebook_VC[index_M.view(n, length)]
+            return codes_NLC
         ratio = scale / (self.smooth_scales - 1)
         temperature = max(0.27 * (1 - ratio * 0.95), 0.005)
-        noise_NLV = torch.empty_like(logits_NLV).exponential_(generator=self.generator).log()
-        return ((logits_NLV * (1 + ratio) - noise_NLV) / temperature).softmax(dim=-1) @ codebook_VC
+        noise_NLV = torch.empty_like(kept_NLV).exponential_(generator=self.generator).log()
+        return ((kept_NLV * (1 + ratio) - noise_NLV) / temperature).softmax(dim=-1) @ codebook_VC
 
     def take(self, images_M: Tensor) -> PublishedSampler:
         return self
 
 
-class PairedSampler:
-    """Draws with noise that belongs to (seed, image, scale) alone.
+def multinomial(p_NLV: Tensor, generator: torch.Generator) -> Tensor:
+    """One code per token, (N, L) int64, with these probabilities; the published code's draws, to the bit.
 
-    Every image has its own stream per scale, so its result depends neither on its neighbours in the batch nor on
-    work that a policy skipped, and two policies are compared on the same noise. Codes are chosen by the Gumbel
-    maximum, which changes a code only where the logits' order changes enough.
+    Raises:
+        RuntimeError: a probability is NaN. On a GPU that is an assertion on the device, which ends every later call of
+            the process; there `race` draws.
+    """
+    index_M = torch.multinomial(p_NLV.flatten(0, 1), 1, replacement=True, generator=generator)
+    return index_M.view(p_NLV.shape[:2])
+
+
+def race(p_NLV: Tensor, generator: torch.Generator) -> Tensor:
+    """One code per token, (N, L) int64, with these probabilities, without an assertion.
+
+    The code wins that waits the shortest, with exponential waiting times of rate p; `multinomial` does so inside.
+    """
+    waiting_NLV = torch.empty_like(p_NLV).exponential_(generator=generator)
+    return (p_NLV / waiting_NLV).argmax(-1)
+
+
+def marked(codes_NLC: Tensor, logits_NLV: Tensor) -> Tensor:
+    """The codes, but NaN for images one of whose logits is NaN or infinite.
+
+    The best of such logits is a code like any other, and the image would look sound. So its pixels show it, and who
+    evaluates images asks for them once per batch: no scale waits for the device.
+    """
+    nothing_N = logits_NLV.sum((1, 2)) * 0
+    return codes_NLC + nothing_N.to(codes_NLC.dtype)[:, None, None]
+
+
+class PairedSampler:
+    """Draws with noise that belongs to (seed, image, scale) alone; see `noise`.
+
+    An image depends neither on its neighbours in the batch nor on work that a policy skipped, and two policies are
+    compared on the same noise. Codes are chosen by the Gumbel maximum, which changes a code only where the order of the
+    logits changes enough.
+
+    Args:
+        seed: of all images.
+        images: index of each image of the batch.
+        top_k: most codes to choose from; 0 for all.
+        top_p: probability of the codes to choose from; 0 for all.
+        noise: what is drawn with.
     """
 
-    def __init__(self, seed: int, images: Sequence[int], top_k: int = 0, top_p: float = 0.0) -> None:
-        self.seed, self.images, self.top_k, self.top_p = seed, images, top_k, top_p
+    def __init__(
+        self, seed: int, images: Sequence[int] | Tensor, top_k: int = 0, top_p: float = 0.0, noise: Noise = "mt19937"
+    ) -> None:
+        self.seed, self.images, self.top_k, self.top_p, self.noise = seed, images, top_k, top_p, noise
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        logits_NLV = filter_logits(logits_NLV, self.top_k, self.top_p)
-        return codebook_VC[(logits_NLV + self._gumbel(logits_NLV, scale)).argmax(-1)]
+        kept_NLV = filter_logits(logits_NLV, self.top_k, self.top_p)
+        noise_NLV = gumbel(self.noise, self.seed, self.images, scale, logits_NLV)
+        return marked(codebook_VC[(kept_NLV + noise_NLV).argmax(-1)], logits_NLV)
 
     def take(self, images_M: Tensor) -> PairedSampler:
-        return PairedSampler(self.seed, [self.images[i] for i in images_M.tolist()], self.top_k, self.top_p)
-
-    def _gumbel(self, logits_NLV: Tensor, scale: int) -> Tensor:
-        noise_NLV = torch.empty(logits_NLV.shape)
-        generator = torch.Generator()
-        for row_LV, image in zip(noise_NLV, self.images, strict=True):
-            # One 63-bit seed per (seed, image, scale); the odd factors keep the three from colliding.
-            mixed = (self.seed * 0x9E3779B97F4A7C15 + image * 0xBF58476D1CE4E5B9 + scale * 0x94D049BB133111EB) & (
-                2**63 - 1
-            )
-            row_LV.exponential_(generator=generator.manual_seed(mixed))
-        return -noise_NLV.log().to(logits_NLV)
+        return PairedSampler(self.seed, taken(self.noise, self.images, images_M), self.top_k, self.top_p, self.noise)
 
 
 class TeacherForcing:
@@ -107,19 +141,19 @@ class TeacherForcing:
 
     def __init__(self, tokens: list[Tensor]) -> None:
         self.tokens = tokens
-        self.nll_N = torch.zeros(len(tokens[0]), dtype=torch.float64)
-        self.tokens_N = torch.zeros(len(tokens[0]), dtype=torch.float64)
-        self.images_M = torch.arange(len(tokens[0]))
+        self.nll_N = torch.zeros(len(tokens[0]), dtype=torch.float64, device=tokens[0].device)
+        self.tokens_N = torch.zeros_like(self.nll_N)
+        self.images_M = torch.arange(len(tokens[0]), device=tokens[0].device)
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
-        target_NL = self.tokens[scale][self.images_M.to(logits_NLV.device)]
+        target_NL = self.tokens[scale][self.images_M]
         logits_NLV = logits_NLV.to(torch.promote_types(logits_NLV.dtype, torch.float32))
         nll_NL = F.cross_entropy(logits_NLV.mT, target_NL, reduction="none")
-        self.nll_N[self.images_M] += nll_NL.double().sum(1).cpu()
+        self.nll_N[self.images_M] += nll_NL.double().sum(1)
         self.tokens_N[self.images_M] += target_NL.shape[1]
         return codebook_VC[target_NL]
 
     def take(self, images_M: Tensor) -> TeacherForcing:
-        taken = copy(self)
-        taken.images_M = self.images_M[images_M.cpu()]
-        return taken
+        some = copy(self)
+        some.images_M = self.images_M[images_M]
+        return some

@@ -13,13 +13,17 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import optuna_dashboard
+import torch
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
 from sqlalchemy import URL
 
-from varsearch.accel import apply, labels_for
+from varsearch.accel import apply
 from varsearch.db import RunRecord, Store
 from varsearch.errors import ModelError, OutputError, StoreError, UsageError, VarsearchError
+from varsearch.evaluators.batches import Batches
+from varsearch.evaluators.draws import Drawing
+from varsearch.evaluators.workload import drawing_place
 from varsearch.files import write_atomically
 from varsearch.measurement import QualityProtocol
 from varsearch.models import zoo
@@ -63,7 +67,7 @@ def attach(store: Store, run: RunRecord) -> int:
         if missing:
             model = model_of(run, front.settings, quality)
             for entry in missing:
-                shown.add(entry, _picture(model, entry, quality.seed))
+                shown.add(entry, _picture(model, entry, quality))
     return len(missing)
 
 
@@ -81,7 +85,7 @@ def model_of(run: RunRecord, settings: RunSettings, quality: QualityProtocol) ->
     Raises:
         ModelError: it is gone, or has other weights, whose images would show what was never measured.
     """
-    model = zoo.load(settings.model)
+    model = zoo.load(settings.model, *drawing_place(quality))
     if model.spec.identity != settings.fingerprint:
         raise ModelError(
             f"run {run.name!r} measured weights {settings.fingerprint[:12]}…, {settings.model} now has "
@@ -90,9 +94,12 @@ def model_of(run: RunRecord, settings: RunSettings, quality: QualityProtocol) ->
     return replace(model, sampling=SamplingDefaults.of(quality))
 
 
-def _picture(model: ImageModel, entry: FrontEntry, seed: int) -> bytes:
+def _picture(model: ImageModel, entry: FrontEntry, quality: QualityProtocol) -> bytes:
+    count = COLUMNS * ROWS
+    drawing = Drawing(quality.seed, quality.noise, Batches(model, count).of(entry.policy))
     with apply(model, entry.policy) as accelerated:
-        return grid_png(accelerated.images(labels_for(COLUMNS * ROWS, model.spec.classes), seed), COLUMNS, zoom=3)
+        images = torch.cat([part.cpu() for part in drawing.images(accelerated, count)])
+    return grid_png(images, COLUMNS, zoom=3)
 
 
 def _finalists(front: Front) -> list[FrontEntry]:

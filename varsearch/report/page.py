@@ -168,7 +168,7 @@ def _samples(run: RunRecord, front: Front, chosen: Sequence[tuple[str, FrontEntr
         model = model_of(run, front.settings, quality)
     except VarsearchError as error:
         return {"plain": None, "strips": [], "no_strips": str(error)}
-    drawn = strips(model, [("dense", front.dense), *others], quality.seed)
+    drawn = strips(model, [("dense", front.dense), *others], quality)
     entries = [entry for _, entry in others]
     return {"plain": drawn[0], "strips": list(zip(drawn[1:], entries, strict=True)), "no_strips": ""}
 

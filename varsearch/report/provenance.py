@@ -15,7 +15,7 @@ from varsearch.search.core.settings import RunSettings, default_objectives
 from varsearch.search.core.source import SourceKind, kind_of
 from varsearch.search.results.claims import headline
 from varsearch.search.results.front import Front
-from varsearch.target import find_device
+from varsearch.target import label_of
 
 Facts = list[tuple[str, str]]
 NOTES = {
@@ -45,7 +45,7 @@ def provenance(
             [
                 ("model", settings.model),
                 ("weights (sha256)", settings.fingerprint),
-                ("device", find_device(settings.target.device).label),
+                ("device", label_of(settings.target.device)),
                 ("number format", settings.target.dtype),
                 ("batch", str(settings.target.batch_size)),
                 ("latency and memory", settings.origin.value),

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from varsearch.accel import apply, labels_for
+from varsearch.accel import apply
 from varsearch.errors import VarsearchError
+from varsearch.evaluators.batches import Batches
+from varsearch.evaluators.draws import Drawing
+from varsearch.measurement import QualityProtocol
 from varsearch.models.image_model import ImageModel
 from varsearch.models.pictures import grid_png
 from varsearch.search.results.front import FrontEntry
@@ -43,15 +46,16 @@ class Strip:
     missing: str = ""
 
 
-def strips(model: ImageModel, entries: Sequence[tuple[str, FrontEntry]], seed: int) -> list[Strip]:
-    """A strip per named entry: the first images of the protocol with this seed, the same noise for all."""
-    return [_strip(model, name, entry, seed) for name, entry in entries]
+def strips(model: ImageModel, entries: Sequence[tuple[str, FrontEntry]], quality: QualityProtocol) -> list[Strip]:
+    """A strip per named entry: the first images of the protocol, the same noise for all."""
+    return [_strip(model, name, entry, quality) for name, entry in entries]
 
 
-def _strip(model: ImageModel, name: str, entry: FrontEntry, seed: int) -> Strip:
+def _strip(model: ImageModel, name: str, entry: FrontEntry, quality: QualityProtocol) -> Strip:
     try:
+        drawing = Drawing(quality.seed, quality.noise, Batches(model, COUNT).of(entry.policy))
         with apply(model, entry.policy) as applied:
-            images = _shrunk(applied.images(labels_for(COUNT, model.spec.classes), seed))
+            images = torch.cat([_shrunk(part).cpu() for part in drawing.images(applied, COUNT)])
     except VarsearchError as error:
         return Strip(name, missing=str(error))
     height, width = images.shape[2:]

@@ -85,7 +85,7 @@ def search(
 def _run(request: Request, storage: str | Path, listener: Listener, on_event: OnEvent) -> Status:
     """From the request to the end of the search."""
     request.check()
-    problem = prepare(request, storage, listener.on_calibration)
+    problem = prepare(request, storage, listener.on_calibration, listener.on_calibration_step)
     if request.rungs and not problem.rungs:
         raise UsageError("--rungs: there is none before so few images, or of other metrics of quality than FID")
     name = problem.settings.default_name if request.name is None else request.name

@@ -157,6 +157,18 @@ def test_a_trial_that_kills_three_workers_fails(start: Open, tmp_path: Path) -> 
     assert broker.status().evaluated == 2
 
 
+def test_what_killed_the_workers_is_the_trial_s_error(start: Open, tmp_path: Path) -> None:
+    broker = start(budget=3)
+    assert broker.report(outcome(taken(broker.lease("a"))))
+    for _ in range(3):
+        job = taken(broker.lease("a"))
+        broker.lost("a", f"trial {job.number}: CUDA error")
+    assert taken(broker.lease("a")).number == 2, "the run goes on"
+    failed = stored(tmp_path / "runs.db")[1]
+    assert failed.state is State.FAIL
+    assert failed.error == "the worker was lost 3 times during the evaluation: trial 1: CUDA error"
+
+
 def test_a_dense_policy_that_kills_three_workers_ends_the_run(start: Open, tmp_path: Path) -> None:
     broker = start(budget=2)
     assert [taken(broker.lease("a")).number for _ in range(3)] == [0, 0, 0]

@@ -6,8 +6,8 @@ import random
 from dataclasses import replace
 
 import pytest
-
 from benchmarks.assumed import assumed
+
 from benchmarks.search_synthetic import SPEC
 from tests.search.support.interacting import moves, problem, starts, trial, with_loss
 from varsearch.db import State, TrialRecord

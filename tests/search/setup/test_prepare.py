@@ -18,7 +18,7 @@ from varsearch.search.setup.request import Request
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, mnist_calibration: Calibration) -> None:
-    monkeypatch.setattr(calibration, "calibrate", lambda model, protocol: mnist_calibration)
+    monkeypatch.setattr(calibration, "calibrate", lambda model, protocol, **_: mnist_calibration)
 
 
 @pytest.mark.parametrize(

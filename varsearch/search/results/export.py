@@ -80,6 +80,8 @@ def _sample(quality: QualityProtocol, environment: Mapping[str, str], classes: i
         device_type="cuda" if environment[DEVICE_TYPE] == "cuda" else "cpu",
         threads=int(environment[THREADS]),
         torch=environment["torch"],
+        noise=quality.noise,
+        dtype=quality.dtype,
     )
 
 

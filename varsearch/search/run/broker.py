@@ -127,10 +127,10 @@ class Broker:
             return self._reevaluation.report(outcome)
         return self._exploration.report(outcome)
 
-    def lost(self, worker: str) -> None:
-        """`worker` died: its job is done again, or fails if that happened too often."""
-        self._exploration.lost(worker)
-        self._reevaluation.lost(worker)
+    def lost(self, worker: str, reason: str = "") -> None:
+        """`worker` died of `reason`: its job is done again, or fails if that happened too often."""
+        self._exploration.lost(worker, reason)
+        self._reevaluation.lost(worker, reason)
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
         """Puts back the unfinished trials, not counted as attempts, and gives the run up."""

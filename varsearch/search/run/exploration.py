@@ -16,6 +16,7 @@ from varsearch.search.run.pruner import Pruner
 from varsearch.search.run.queue import ATTEMPTS, Queue, is_late
 from varsearch.search.run.stopping import Limits
 from varsearch.search.run.trials import Trials
+from varsearch.search.run.worker import because
 from varsearch.search.sampler.portfolio import Proposer
 
 
@@ -135,13 +136,16 @@ class Exploration:
             self._finish(number, error)
         return True
 
-    def lost(self, worker: str) -> None:
-        """`worker` died: its trial is evaluated again, or fails after `ATTEMPTS`."""
+    def lost(self, worker: str, reason: str = "") -> None:
+        """`worker` died of `reason`: its trial is evaluated again, or fails after `ATTEMPTS`."""
         number = self._queue.lose(worker)
         if number is None:
             return
         if self._queue.is_lost(number):
-            self._finish(number, f"the worker was lost {ATTEMPTS} times during the evaluation")
+            self._finish(
+                number,
+                f"the worker was lost {ATTEMPTS} times during the evaluation{because(reason)}",
+            )
         else:
             self._wait(number)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from varsearch.errors import Interrupted, StoreError
+from varsearch.errors import EvaluationError, Interrupted, StoreError
+from varsearch.evaluators.faults import DeviceLost
 from varsearch.interrupts import kept_interrupts, postponed_interrupts
 from varsearch.measurement import Job
 from varsearch.search.run.broker import Broker
@@ -32,7 +33,14 @@ def _run(
         except Exception as error:
             raise startup_error(error) from error
         while (job := _lease(broker)) is not None:
-            outcome = evaluate(worker, job, interrupted_after(job.seconds))
+            try:
+                outcome = evaluate(worker, job, interrupted_after(job.seconds))
+            except DeviceLost as error:
+                # The process is the run's own, so it ends; the same command goes on.
+                broker.lost(NAME, str(error))
+                raise EvaluationError(
+                    f"the GPU failed: {error}; the same command goes on, --workers 1 survives it"
+                ) from None
             # Ctrl-C ends an evaluation, but not the transaction that stores it.
             with postponed_interrupts():
                 broker.report(outcome)

@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from varsearch.errors import EvaluationError, Interrupted, StoreError, TargetError
+from varsearch.evaluators.faults import DeviceLost
 from varsearch.interrupts import kept_interrupts
 from varsearch.measurement import Job, Outcome
 from varsearch.search.run.broker import Broker
@@ -80,6 +81,13 @@ class BrokerActor:
         except Exception as error:
             self.abort(error)
             return None, True
+
+    def lost(self, worker: str, reason: str) -> None:
+        """See `Broker.lost`."""
+        try:
+            self._broker.lost(worker, reason)
+        except Exception as error:
+            self.abort(error)
 
     def report(self, outcome: Outcome) -> None:
         """See `Broker.report`."""
@@ -276,7 +284,11 @@ def _work(config: dict[str, int], broker: Any, make_worker: MakeWorker) -> None:
             job, is_over = ray.get(broker.lease.remote(name))
             if job is not None:
                 # Tune starts another worker, whose lease tells the broker that this one is lost.
-                outcome = evaluate(worker, job, killed_after(job.seconds))
+                try:
+                    outcome = evaluate(worker, job, killed_after(job.seconds))
+                except DeviceLost as error:
+                    ray.get(broker.lost.remote(name, str(error)))
+                    raise  # ends the process
                 ray.get(broker.report.remote(outcome))
                 jobs += 1
             elif is_over:

@@ -15,6 +15,7 @@ from varsearch.search.core.settings import RunSettings
 from varsearch.search.results.finalists import finalists
 from varsearch.search.run.events import Confirmed, Event, ignore
 from varsearch.search.run.queue import ATTEMPTS, Queue
+from varsearch.search.run.worker import because
 
 
 class Reevaluation:
@@ -114,15 +115,15 @@ class Reevaluation:
         self._finish(trial, error)
         return True
 
-    def lost(self, worker: str) -> None:
-        """`worker` died: its finalist comes next, or has failed after `ATTEMPTS`."""
+    def lost(self, worker: str, reason: str = "") -> None:
+        """`worker` died of `reason`: its finalist comes next, or has failed after `ATTEMPTS`."""
         number = self._queue.lose(worker)
         if number is None:
             return
         if self._queue.is_lost(number):
             self._finish(
                 self._trials[number],
-                f"the worker was lost {ATTEMPTS} times during the confirmation",
+                f"the worker was lost {ATTEMPTS} times during the confirmation{because(reason)}",
             )
         else:
             # Before all others, so that dense, which they are relative to, stays first.

@@ -11,7 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Protocol
 
+import torch
+
 from varsearch.errors import EvaluationError, VarsearchError
+from varsearch.evaluators.faults import DeviceLost, clean, is_fatal, out_of_memory
 from varsearch.measurement import Job, Outcome
 
 
@@ -72,13 +75,25 @@ def evaluate(
     """The worker's answer; an exception is its error, as one bad policy must not end the run.
 
     The evaluation runs inside of `limit`, such as `interrupted_after`.
+
+    Raises:
+        DeviceLost: the GPU's context is gone, and with it the rest of this process's work.
     """
     try:
         with limit or nullcontext():
             return worker.evaluate(job)
+    except torch.OutOfMemoryError:
+        told = out_of_memory()
     # Ctrl-C is no `Exception`, and ends the run.
     except Exception as error:
+        if is_fatal(error):
+            raise DeviceLost(
+                f"trial {job.number}, policy {job.policy.digest[:12]}: {one_line(error)}"
+            ) from None
         return Outcome(number=job.number, error=one_line(error))
+    # The exception is gone by now, and with it the frames that held the tensors.
+    clean()
+    return Outcome(number=job.number, error=told)
 
 
 def one_line(error: BaseException) -> str:
@@ -89,6 +104,11 @@ def one_line(error: BaseException) -> str:
         if isinstance(error, VarsearchError)
         else f"{type(error).__name__}: {lines[0]}".rstrip(": ")
     )
+
+
+def because(reason: str) -> str:
+    """The end of a sentence that may have a reason."""
+    return f": {reason}" if reason else ""
 
 
 def startup_error(error: Exception) -> VarsearchError:

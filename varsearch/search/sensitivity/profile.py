@@ -17,18 +17,22 @@ import torch
 from varsearch.db import Store
 from varsearch.errors import Interrupted, ModelError
 from varsearch.evaluators.costs import CostEvaluator
+from varsearch.evaluators.devices import named
 from varsearch.evaluators.extractors import Extractor, classifier_extractor
 from varsearch.evaluators.sensitivity import SensitivityEvaluator
 from varsearch.evaluators.speed import protocol_for as speed_protocol
+from varsearch.evaluators.workload import device_of, dtype_of
 from varsearch.interrupts import kept_interrupts, postponed_interrupts
+from varsearch.measurement import Origin
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
+from varsearch.models.noise import usual_noise
 from varsearch.policy import Policy
-from varsearch.search.sensitivity.side_by_side import side_by_side
+from varsearch.search.sensitivity.side_by_side import COPIES, side_by_side
 from varsearch.sensitivity_profile import DENSE, CostProtocol, Costs, Effect, Profile, Sensitivity, SensitivityProtocol
 from varsearch.space.one_at_a_time import Probes, probes
 from varsearch.space.settings import Chosen, compose
-from varsearch.target import ModelSpec, Target
+from varsearch.target import ModelSpec, Target, check_dtype
 
 IMAGES = 32
 """Drawn per setting, and held-out images read: few, because there are hundreds of settings."""
@@ -92,7 +96,8 @@ def profiled(
         dense = measuring.costs.policies.get(DENSE)
         evaluator = CostEvaluator(model, wanted.cost.speed, dense.latency_ms if dense else None)
         sets = wanted.probes
-        with side_by_side(wanted.effects) as effects:
+        copies = 1 if device_of(wanted.loaded).type == "cuda" else COPIES
+        with side_by_side(wanted.effects, copies) as effects:
             measuring.run(
                 [
                     _Table("effects", sets.singles | sets.pairs | sets.policies, effects),
@@ -145,12 +150,13 @@ class _Wanted:
 
     @classmethod
     def of(cls, model: str, target: Target, images: int, seed: int) -> _Wanted:
-        loaded, siblings = zoo.load(model), zoo.siblings(model)
-        extractor = classifier_extractor(zoo.load_classifier(model))
+        speed = speed_protocol(target)
+        on_gpu = speed.origin is Origin.MEASURED and named(target.device).kind == "cuda"
+        device, dtype = ("cuda", target.dtype) if on_gpu else ("cpu", "float32")
+        loaded, siblings = zoo.load(model, device, check_dtype(dtype)), zoo.siblings(model)
+        extractor = classifier_extractor(zoo.load_classifier(model, device))
         wanted = probes(loaded.spec, siblings, seed)
-        cost = CostProtocol(
-            speed=speed_protocol(target), settings=_digest(loaded.spec, (wanted.parts, wanted.policies))
-        )
+        cost = CostProtocol(speed=speed, settings=_digest(loaded.spec, (wanted.parts, wanted.policies)))
         quality = _sensitivity_protocol(loaded, extractor, wanted, images, seed)
         return cls(model, loaded, tuple(siblings), extractor, wanted, quality, cost)
 
@@ -158,7 +164,10 @@ class _Wanted:
         """What measures effects, on a model of its own: applying a policy changes it."""
         held_out = zoo.held_out(self.model)
         assert held_out is not None
-        return SensitivityEvaluator(zoo.load(self.model), self.quality, self.extractor, held_out).effect
+        device = device_of(self.loaded)
+        # One copy fills a GPU, and there is nothing that a policy changes but its own modules.
+        model = self.loaded if device.type == "cuda" else zoo.load(self.model)
+        return SensitivityEvaluator(model, self.quality, self.extractor, held_out).effect
 
     def known(self, store: Store) -> _Measuring:
         """With what the store has."""
@@ -251,6 +260,8 @@ def _sensitivity_protocol(
         guidance=sampling.guidance,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
+        noise=usual_noise(device_of(model)),
+        dtype=dtype_of(model),
         settings=_digest(model.spec, (wanted.singles, wanted.pairs, wanted.policies)),
     )
 

@@ -19,16 +19,19 @@ B = TypeVar("B")
 
 
 @contextmanager
-def side_by_side(make: Callable[[], Callable[[A], B]]) -> Iterator[Callable[[Iterable[A]], Iterator[B]]]:
+def side_by_side(
+    make: Callable[[], Callable[[A], B]], most: int = COPIES
+) -> Iterator[Callable[[Iterable[A]], Iterator[B]]]:
     """Yields a `map` whose function each thread makes for itself; what has not begun at the end is left.
 
     A small model's operations are too short for all cores, see docs/log.md.
 
     Args:
         make: gives a function that shares nothing that it changes.
+        most: copies at most.
     """
     cores = cpu_count() or 1
-    copies = min(COPIES, cores)
+    copies = min(most, cores)
     own = threading.local()
 
     def start() -> None:

@@ -17,6 +17,7 @@ from varsearch.policy import Policy
 from varsearch.search.core.source import DENSE, Source, SourceKind
 from varsearch.search.sensitivity.warm_start import WarmStart
 from varsearch.space.presets import presets, seeds
+from varsearch.space.presets.assumed import assumed
 from varsearch.target import ModelSpec
 
 NONE_KNOWN: Mapping[str, Policy] = MappingProxyType({})
@@ -30,11 +31,13 @@ class Starts:
         presets: published systems by name.
         seeds: hand-made policies by name, "dense" first.
         missing: for every other published system, the reason of its absence.
+        assumed: published systems with the papers' constants, as the model was not calibrated.
     """
 
     presets: dict[str, Policy]
     seeds: dict[str, Policy]
     missing: dict[str, str]
+    assumed: tuple[str, ...] = ()
 
     @property
     def by_name(self) -> dict[str, Policy]:
@@ -51,7 +54,13 @@ class Starts:
         return origins
 
 
-def starts_for(spec: ModelSpec, calibration: Calibration | None, siblings: Sequence[ModelSpec]) -> Starts:
+def starts_for(
+    spec: ModelSpec,
+    calibration: Calibration | None,
+    siblings: Sequence[ModelSpec],
+    *,
+    assume: bool = False,
+) -> Starts:
     """Published systems and hand-made policies that fit the model.
 
     Args:
@@ -59,8 +68,13 @@ def starts_for(spec: ModelSpec, calibration: Calibration | None, siblings: Seque
         calibration: of the model; None for a model without trained weights. The systems that need
             one are then missing.
         siblings: smaller models with the same tokenizer.
+        assume: whether the papers' constants stand in for a calibration.
     """
     found, missing = presets(spec, calibration, siblings)
+    if calibration is None and assume and spec.family != "mvar":
+        unknown = set(missing)
+        found, missing = presets(spec, assumed(spec), siblings)
+        return Starts(found, seeds(spec), missing, tuple(name for name in found if name in unknown))
     return Starts(found, seeds(spec), missing)
 
 

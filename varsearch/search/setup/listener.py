@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from varsearch.evaluators.calibrate import Step as CalibrationStep
 from varsearch.policy import Policy
 from varsearch.search.run.events import Event, Status
 from varsearch.search.sensitivity.profile import Step
@@ -19,6 +20,9 @@ class Listener:
 
     def on_calibration(self) -> None:
         """A calibration pass begins; it takes seconds to minutes, once per database."""
+
+    def on_calibration_step(self, step: CalibrationStep) -> None:
+        """One batch of the calibration is done."""
 
     def on_no_profile(self, reason: str) -> None:
         """The model cannot have a sensitivity profile."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from varsearch.db import Store
 from varsearch.errors import ModelError, TargetError, UsageError
+from varsearch.evaluators.calibrate import Step, protocol_of
 from varsearch.evaluators.cost_model import predicted_protocol
+from varsearch.evaluators.devices import named
 from varsearch.evaluators.draws import BATCH
 from varsearch.evaluators.quality import protocol_for as quality_protocol
 from varsearch.evaluators.speed import protocol_for as speed_protocol
@@ -20,16 +23,17 @@ from varsearch.evaluators.workload import zoo_skeleton
 from varsearch.measurement import METRICS, Origin, QualityProtocol, SpeedProtocol
 from varsearch.models import zoo
 from varsearch.models.manifest import Part
+from varsearch.models.noise import usual_noise
 from varsearch.search.core.bounds import Bound
 from varsearch.search.core.settings import RunSettings, named_objectives
 from varsearch.search.run.events import Resources
 from varsearch.search.run.rungs import Rung, rungs_of
 from varsearch.search.setup.bounds import resolve
-from varsearch.search.setup.calibration import calibrated
+from varsearch.search.setup.calibration import calibrated, known_calibration
 from varsearch.search.setup.initial_design import Starts, starts_for
 from varsearch.search.setup.request import Request
 from varsearch.space import SearchSpace
-from varsearch.target import Target, check_dtype, default_target, find_device
+from varsearch.target import DType, Target, check_dtype, default_target, find_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,19 @@ class Problem:
         return rungs_of(self.settings, predicted_protocol(self.settings.target), BATCH)
 
 
-def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], None] = lambda: None) -> Problem:
+def prepare(
+    request: Request,
+    storage: str | Path,
+    on_calibrate: Callable[[], None] = lambda: None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Problem:
     """Loads what is needed to know what the run is about, and refuses what cannot work before anything is evaluated.
 
     Args:
         request: what the user asks for.
         storage: database that knows the model's calibration, or gets it.
         on_calibrate: called before a calibration pass, which takes a while.
+        on_step: told how far the pass is.
 
     Raises:
         UsageError: a bound that nothing can satisfy, or workers that would disturb each other's measurements.
@@ -70,28 +80,34 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
     """
     request, bounds = request.joined(), request.bounds
     spec = zoo.manifest(request.model).spec()
-    target = default_target(find_device(request.target), request.batch_size, check_dtype(request.dtype), spec)
+    target = default_target(named(request.target), request.batch_size, check_dtype(request.dtype), spec)
     resources = _resources(request)
     threads = max(1, int(resources.cpus))
     torch.set_num_threads(threads)
     speed = _speed_protocol(request, target, resources)
-    _check_exclusive(request, speed)
+    resources = replace(resources, gpus=_gpus(request, speed))
+    device = "cuda" if resources.gpus or _is_measured_on(speed, "cuda") else "cpu"
+    quality_dtype = check_dtype(request.quality_dtype) or (target.dtype if device == "cuda" else "float32")
     objectives = named_objectives(request.objectives, speed.origin)
     settings = RunSettings(
         model=request.model,
         fingerprint=spec.identity,
-        quality=_quality(request, objectives, bounds, speed.origin is Origin.MEASURED),
+        quality=_quality(
+            request, objectives, bounds, (device, quality_dtype), measured=speed.origin is Origin.MEASURED
+        ),
         speed=speed,
         objectives=objectives,
         bounds=resolve(bounds, SearchSpace(spec), request.model, speed),
         seed=request.seed,
     )
-    starts = _starts(request, storage, on_calibrate)
+    # On a cluster the GPU may be elsewhere, and a calibration runs here.
+    place = (device, quality_dtype) if device == "cpu" or torch.cuda.is_available() else ("cpu", "float32")
+    starts = _starts(request, storage, settings.quality is not None, place, (on_calibrate, on_step))
     space = SearchSpace(spec, starts.presets)
     settings = settings.model_copy(update={"space": space.digest})
     worker = WorkerConfig(
         model=zoo.absolute(request.model),
-        device="cuda" if request.gpus_per_worker or _is_measured_on(speed, "cuda") else "cpu",
+        device=device,
         threads=threads,
         reference=request.reference and str(Path(request.reference).resolve()),
         inception=request.inception and str(Path(request.inception).resolve()),
@@ -100,7 +116,12 @@ def prepare(request: Request, storage: str | Path, on_calibrate: Callable[[], No
 
 
 def _quality(
-    request: Request, objectives: tuple[str, ...], bounds: tuple[Bound, ...], measured: bool
+    request: Request,
+    objectives: tuple[str, ...],
+    bounds: tuple[Bound, ...],
+    place: tuple[str, DType],
+    *,
+    measured: bool,
 ) -> QualityProtocol | None:
     """How quality is evaluated; None if no objective asks for it. Reads the files, so that damage shows early."""
     if not any(METRICS[name].kind == "quality" for name in objectives):
@@ -109,7 +130,7 @@ def _quality(
         if options:
             raise UsageError(f"{options[0]} needs quality, which is not evaluated: add fid to --objectives")
         if measured:
-            zoo.load(request.model)
+            zoo.load(request.model, dtype=place[1])
         return None
     own: dict[Part, str | None] = {"classifier": request.inception, "reference": request.reference}
     needed = [part for part, given in own.items() if given is None]
@@ -124,22 +145,38 @@ def _quality(
     held_out = zoo.held_out(request.model)
     available = len(held_out[1]) if held_out else 0
     return quality_protocol(
-        zoo.load(request.model),
+        zoo.load(request.model, dtype=place[1]),
         extractor,
         reference,
         n_images=request.images,
         nll_images=min(request.images, available, 256),
         seed=request.seed,
+        noise=usual_noise(place[0]),
     )
 
 
-def _starts(request: Request, storage: str | Path, on_calibrate: Callable[[], None]) -> Starts:
-    """What the search starts from; without the systems that need a calibration where there can be none."""
+def _starts(
+    request: Request,
+    storage: str | Path,
+    judged: bool,
+    place: tuple[str, DType],
+    told: tuple[Callable[[], None], Callable[[Step], None]],
+) -> Starts:
+    """What the search starts from; without the systems that need a calibration where there can be none.
+
+    A run that evaluates no quality pays for no calibration: it takes one that is known, or the papers' constants.
+    """
     bones, siblings = zoo_skeleton(request.model), zoo.siblings(request.model)
     calibration = None
     if zoo.calibration_refusal(request.model) is None:
-        calibration = calibrated(bones, partial(zoo.load, request.model), storage, on_start=on_calibrate)
-    return starts_for(bones.spec, calibration, siblings)
+        if judged:
+            load = partial(zoo.load, request.model)
+            calibration = calibrated(bones, load, storage, on_start=told[0], on_step=told[1], place=place)
+        else:
+            with Store(storage) as store:
+                protocol = protocol_of(bones, noise=usual_noise(place[0]), dtype=place[1])
+                calibration = known_calibration(store, bones, protocol)
+    return starts_for(bones.spec, calibration, siblings, assume=not judged)
 
 
 def _resources(request: Request) -> Resources:
@@ -154,7 +191,7 @@ def _resources(request: Request) -> Resources:
             f"{max(1, request.workers)} x {cpus} cores are more than the {cores} of this machine: "
             "lower --cpus-per-worker or --workers"
         )
-    return Resources(cpus=cpus, gpus=request.gpus_per_worker)
+    return Resources(cpus=cpus, gpus=request.gpus_per_worker or 0.0)
 
 
 def _speed_protocol(request: Request, target: Target, resources: Resources) -> SpeedProtocol:
@@ -171,17 +208,29 @@ def _is_measured_on(speed: SpeedProtocol, kind: str) -> bool:
     return speed.origin is Origin.MEASURED and find_device(speed.target.device).kind == kind
 
 
-def _check_exclusive(request: Request, speed: SpeedProtocol) -> None:
-    """Two workers on one device would measure each other."""
+def _gpus(request: Request, speed: SpeedProtocol) -> float:
+    """GPUs of each worker; refuses what would have two workers measure each other."""
+    asked = request.gpus_per_worker
     if speed.origin is not Origin.MEASURED:
-        return
+        return asked or 0.0
     if _is_measured_on(speed, "cpu") and request.workers > 1:
         raise UsageError(
             f"latency on {speed.target.device} is measured, and {request.workers} workers would disturb each other: "
             "use --workers 0 or 1, or a target that is predicted"
         )
-    if request.gpus_per_worker % 1:
+    if _is_measured_on(speed, "cpu"):
+        return asked or 0.0
+    if asked is None:
+        asked = float(request.workers > 0)
+    if asked % 1 or (request.workers and not asked):
         raise TargetError(
-            f"latency on {speed.target.device} is measured, which needs a whole GPU per worker, "
-            f"got {request.gpus_per_worker:g}"
+            f"latency on {speed.target.device} is measured, which needs a whole GPU per worker, got {asked:g}: "
+            "leave --gpus-per-worker out, or give 1"
         )
+    there = torch.cuda.device_count()
+    if not request.ray_address and asked * request.workers > there:
+        raise TargetError(
+            f"{request.workers} workers of {asked:g} GPU each measure latency, and {there} GPUs are here: "
+            f"use --workers {there} or fewer"
+        )
+    return asked

@@ -46,10 +46,12 @@ class Request:
         workers: processes on Ray, or 0 to evaluate in this one.
         cpus_per_worker: cores of each worker; None divides this machine's.
         gpus_per_worker: GPUs of each worker, fractions allowed. Images are drawn on one if there is
-            any, or if latency is measured on one.
+            any, or if latency is measured on one. None is 1 where workers measure on a GPU, else 0.
         ray_address: a running Ray cluster.
         reference: file of reference statistics; None takes the model's own.
         inception: file of Inception weights; None takes the model's own classifier.
+        quality_dtype: number format of drawn images; None is the target's where they are drawn on a
+            GPU, else float32.
     """
 
     model: str = "mnist"
@@ -75,10 +77,11 @@ class Request:
     seed: int = 0
     workers: int = 0
     cpus_per_worker: int | None = None
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float | None = None
     ray_address: str | None = None
     reference: str | None = None
     inception: str | None = None
+    quality_dtype: str | None = None
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
@@ -125,10 +128,11 @@ class Options(TypedDict, total=False):
     seed: int
     workers: int
     cpus_per_worker: int | None
-    gpus_per_worker: float
+    gpus_per_worker: float | None
     ray_address: str | None
     reference: str | None
     inception: str | None
+    quality_dtype: str | None
 
 
 def check_name(name: str) -> None:

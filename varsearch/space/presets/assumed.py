@@ -1,4 +1,4 @@
-"""A calibration for models of random weights, whose attention is flat and would say nothing.
+"""A calibration for models that nothing was learnt of: of random weights, or in a run that evaluates no quality.
 
 It assumes what published systems report of trained models:
 
@@ -21,6 +21,7 @@ import math
 from collections.abc import Sequence
 
 from varsearch.calibration import Calibration, CalibrationProtocol, Floats, widths
+from varsearch.errors import UsageError
 from varsearch.policy import Decision
 from varsearch.space.presets.skipvar import LAST, untrained
 from varsearch.target import ModelSpec
@@ -49,10 +50,19 @@ def assumed(spec: ModelSpec) -> Calibration:
         entropy_ratio=(tuple(1 + abs(layer - middle) for layer in layers),) * len(scales),
         half_distance=((0.0,) * spec.n_layers,) * len(scales),
         low_entropy=((0.5,),) * len(scales),
-        skipvar={0.84: _always(untrained(spec), TWO_SKIPPED), 0.88: _always(untrained(spec), THREE_UNGUIDED)},
+        skipvar=_decisions(spec),
         sqnr=({},) * spec.n_layers,
         seconds=0.0,
     )
+
+
+def _decisions(spec: ModelSpec) -> dict[float, Decision]:
+    """SkipVAR's by similarity; none of a model with too few scales."""
+    try:
+        decision = untrained(spec)
+    except UsageError:
+        return {}
+    return {0.84: _always(decision, TWO_SKIPPED), 0.88: _always(decision, THREE_UNGUIDED)}
 
 
 def _scale_mass(k: int, structural: bool) -> Floats:
