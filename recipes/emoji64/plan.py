@@ -43,7 +43,7 @@ FULL = Plan(
     ),
     stages={
         "classifier": _steps(batch=64, rate=0.05, steps=2400, clip=math.inf, decay=0.998),
-        "tokenizer": _steps(batch=16, rate=1e-3, steps=8000, clip=1.0, decay=0.0),
+        "tokenizer": _steps(batch=16, rate=1.5e-3, steps=8000, clip=1.0, decay=0.0),
         "transformer": _steps(batch=16, rate=1e-3, steps=16000, clip=1.0, decay=0.999),
     },
     stored=STORED,
