@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.assumed import assumed
 from tests.space.calibrations import random_calibration
 from tests.space.test_settings import MNIST, SIBLING
 from varsearch.errors import PolicyError
 from varsearch.policy import Policy
 from varsearch.space.presets import PRESETS, presets
+from varsearch.space.presets.assumed import assumed
 from varsearch.space.settings import (
     KINDS,
     Setting,

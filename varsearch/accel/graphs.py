@@ -18,7 +18,8 @@ from torch import Tensor
 from varsearch.errors import TargetError, UsageError
 from varsearch.models.batch import Sampler
 from varsearch.models.image_model import ImageModel
-from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSampler, filter_logits
+from varsearch.models.noise import gumbel
+from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSampler, filter_logits, marked
 from varsearch.models.seams import Plan
 
 Record = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
@@ -55,10 +56,11 @@ class GivenNoise:
 
     def __call__(self, logits_NLV: Tensor, scale: int, codebook_VC: Tensor) -> Tensor:
         """See `Sampler`."""
-        logits_NLV = filter_logits(logits_NLV, self.top_k, self.top_p)
+        kept_NLV = filter_logits(logits_NLV, self.top_k, self.top_p)
         if scale not in self.noise:
-            self.noise[scale] = torch.zeros_like(logits_NLV)
-        return codebook_VC[(logits_NLV + self.noise[scale]).argmax(-1)]
+            self.noise[scale] = torch.zeros_like(kept_NLV)
+        codes_NL = (kept_NLV + self.noise[scale]).argmax(-1)
+        return marked(codebook_VC[codes_NL], logits_NLV)
 
     def take(self, images_M: Tensor) -> GivenNoise:
         """Nobody asks: plans where images part are not captured."""
@@ -73,7 +75,7 @@ class GivenNoise:
 def noise_of(sampler: Sampler, like_NLV: Tensor, scale: int) -> Tensor:
     """The Gumbel noise by which `sampler` chooses the codes of a scale; `UsageError` if it chooses otherwise."""
     if isinstance(sampler, PairedSampler):
-        return sampler._gumbel(like_NLV, scale)
+        return gumbel(sampler.noise, sampler.seed, sampler.images, scale, like_NLV)
     if isinstance(sampler, GreedySampler):
         return torch.zeros_like(like_NLV)
     if isinstance(sampler, PublishedSampler) and not sampler.smooth_scales:

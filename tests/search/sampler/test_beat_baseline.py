@@ -6,7 +6,6 @@ import random
 from dataclasses import replace
 
 import pytest
-from benchmarks.assumed import assumed
 
 from benchmarks.search_synthetic import SPEC
 from tests.search.support.interacting import moves, problem, starts, trial, with_loss
@@ -16,6 +15,7 @@ from varsearch.search.core.dominance import domination
 from varsearch.search.sampler.bayesian import _Search, promising
 from varsearch.search.sampler.beat_baseline import LIKELY, combined
 from varsearch.space.presets import presets
+from varsearch.space.presets.assumed import assumed
 from varsearch.space.settings import composable, compose, effective, settings_of
 
 SETTINGS = problem().settings

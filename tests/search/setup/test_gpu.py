@@ -11,8 +11,9 @@ from varsearch.calibration import Calibration
 from varsearch.errors import TargetError
 from varsearch.measurement import Origin
 from varsearch.models import zoo
-from varsearch.search.setup import initial_design
-from varsearch.search.setup.prepare import Plan, Request, prepare
+from varsearch.search.setup import calibration
+from varsearch.search.setup.prepare import Problem, prepare
+from varsearch.search.setup.request import Request
 
 GPUS = {
     "4090": ("NVIDIA GeForce RTX 4090", (8, 9)),
@@ -48,11 +49,11 @@ def gpu(
         return original(model, "cpu", dtype)
 
     monkeypatch.setattr(zoo, "load", load)
-    monkeypatch.setattr(initial_design, "calibrate", lambda model, protocol, **_: mnist_calibration)
+    monkeypatch.setattr(calibration, "calibrate", lambda model, protocol, **_: mnist_calibration)
     return str(request.param)
 
 
-def planned(tmp_path: Path, target: str, **asked: Any) -> Plan:
+def planned(tmp_path: Path, target: str, **asked: Any) -> Problem:
     return prepare(Request(target=target, images=16, **asked), tmp_path / "runs.db")
 
 
@@ -109,6 +110,6 @@ def test_more_workers_than_gpus_are_refused(tmp_path: Path, gpu: str, monkeypatc
 def test_without_quality_nothing_calibrates(
     tmp_path: Path, gpu: str, loads: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(initial_design, "calibrate", lambda *_, **__: pytest.fail("a calibration"))
+    monkeypatch.setattr(calibration, "calibrate", lambda *_, **__: pytest.fail("a calibration"))
     plan = planned(tmp_path, gpu, objectives=("latency", "memory"))
     assert len(plan.starts.presets) == 16 and "hack" in plan.starts.assumed and not plan.starts.missing
