@@ -16,7 +16,7 @@ from varsearch.formatting import interval, times
 from varsearch.models import zoo
 from varsearch.search.core.protocols import Protocols, confirming
 from varsearch.search.results.front import Front, FrontEntry
-from varsearch.search.sampler.prior_mean import FRAMES
+from varsearch.search.sensitivity.decomposition import GLOBAL_KINDS
 from varsearch.space.units import compose, settings
 
 ROW = "{:<28}{:<22}{:<24}{}"
@@ -27,7 +27,7 @@ def alone(front: Front) -> Iterator[FrontEntry]:
     model, speed = front.settings.model, confirming(front.settings).speed
     spec = zoo.manifest(model).spec()
     clock = WorkerConfig(model=model, device="cpu", threads=os.cpu_count() or 1).make().speed(speed)
-    for number, setting in enumerate(s for s in settings(spec, zoo.siblings(model)) if s.kind in FRAMES):
+    for number, setting in enumerate(s for s in settings(spec, zoo.siblings(model)) if s.kind in GLOBAL_KINDS):
         policy = compose(spec, [setting])
         yield FrontEntry(number, setting.name, policy, clock(policy).metrics, {}, Protocols(front.quality, speed))
 

@@ -6,7 +6,7 @@ import random
 import tempfile
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.distributions import IntDistribution
@@ -22,6 +22,7 @@ from varsearch.search.core.objectives import dense_trial, front_trials, front_vo
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.run.driver import run
 from varsearch.search.run.events import Event, Progress
+from varsearch.search.sampler.portfolio import PortfolioConfig
 
 REPEATS = 50
 """How often a method may ask for what was tried before; this is not counted."""
@@ -106,12 +107,14 @@ class Ours:
         warm: whether it starts from `WARM_STARTS` policies of the profile too, as `varsearch run --warm-starts` does.
         surrogate: whether there is one; without it NSGA-II alone proposes.
         rungs: whether it gives policies up after a few images, as `varsearch run --rungs` does.
+        config: tuning constants of its samplers.
     """
 
     profile: bool = True
     warm: bool = False
     surrogate: bool = True
     rungs: bool = False
+    config: PortfolioConfig = field(default_factory=PortfolioConfig)
 
 
 METHODS: dict[str, Make | Ours] = {
@@ -151,7 +154,7 @@ def _run(problem: Problem, parts: Ours, seed: int, budget: int) -> Costed:
         run(
             _seeded(problem, seed), problem.space, problem.warm if parts.warm else problem.published, lambda: worker,
             storage=storage, budget=budget, guide=problem.guide(parts.profile) if parts.surrogate else None,
-            rungs=problem.rungs if parts.rungs else (), on_event=note,
+            sampler=parts.config, rungs=problem.rungs if parts.rungs else (), on_event=note,
         )  # fmt: skip
         if worker.lacking is not None:
             raise worker.lacking

@@ -18,7 +18,7 @@ from varsearch.search.core.protocols import Protocols, confirming
 from varsearch.search.core.settings import RunSettings
 from varsearch.search.run.rungs import Rung
 from varsearch.search.run.worker import evaluate
-from varsearch.search.sampler.side_information import Guide
+from varsearch.search.sampler.base import SideInformation
 from varsearch.search.sensitivity.profile import profiled
 from varsearch.search.sensitivity.warm_start import warm_starts
 from varsearch.search.setup.guidance import starts_with
@@ -80,7 +80,7 @@ class Problem(Protocol):
         """What a worker answers."""
         ...
 
-    def guide(self, profile: bool) -> Guide:
+    def guide(self, profile: bool) -> SideInformation:
         """What proposals may know."""
         ...
 
@@ -140,11 +140,11 @@ class Recorded:
         """As a run with `--warm-starts` starts."""
         return starts_with(self.published, warm_starts(self.profile, WARM_STARTS))
 
-    def guide(self, profile: bool) -> Guide:
+    def guide(self, profile: bool) -> SideInformation:
         """What the search itself would know."""
         found, speed = self.profile, self.settings.speed
         costs = partial(exact_costs, self._plan.worker.model, speed)
-        return Guide(found.spec, found.siblings, found if profile else None, costs)
+        return SideInformation(found.spec, found.siblings, found if profile else None, costs)
 
     @property
     def rungs(self) -> tuple[Rung, ...]:

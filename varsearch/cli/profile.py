@@ -18,7 +18,7 @@ from varsearch.space.units import Setting
 
 if TYPE_CHECKING:
     from varsearch.profile import Profile
-    from varsearch.search.sensitivity.additive_model import Estimates, LinearFit
+    from varsearch.search.sensitivity.additive_model import AdditiveModel, LinearFit
     from varsearch.search.sensitivity.profile import Step
 
 LEGEND = """loss: what the images of a batch lose on average, about in units of ΔFID; of each unit's strongest setting
@@ -43,14 +43,14 @@ def profile(
 ) -> None:
     """Measure every setting alone, once per database; another target only costs. Goes on where it was interrupted."""
     from varsearch.models import registry, zoo
-    from varsearch.search.sensitivity.additive_model import Estimates
+    from varsearch.search.sensitivity.additive_model import AdditiveModel
     from varsearch.search.sensitivity.profile import profiled
     from varsearch.target import check_dtype, default_target, find_device
 
     name = registry.join(model, weights, prompts)
     chosen = default_target(find_device(target), batch_size, check_dtype(dtype), zoo.manifest(name).spec())
     found = profiled(name, chosen, storage, seed=seed, on_step=print_step)
-    estimates = Estimates(found)
+    estimates = AdditiveModel(found)
     if json:
         print_json(_json(found, estimates))
     else:
@@ -65,7 +65,7 @@ def print_step(step: Step) -> None:
         print(f"{step.done}/{total} measured, ETA {left}  ", end=end, file=sys.stderr, flush=True)
 
 
-def _print(found: Profile, estimates: Estimates) -> None:
+def _print(found: Profile, estimates: AdditiveModel) -> None:
     protocol, speed, dense = found.sensitivity.protocol, found.costs.protocol.speed, found.costs.policies[DENSE]
     ends = ("<unit", "loss", "time", "memory")
     table(
@@ -91,7 +91,7 @@ def _print(found: Profile, estimates: Estimates) -> None:
     )
 
 
-def _by_kind(estimates: Estimates) -> dict[str, list[Setting]]:
+def _by_kind(estimates: AdditiveModel) -> dict[str, list[Setting]]:
     """The strongest setting of each unit; where a kind has one unit, all its settings."""
     kinds: dict[str, dict[str, Setting]] = {}
     every = [setting for (setting,) in estimates.probes.singles.values()]
@@ -101,23 +101,23 @@ def _by_kind(estimates: Estimates) -> dict[str, list[Setting]]:
     return {kind: found if len(found) > 1 else [s for s in every if s.kind == kind] for kind, found in units.items()}
 
 
-def _row(kind: str, settings: list[Setting], estimates: Estimates) -> list[str]:
+def _row(kind: str, settings: list[Setting], estimates: AdditiveModel) -> list[str]:
     ordered = sorted(settings, key=lambda setting: estimates.losses[setting.name].value)
     total = sum(setting.kind == kind for (setting,) in estimates.probes.singles.values())
     return [kind, str(total), *_cells(ordered[0], estimates), *_cells(ordered[-1], estimates)]
 
 
-def _cells(setting: Setting, estimates: Estimates) -> list[str]:
+def _cells(setting: Setting, estimates: AdditiveModel) -> list[str]:
     change = estimates.change(cost_parts([setting])[0])
     memory = f"{'+' if change.peak_bytes > 0 else ''}{quantity('peak_bytes', change.peak_bytes)}"
     return [setting.name, f"{estimates.losses[setting.name].value:.4f}", f"{change.latency_ms:+.3f} ms", memory]
 
 
-def _fits(estimates: Estimates) -> dict[str, LinearFit]:
+def _fits(estimates: AdditiveModel) -> dict[str, LinearFit]:
     return {"latency": estimates.latency, "peak memory": estimates.memory}
 
 
-def _json(found: Profile, estimates: Estimates) -> dict[str, object]:
+def _json(found: Profile, estimates: AdditiveModel) -> dict[str, object]:
     def setting(name: str, chosen: Chosen) -> dict[str, object]:
         change = estimates.change(cost_parts(chosen)[0])
         return {

@@ -20,7 +20,7 @@ from varsearch.search.core.source import RIVAL
 from varsearch.search.run.broker import Broker
 from varsearch.search.run.pruner import ENOUGH, Ladder
 from varsearch.search.run.rungs import PAIRS, RANK, fit_link, rungs_of
-from varsearch.search.sampler.portfolio import Proposer
+from varsearch.search.sampler.portfolio import PortfolioSampler
 
 WHOLE = settings(quality=QUALITY.model_copy(update={"n_images": 512}))
 MEASURED = SPEED.model_copy(update={"origin": Origin.MEASURED, "machine": "here"})
@@ -109,13 +109,13 @@ def test_a_trial_climbs_and_starts_are_never_given_up(start: Open, tmp_path: Pat
 def test_what_is_to_dominate_a_published_system_is_not_given_up(
     start: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    propose = Proposer.propose
+    propose = PortfolioSampler.propose
 
-    def every_other(self: Proposer, number: int, seen: Container[str]) -> tuple[str, Policy] | None:
+    def every_other(self: PortfolioSampler, number: int, seen: Container[str]) -> tuple[str, Policy] | None:
         found = propose(self, number, seen)
         return found and (RIVAL if number % 2 else found[0], found[1])
 
-    monkeypatch.setattr(Proposer, "propose", every_other)
+    monkeypatch.setattr(PortfolioSampler, "propose", every_other)
     climb(start(WHOLE, starts=MANY, budget=30, rungs=RUNGS))
     proposed = stored(tmp_path / "runs.db")[len(MANY) :]
     assert {t.state for t in proposed if t.origin == RIVAL} == {State.COMPLETE}

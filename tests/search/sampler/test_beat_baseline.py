@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from benchmarks.search_synthetic import SPEC
 from tests.search.interacting import moves, problem, starts, trial, with_loss
+from tests.search.synthetic import SPEC
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy, SparseAttention
 from varsearch.search.core.dominance import domination

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from benchmarks.search_synthetic import SPEC
 from tests.search.interacting import moves, starts
+from tests.search.synthetic import SPEC
 from varsearch.search.sampler.mutation import effective
 from varsearch.search.sampler.prior_mean import Outlook
 from varsearch.space.changes import changes

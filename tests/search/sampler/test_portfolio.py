@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.search_synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC
 from tests.search.interacting import moves, problem, proposer, starts, trial, with_loss
+from tests.search.synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC
 from varsearch.db import State, TrialRecord
 from varsearch.errors import EvaluationError
 from varsearch.policy import Policy

@@ -13,7 +13,7 @@ from tests.search import fakes
 from tests.search.fakes import DENSE, SPACE, STARTS, FakeSpace, evidence
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy
-from varsearch.search.sampler.portfolio import Proposer
+from varsearch.search.sampler.portfolio import PortfolioSampler
 
 
 def shown(number: int, policy: Policy, state: State = State.COMPLETE) -> TrialRecord:
@@ -26,12 +26,12 @@ def shown(number: int, policy: Policy, state: State = State.COMPLETE) -> TrialRe
 def propose(n: int, *, seed: int = 0, space: FakeSpace = SPACE, restart: bool = False) -> list[Policy]:
     """The policies of `n` trials in a row; `restart` makes a new proposer before each."""
     trials = [shown(i, policy) for i, policy in enumerate(STARTS.values())] if space == SPACE else []
-    proposer = Proposer(fakes.settings(seed=seed), space)
+    proposer = PortfolioSampler(fakes.settings(seed=seed), space)
     for trial in trials:
         proposer.show(trial)
     while len(trials) < n:
         if restart:
-            proposer = Proposer(fakes.settings(seed=seed), space)
+            proposer = PortfolioSampler(fakes.settings(seed=seed), space)
             for trial in trials:
                 proposer.show(trial)
         found = proposer.propose(len(trials), {t.policy.digest for t in trials})
@@ -70,7 +70,7 @@ def test_a_restart_proposes_what_would_have_been_proposed() -> None:
 def test_the_sampler_learns_from_the_trials() -> None:
     """More of the later proposals than of uniform draws keep the quality: delta FID counts twice, others never."""
     chosen = fakes.settings(objectives=("delta_fid",))
-    proposer = Proposer(chosen, SPACE)
+    proposer = PortfolioSampler(chosen, SPACE)
     trials = [shown(0, DENSE)]
     proposer.show(trials[0])
     while len(trials) < 60:
@@ -85,7 +85,7 @@ def test_the_sampler_learns_from_the_trials() -> None:
 
 
 def test_duplicates_of_the_sampler_become_mutations(monkeypatch: pytest.MonkeyPatch) -> None:
-    proposer = Proposer(fakes.settings(), SPACE)
+    proposer = PortfolioSampler(fakes.settings(), SPACE)
     dense = SPACE.nearest(DENSE)
     proposer.show(shown(0, DENSE))
     monkeypatch.setattr(optuna.Study, "ask", lambda *_: SimpleNamespace(params=dense))

@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from benchmarks.search_synthetic import SPEC, Synthetic
 from tests.search.interacting import with_loss
+from tests.search.synthetic import SPEC, Synthetic
 from varsearch.db import State, TrialRecord
 from varsearch.measurement import Measurement
 from varsearch.policy import Policy

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.search_synthetic import SPEC, Synthetic
 from tests.search import fakes
+from tests.search.synthetic import SPEC, Synthetic
 from varsearch.cli.app import app
 from varsearch.errors import UsageError
 from varsearch.evaluators.speed import SpeedEvaluator, protocol_for

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 Point = Sequence[float]
+Corner = tuple[float, ...]
+Box = tuple[tuple[float, float], ...]
+"""The interval of a box along each coordinate."""
+
+Array = NDArray[np.float64]
 
 
 def dominates(a: Point, b: Point) -> bool:
@@ -52,6 +60,49 @@ def hypervolume(points: Iterable[Point], reference: Point) -> float:
         reached = undominated_with(reached, point[:-1])
         volume += (end - point[-1]) * hypervolume(reached, reference[:-1])
     return volume
+
+
+def non_dominated_boxes(points: Iterable[Point], reference: Point) -> tuple[Array, Array]:
+    """Disjoint boxes that fill the part of [0, reference] that no point dominates.
+
+    Exact, for any number D of coordinates. Points below 0 count as 0.
+
+    Returns:
+        Lower and upper corners of N boxes, (N, D) each.
+    """
+    boxes = _boxes([tuple(point) for point in points], tuple(reference))
+    corners_ND2 = np.array(boxes, dtype=float).reshape(len(boxes), len(reference), 2)
+    return corners_ND2[:, :, 0], corners_ND2[:, :, 1]
+
+
+def _boxes(points: Sequence[Corner], reference: Corner) -> list[Box]:
+    """Sweeps the last coordinate, as `hypervolume` does.
+
+    A box of the other coordinates is open from the point that makes it to the point that cuts it.
+    """
+    end = reference[-1]
+    if len(reference) == 1:
+        first = max(0.0, min([end, *(point[0] for point in points)]))
+        return [((0.0, first),)] if first > 0 else []
+    begins: dict[float, list[Corner]] = {0.0: []}
+    for point in points:
+        if point[-1] < end:
+            begins.setdefault(max(0.0, point[-1]), []).append(point[:-1])
+    boxes: list[Box] = []
+    opened: dict[Box, float] = {}
+    reached: list[Corner] = []
+    for low in sorted(begins):
+        for corner in begins[low]:
+            reached = undominated_with(reached, corner)
+        now = dict.fromkeys(_boxes(reached, reference[:-1]))
+        for box, since in opened.items():
+            if box not in now:
+                boxes.append((*box, (since, low)))
+        # A box that goes on keeps the height where it was opened.
+        opened = {box: opened.get(box, low) for box in now}
+    for box, since in opened.items():
+        boxes.append((*box, (since, end)))
+    return boxes
 
 
 def nearest_to_ideal(points: Sequence[Point], ideal: Point) -> int:

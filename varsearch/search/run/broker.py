@@ -20,8 +20,8 @@ from varsearch.search.run.reevaluation import Confirmation
 from varsearch.search.run.rungs import Rung
 from varsearch.search.run.stopping import Limits, Pace
 from varsearch.search.run.trials import Ledger
-from varsearch.search.sampler.portfolio import Proposer
-from varsearch.search.sampler.side_information import Guide
+from varsearch.search.sampler.base import SideInformation
+from varsearch.search.sampler.portfolio import DEFAULTS, PortfolioConfig, PortfolioSampler
 
 
 class Broker:
@@ -35,6 +35,7 @@ class Broker:
         minutes: time after which no evaluation begins, counted from now.
         patience: evaluations without growth of the hypervolume that end the search, see `Limits`.
         guide: what proposals may know besides the trials.
+        sampler: tuning constants of the proposals.
         rungs: early looks at which policies may be given up.
         confirm: whether finalists are evaluated again when the search has ended. Budget and time do not count that.
 
@@ -55,11 +56,12 @@ class Broker:
         name: str | None = None,
         minutes: float | None = None,
         patience: int | None = None,
-        guide: Guide | None = None,
+        guide: SideInformation | None = None,
+        sampler: PortfolioConfig = DEFAULTS,
         rungs: Sequence[Rung] = (),
         confirm: bool = False,
     ) -> None:
-        limits, proposer = Limits(budget, minutes, patience), Proposer(settings, space, guide)
+        limits, proposer = Limits(budget, minutes, patience), PortfolioSampler(settings, space, guide, sampler)
         for policy in starts.values():
             space.nearest(policy)
         self._settings, self._confirms = settings, confirm

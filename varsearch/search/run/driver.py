@@ -15,7 +15,8 @@ from varsearch.search.run.events import OnEvent, Resources, Status, ignore
 from varsearch.search.run.in_process import run_inline
 from varsearch.search.run.rungs import Rung
 from varsearch.search.run.worker import MakeWorker
-from varsearch.search.sampler.side_information import Guide
+from varsearch.search.sampler.base import SideInformation
+from varsearch.search.sampler.portfolio import DEFAULTS, PortfolioConfig
 
 
 def run(
@@ -29,7 +30,8 @@ def run(
     name: str | None = None,
     minutes: float | None = None,
     patience: int | None = None,
-    guide: Guide | None = None,
+    guide: SideInformation | None = None,
+    sampler: PortfolioConfig = DEFAULTS,
     rungs: Sequence[Rung] = (),
     confirm: bool = False,
     workers: int = 0,
@@ -50,6 +52,7 @@ def run(
         minutes: after this time no evaluation begins; those that run are finished.
         patience: evaluations without growth of the hypervolume, earlier invocations included, that end the search.
         guide: what proposals may know besides the trials. It travels too.
+        sampler: tuning constants of the proposals.
         rungs: early looks at which policies may be given up.
         confirm: whether finalists are evaluated again when the search has ended.
         workers: processes on Ray, or 0 to evaluate in this process without Ray.
@@ -77,6 +80,7 @@ def run(
         minutes=minutes,
         patience=patience,
         guide=guide,
+        sampler=sampler,
         rungs=rungs,
         confirm=confirm,
     )

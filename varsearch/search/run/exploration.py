@@ -18,7 +18,7 @@ from varsearch.search.run.pruner import Ladder
 from varsearch.search.run.rungs import Rung
 from varsearch.search.run.stopping import Limits, Pace
 from varsearch.search.run.trials import Ledger
-from varsearch.search.sampler.portfolio import Proposer
+from varsearch.search.sampler.portfolio import PortfolioSampler
 
 ATTEMPTS = 3
 """A trial that loses its worker this often has failed. Deaths of the whole run do not count: they say little about a
@@ -49,7 +49,7 @@ class Explorer:
         settings: RunSettings,
         starts: Mapping[str, Policy],
         ledger: Ledger,
-        proposer: Proposer,
+        proposer: PortfolioSampler,
         limits: Limits,
         rungs: Sequence[Rung] = (),
     ) -> None:

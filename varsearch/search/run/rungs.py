@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from varsearch.measurement import METRICS, Kind, Origin, QualityProtocol, SpeedProtocol
+from varsearch.search.core.pareto import Array
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.sampler.gaussian_process import Array
 
 SHARES = (1 / 8, 3 / 8)
 """Parts of the images that are looked at."""

@@ -1,66 +1,98 @@
-"""How much hypervolume a policy is expected to add, where its objectives are known or independent random numbers.
+"""Acquisition functions: how promising policies are, given equally likely values of their costs.
 
-The region that no known point dominates is cut into boxes. A point dominates of a box the product of what it dominates
-of each side, and expectations of independent factors multiply: the sum over all boxes is exact (Yang, Emmerich, Deutz,
-Bäck 2019, "Efficient computation of expected hypervolume improvement using box decomposition algorithms").
+Expected hypervolume improvement (EHVI):
+
+    α(x) = E[HV(front ∪ {x}) - HV(front)] = Σ_boxes Π_j E[max(0, u_j - max(l_j, c_j(x)))]
+
+The region that no known point dominates is cut into boxes [l, u]. A point dominates of a box the
+product of what it dominates of each side, and expectations of independent factors multiply, so the
+sum over boxes is exact (Yang, Emmerich, Deutz and Bäck 2019, "Efficient computation of expected
+hypervolume improvement using box decomposition algorithms"). With trials that have errors, the
+mean over posterior samples of the front is noisy EHVI (Daulton, Balandat and Bakshy 2021, "Parallel
+Bayesian optimization of multiple noisy objectives with expected hypervolume improvement").
+
+Probability to dominate a baseline b:
+
+    α(x) = mean_p Π_j (ε + P[c_j(x) <= c_j(b)])
+
+Both are multiplied by the probability of feasibility (Gardner et al. 2014, "Bayesian optimization
+with inequality constraints").
+
+| suffix | meaning                                               |
+|--------|-------------------------------------------------------|
+| M      | policies                                              |
+| B      | boxes                                                 |
+| P      | posterior samples                                     |
+| Q      | equally likely values of a cost in a posterior sample |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from varsearch.search.core.pareto import Point, undominated_with
-from varsearch.search.sampler.gaussian_process import Array
+from varsearch.search.core.pareto import Array
 
-Corner = tuple[float, ...]
-Box = tuple[tuple[float, float], ...]
-"""Its interval along each coordinate."""
+Score = Callable[[Sequence[Array]], Array]
+"""From equally likely relative costs, (M, P, Q) for each metric, to the worth of policies, (M,)."""
 
 
-def free_boxes(points: Sequence[Point], reference: Point) -> tuple[Array, Array]:
-    """Lower and upper corners, (N, D) each, of disjoint boxes: all of [0, reference] that no point dominates."""
-    boxes = _free(map(tuple, points), tuple(reference))
-    corners = np.array(boxes, dtype=float).reshape(len(boxes), len(reference), 2)
-    return corners[:, :, 0], corners[:, :, 1]
+class Acquisition(NamedTuple):
+    """An acquisition function.
+
+    Attributes:
+        predicted: scores policies of which all costs are predictions.
+        exact: scores policies whose known costs are exact.
+    """
+
+    predicted: Score
+    exact: Score
 
 
-def _free(points: Iterable[Corner], reference: Corner) -> list[Box]:
-    """Slabs along the last coordinate: a box of the others reaches from where a point opens it to where one cuts it."""
-    end = reference[-1]
-    if len(reference) == 1:
-        first = max(0.0, min([end, *(point[0] for point in points)]))
-        return [((0.0, first),)] if first > 0 else []
-    begins: dict[float, list[Corner]] = {0.0: []}
-    for point in points:
-        if point[-1] < end:
-            begins.setdefault(max(0.0, point[-1]), []).append(point[:-1])
-    boxes: list[Box] = []
-    opened: dict[Box, float] = {}
-    least: list[Corner] = []
-    for low in sorted(begins):
-        least = reduce(undominated_with, begins[low], least)
-        now = dict.fromkeys(_free(least, reference[:-1]))
-        boxes += [(*box, (since, low)) for box, since in opened.items() if box not in now]
-        opened = {box: opened.get(box, low) for box in now}
-    return boxes + [(*box, (since, end)) for box, since in opened.items()]
-
-
-def expected_gains(draws: Sequence[Array], boxes: tuple[Array, Array]) -> Array:
-    """Expected hypervolume improvement of C candidates, (C,).
+def expected_hypervolume_improvement(draws: Sequence[Array], boxes: tuple[Array, Array]) -> Array:
+    """Exact expectation for independent objectives, (M,).
 
     Args:
-        draws: for each objective equally likely values, (C, K); K = 1 where it is known.
-        boxes: see `free_boxes`.
+        draws: equally likely values of each objective, (M, Q); Q = 1 where it is known.
+        boxes: see `non_dominated_boxes`.
     """
-    low_ND, high_ND = boxes
-    gain_CN = np.ones((len(draws[0]), len(low_ND)))
-    for d, draws_CK in enumerate(draws):
-        side_CN = np.zeros_like(gain_CN)
-        for column_C in draws_CK.T:
-            side_CN += np.maximum(high_ND[:, d] - np.maximum(low_ND[:, d], column_C[:, None]), 0)
-        gain_CN *= side_CN / draws_CK.shape[1]
-    total: Array = gain_CN.sum(1)
+    low_BD, high_BD = boxes
+    volume_MB = np.ones((len(draws[0]), len(low_BD)))
+    for d, draws_MQ in enumerate(draws):
+        side_MB = np.zeros_like(volume_MB)
+        for column_M in draws_MQ.T:
+            begin_MB = np.maximum(low_BD[:, d], column_M[:, None])
+            side_MB += np.maximum(high_BD[:, d] - begin_MB, 0)
+        volume_MB *= side_MB / draws_MQ.shape[1]
+    total: Array = volume_MB.sum(1)
     return total
+
+
+def noisy_expected_hypervolume_improvement(
+    draws: Sequence[Array], boxes: Sequence[tuple[Array, Array]]
+) -> Array:
+    """Mean over posterior samples, (M,), of draws (M, P, Q) and the boxes of each sample."""
+    each = []
+    for p, boxes_p in enumerate(boxes):
+        drawn = [drawn_MPQ[:, p] for drawn_MPQ in draws]
+        each.append(expected_hypervolume_improvement(drawn, boxes_p))
+    mean: Array = np.mean(each, axis=0)
+    return mean
+
+
+def probability_no_worse(draws_MPQ: Array, baseline_P: Array) -> Array:
+    """Probability that a cost is at most that of the baseline, (M, P)."""
+    probability: Array = (draws_MPQ <= baseline_P[:, None]).mean(axis=2)
+    return probability
+
+
+def probability_feasible(draws: Sequence[Array], bounds: Mapping[int, float]) -> list[Array]:
+    """Probability of each bounded metric that it keeps its bound, (M,) each.
+
+    Args:
+        draws: of all metrics.
+        bounds: largest cost that is feasible, by index of the metric.
+    """
+    return [(draws[j] <= bound).mean((1, 2)) for j, bound in bounds.items()]

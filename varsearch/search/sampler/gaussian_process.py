@@ -1,40 +1,76 @@
-"""Gaussian process regression: weighted features and what remains by distance, with weights of the best evidence."""
+"""Gaussian process regression with scales of the highest evidence.
+
+    k(x, x') = a² φ(x)·φ(x') + b² exp(-d(x, x') / l) + s² [x = x']
+
+A linear kernel of features φ, an exponential kernel of L1 distances d, and noise. Posterior:
+Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", algorithm 2.1; the evidence
+is their equation 2.30. A sample path is drawn at finitely many points and conditioned on there.
+
+| symbol     | meaning                                                   |
+|------------|-----------------------------------------------------------|
+| N, M       | points with targets, points that are asked for            |
+| F          | features φ                                                |
+| P          | sample paths                                              |
+| a, b, l, s | `Scales`: linear, rest, length, noise                     |
+| L, α       | Cholesky factor of the covariance; its inverse on targets |
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
 
-Array = NDArray[np.float64]
+from varsearch.search.core.pareto import Array
 
-LINEAR, REST, LENGTH = (0.3, 1.0), (0.1, 0.3, 1.0), (0.3, 1.0)
-"""Scales of what features and what distance explain, and the distance over which policies are alike."""
 
-JITTER = 1e-6
-"""Variance that is added to a covariance so that it can be factorized."""
+class Scales(NamedTuple):
+    """Standard deviations of the linear part, of the rest and of noise; length of distances."""
 
-NOISE = (0.02, 0.2)
-"""Standard deviations of a target, if nothing is said."""
+    linear: float
+    rest: float
+    length: float
+    noise: float
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """A process that was fitted to N targets, as a function of features (M, F) and distances (M, N) to the fitted."""
+class ScaleGrid:
+    """Scales among which the evidence decides.
+
+    Attributes:
+        jitter: variance that is added to a covariance so that it can be factorized.
+    """
+
+    linear: tuple[float, ...] = (0.3, 1.0)
+    rest: tuple[float, ...] = (0.1, 0.3, 1.0)
+    length: tuple[float, ...] = (0.3, 1.0)
+    noise: tuple[float, ...] = (0.02, 0.2)
+    jitter: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A process given N targets; the targets are residuals of a prior mean.
+
+    Attributes:
+        residual_N: the targets, or (N, P) for P sample paths.
+        lower_NN: L.
+    """
 
     features_NF: Array
     residual_N: Array
     lower_NN: Array
-    scales: tuple[float, float, float, float]
+    scales: Scales
 
-    def __call__(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of what is added to the prior mean, without noise, (M,) each.
+    def predict(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation without noise, (M,) each.
 
-        Where the targets are several courses, (N, W), so is the mean, (M, W): the deviation is that from any of them.
+        The mean is (M, P) for sample paths; the deviation is that from any of them.
         """
         mean, half_NM = self._known(features_MF, distances_MN)
         linear, rest, _, _ = self.scales
@@ -42,60 +78,97 @@ class Fit:
         variance_M = np.maximum(prior_M - (half_NM**2).sum(0), 1e-12)
         return mean, np.sqrt(variance_M)
 
-    def courses(self, features_MF: Array, distances_MN: Array, distances_MM: Array, luck_MW: Array) -> Fit:
-        """The process as it is known at M points where it takes W equally likely courses.
+    def sample_paths(
+        self,
+        features_MF: Array,
+        distances_MN: Array,
+        distances_MM: Array,
+        eps_MP: Array,
+        jitter: float,
+    ) -> Posterior:
+        """The process given equally likely paths through M points.
 
-        Each course is one that agrees with the targets, drawn with standard normal numbers `luck_MW`.
+        Each path agrees with the targets; `eps_MP` are its standard normal numbers.
         """
         mean_M, half_NM = self._known(features_MF, distances_MN)
-        spread_MM = _kernel(features_MF, features_MF, distances_MM, *self.scales[:3]) - half_NM.T @ half_NM
-        spread_MM[np.diag_indices_from(spread_MM)] += JITTER
-        course_MW = mean_M[:, None] + np.linalg.cholesky(spread_MM) @ luck_MW
-        scales = (*self.scales[:3], JITTER**0.5)
-        return condition(scales, features_MF, distances_MM, course_MW, np.zeros(len(mean_M)))
+        gram_MM = features_MF @ features_MF.T
+        spread_MM = _kernel(gram_MM, distances_MM, self.scales) - half_NM.T @ half_NM
+        spread_MM[np.diag_indices_from(spread_MM)] += jitter
+        path_MP = mean_M[:, None] + np.linalg.cholesky(spread_MM) @ eps_MP
+        # A path is known exactly where it was drawn.
+        scales = self.scales._replace(noise=jitter**0.5)
+        return condition(scales, features_MF, distances_MM, path_MP, np.zeros(len(mean_M)))
 
     def _known(self, features_MF: Array, distances_MN: Array) -> tuple[Array, Array]:
-        """What the targets say: the mean, and (N, M), by whose squares they lessen the variance."""
-        linear, rest, length, _ = self.scales
-        cross_MN = _kernel(features_MF, self.features_NF, distances_MN, linear, rest, length)
+        """The mean, and L⁻¹k (N, M), whose squares reduce the variance."""
+        gram_MN = features_MF @ self.features_NF.T
+        cross_MN = _kernel(gram_MN, distances_MN, self.scales)
         half_NM = solve_triangular(self.lower_NN, cross_MN.T, lower=True)
-        return cross_MN @ cho_solve((self.lower_NN, True), self.residual_N), half_NM
+        return cross_MN @ self._weights_N, half_NM
+
+    @cached_property
+    def _weights_N(self) -> Array:
+        """α."""
+        weights: Array = cho_solve((self.lower_NN, True), self.residual_N)
+        return weights
+
+    @property
+    def evidence(self) -> float:
+        """The logarithm of the residuals' density, without its constant."""
+        half_N = solve_triangular(self.lower_NN, self.residual_N, lower=True)
+        return -0.5 * float(half_N @ half_N) - float(np.log(np.diag(self.lower_NN)).sum())
 
 
 def fit(
-    features_NF: Array, distances_NN: Array, residual_N: Array, noise_N: Array, levels: Sequence[float] = NOISE
-) -> Fit:
-    """The process under which the residuals, targets less their prior mean, have the highest evidence.
-
-    `noise_N` are the standard errors of single targets, besides that of all, which is one of `levels`.
-    """
-    fits = (
-        condition(scales, features_NF, distances_NN, residual_N, noise_N)
-        for scales in product(LINEAR, REST, LENGTH, levels)
-    )
-    return max(fits, key=_evidence)
-
-
-def condition(
-    scales: tuple[float, float, float, float],
     features_NF: Array,
     distances_NN: Array,
     residual_N: Array,
     noise_N: Array,
-) -> Fit:
-    """The process with these scales: of what is linear, of the rest, of distances, of noise."""
-    kernel_NN = _kernel(features_NF, features_NF, distances_NN, *scales[:3])
-    kernel_NN[np.diag_indices_from(kernel_NN)] += scales[3] ** 2 + noise_N**2
+    grid: ScaleGrid,
+    noise: Sequence[float] | None = None,
+) -> Posterior:
+    """The process with the scales of `grid` under which the residuals have the highest evidence.
+
+    Args:
+        features_NF: of the linear kernel.
+        distances_NN: of the exponential kernel.
+        residual_N: targets less their prior mean.
+        noise_N: standard errors of single targets, besides the one that all share.
+        grid: scales to choose from.
+        noise: shared standard errors to choose from, by default those of the grid.
+    """
+    gram_NN = features_NF @ features_NF.T
+    levels = grid.noise if noise is None else noise
+    best: Posterior | None = None
+    for linear, rest, length in product(grid.linear, grid.rest, grid.length):
+        kernel_NN = _kernel(gram_NN, distances_NN, Scales(linear, rest, length, 0.0))
+        for level in levels:
+            scales = Scales(linear, rest, length, level)
+            one = _factorized(scales, kernel_NN.copy(), features_NF, residual_N, noise_N)
+            if best is None or one.evidence > best.evidence:
+                best = one
+    assert best is not None
+    return best
+
+
+def condition(
+    scales: Scales, features_NF: Array, distances_NN: Array, residual_N: Array, noise_N: Array
+) -> Posterior:
+    """The process with these scales, see `fit`."""
+    kernel_NN = _kernel(features_NF @ features_NF.T, distances_NN, scales)
+    return _factorized(scales, kernel_NN, features_NF, residual_N, noise_N)
+
+
+def _factorized(
+    scales: Scales, kernel_NN: Array, features_NF: Array, residual_N: Array, noise_N: Array
+) -> Posterior:
+    """Adds noise to the kernel in place and factorizes it."""
+    kernel_NN[np.diag_indices_from(kernel_NN)] += scales.noise**2 + noise_N**2
     lower_NN = np.linalg.cholesky(kernel_NN).astype(np.float64)
-    return Fit(features_NF, residual_N, lower_NN, scales)
+    return Posterior(features_NF, residual_N, lower_NN, scales)
 
 
-def _evidence(found: Fit) -> float:
-    """The logarithm of the residuals' density, without its constant."""
-    half_N = solve_triangular(found.lower_NN, found.residual_N, lower=True)
-    return -0.5 * float(half_N @ half_N) - float(np.log(np.diag(found.lower_NN)).sum())
-
-
-def _kernel(a_MF: Array, b_NF: Array, distances_MN: Array, linear: float, rest: float, length: float) -> Array:
-    kernel: Array = linear**2 * (a_MF @ b_NF.T) + rest**2 * np.exp(-distances_MN / length)
+def _kernel(gram_MN: Array, distances_MN: Array, scales: Scales) -> Array:
+    linear, rest, length, _ = scales
+    kernel: Array = linear**2 * gram_MN + rest**2 * np.exp(-distances_MN / length)
     return kernel

@@ -1,129 +1,182 @@
-"""What to try next: a portfolio of ways to propose, used the more the more hypervolume they have gained."""
+"""A portfolio of samplers, used the more, the more hypervolume their proposals have added.
+
+A multi-armed bandit with exponentially weighted gains (Hoffman, Brochu and de Freitas 2011,
+"Portfolio allocation for Bayesian optimization"). The probability of an arm is
+
+    p_i = f_i + (1 - Σ f) r_i / Σ r,      r_i = (r₀ + Σ γ^(n-t) g_t) / (1 + Σ γ^(n-t))
+
+| symbol | meaning                                                       |
+|--------|---------------------------------------------------------------|
+| f_i    | least probability of the arm                                  |
+| g_t    | hypervolume that trial t of the arm added to the trials before |
+| γ      | `memory`: what a gain counts after one more trial             |
+| n      | number of the next trial                                      |
+| r₀     | the rate of all arms together: an arm without trials has it   |
+
+A fixed share of the proposals is to beat a published system instead.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Mapping
-from functools import cached_property
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from itertools import takewhile
 
-import optuna
-from optuna.samplers import NSGAIISampler
-from optuna.samplers.nsgaii import UniformCrossover
-from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState
-
 from varsearch.db import State, TrialRecord
-from varsearch.policy import Policy
 from varsearch.search.core.objectives import dense_trial, front_trials, front_volume
-from varsearch.search.core.optuna_study import Space, StudyView
+from varsearch.search.core.optuna_study import Space
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.core.source import PRESET, RIVAL
-from varsearch.search.sampler.bayesian import inside, promising
-from varsearch.search.sampler.mutation import Moves
-from varsearch.search.sampler.prior_mean import Outlook
-from varsearch.search.sampler.side_information import Costs, Guide
-from varsearch.space.changes import changes
-from varsearch.space.units import compose
-
-POPULATION = 30
-"""Best trials that the next policy may descend from."""
-
-ASKS = 10
-"""How often the sampler, or a change of the front, may propose what was tried before."""
-
-MUTATIONS = 1000
-"""How many random changes are tried until the space counts as exhausted."""
-
-GENERATION = "NSGAIISampler:generation"
-"""Where Optuna's sampler keeps the generation of a trial."""
-
-SURROGATE, SAMPLER, MUTATION = "surrogate", "sampler", "mutation"
-"""Origins of proposals, beside `RIVAL`."""
-
-RIVALRY = 0.15
-"""Share of the proposals that are to dominate a published system, as long as one may be on the front. Hypervolume alone
-prefers what loses a little more and saves much more, but whoever uses that system wants to know."""
-
-FLOOR = {SURROGATE: 0.5, SAMPLER: 0.05, MUTATION: 0.05}
-"""Least share of each in the proposals."""
-
-MEMORY = 0.95
-"""What a gain counts after one more trial."""
+from varsearch.search.sampler.base import (
+    BAYESIAN,
+    EVOLUTIONARY,
+    MUTATION,
+    LoadedInformation,
+    Proposal,
+    Sampler,
+    SideInformation,
+    generator,
+)
+from varsearch.search.sampler.bayesian import BayesianSampler
+from varsearch.search.sampler.beat_baseline import BeatBaselineConfig, BeatBaselineSampler
+from varsearch.search.sampler.evolutionary import EvolutionaryConfig, EvolutionarySampler
+from varsearch.search.sampler.mutation import MutationSampler
+from varsearch.search.sampler.optimize_acquisition import OptimizerConfig
+from varsearch.search.sampler.random_search import RandomSampler
+from varsearch.search.sampler.surrogate import SurrogateConfig
+from varsearch.search.sampler.variation import VariationConfig
 
 
-class Proposer:
-    """Proposes policies by three ways: a surrogate, Optuna's NSGA-II, and random changes of the front.
+@dataclass(frozen=True, slots=True)
+class PortfolioConfig:
+    """Tuning constants of the portfolio and of its samplers.
 
-    Now and then the surrogate is asked for what dominates a published system instead.
-
-    NSGA-II is asked on a copy of the study in memory, where asking costs no transactions. It works in steady state:
-    everything evaluated so far is one generation, whose best `POPULATION` trials by rank and crowding are the parents
-    of the next proposal. No worker waits for a generation to fill.
-
-    A proposal depends on the seed, its number and the trials shown, and on nothing else: a run that was interrupted
-    goes on as if it had not been, as long as trials finish in the same order.
-
-    Args:
-        guide: the model's shape and what is known of it; without it, only the sampler and changes of knobs propose.
+    Attributes:
+        beat_baseline_share: share of the proposals that are to dominate a published system, as
+            long as one may be on the front.
+        least: f of the arms with a model: Bayesian, evolutionary, mutation.
+        memory: γ.
+        mutation_attempts: how often a mutation may give a policy that was tried before.
+        random_attempts: random changes until the space counts as exhausted.
     """
 
-    def __init__(self, settings: RunSettings, space: Space, guide: Guide | None = None) -> None:
-        self._settings, self._space, self._guide = settings, space, guide
-        self._view = StudyView("proposals", InMemoryStorage(), settings, space)
+    beat_baseline_share: float = 0.15
+    least: tuple[float, float, float] = (0.5, 0.05, 0.05)
+    memory: float = 0.95
+    mutation_attempts: int = 10
+    random_attempts: int = 1000
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    variation: VariationConfig = field(default_factory=VariationConfig)
+    beat_baseline: BeatBaselineConfig = field(default_factory=BeatBaselineConfig)
+    evolutionary: EvolutionaryConfig = field(default_factory=EvolutionaryConfig)
+
+
+DEFAULTS = PortfolioConfig()
+
+ARMS = (BAYESIAN, EVOLUTIONARY, MUTATION)
+"""Origins of the arms' proposals."""
+
+
+class PortfolioSampler:
+    """Proposes by one of several samplers.
+
+    Args:
+        settings: objectives, bounds and seed.
+        space: policies as integer vectors.
+        information: of the model. Without it, only samplers of knobs propose.
+        config: tuning constants.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        space: Space,
+        information: SideInformation | None = None,
+        config: PortfolioConfig = DEFAULTS,
+    ) -> None:
+        self._settings, self._config = settings, config
         self._trials: dict[int, TrialRecord] = {}
         self._gains: list[tuple[TrialRecord, float]] = []
+        self._evolutionary = EvolutionarySampler(settings, space, config.evolutionary)
+        self._random = RandomSampler(settings, space, config.random_attempts)
+        self._beat_baseline: BeatBaselineSampler | None = None
+        self._arms: dict[str, Sampler] = {EVOLUTIONARY: self._evolutionary}
+        self._samplers: list[Sampler] = [self._evolutionary, self._random]
+        if information is not None:
+            self._inform(LoadedInformation(information, config.variation))
+
+    def _inform(self, information: LoadedInformation) -> None:
+        """Adds the samplers that need a model's shape."""
+        settings, config = self._settings, self._config
+        models = settings, information, config.surrogate, config.optimizer
+        bayesian = BayesianSampler(*models)
+        mutation = MutationSampler(settings, information, config.mutation_attempts)
+        self._beat_baseline = BeatBaselineSampler(*models, config.beat_baseline)
+        self._arms = dict(zip(ARMS, (bayesian, self._evolutionary, mutation), strict=True))
+        self._samplers += [bayesian, mutation, self._beat_baseline]
 
     def show(self, trial: TrialRecord) -> None:
         """Takes note of a trial as it is now."""
         self._trials[trial.number] = trial
-        self._view.show(trial)
+        for sampler in self._samplers:
+            sampler.show(trial)
 
-    def propose(self, number: int, seen: Container[str]) -> tuple[str, Policy] | None:
-        """Origin and policy of trial `number`, whose digest is not in `seen`; None if no other can be found."""
-        rng = random.Random(f"{self._settings.seed}/{number}")
-        policy = self._against_a_rival(rng, seen)
-        if policy is not None:
-            return RIVAL, policy
-        ways = self._ways()
-        weights = self.shares(number) if len(ways) > 1 else dict.fromkeys(ways, 1.0)
-        first = rng.choices(list(ways), [weights[way] for way in ways])[0]
-        for origin in (first, *(way for way in ways if way != first)):
-            policy = ways[origin](rng, seen)
-            if policy is not None:
-                return origin, policy
-        policy = self._any(rng, seen)
-        return None if policy is None else (MUTATION, policy)
+    def propose(
+        self, number: int, seen: Container[str], rng: random.Random | None = None
+    ) -> Proposal | None:
+        """See `Sampler`; None if the space is exhausted."""
+        rng = rng or generator(self._settings, number)
+        beat = self._beat_baseline
+        # A random number is drawn only where there is a baseline.
+        if beat and beat.has_baseline and rng.random() < self._config.beat_baseline_share:
+            proposal = beat.propose(number, seen, rng)
+            if proposal is not None:
+                return proposal
+        for sampler in self._order(number, rng):
+            proposal = sampler.propose(number, seen, rng)
+            if proposal is not None:
+                return proposal
+        return self._random.propose(number, seen, rng)
 
-    def _ways(self) -> dict[str, Callable[[random.Random, Container[str]], Policy | None]]:
-        """Those that can be used now; without dense there is nothing to compare with."""
-        if self._guide is None or dense_trial(self._trials.values()) is None:
-            return {SAMPLER: self._sampled}
-        return {SURROGATE: self._promising, SAMPLER: self._sampled, MUTATION: self._mutant}
+    def _order(self, number: int, rng: random.Random) -> list[Sampler]:
+        """The arm that is drawn first, then the others."""
+        weights = {EVOLUTIONARY: 1.0}
+        # Without dense there is nothing to compare with.
+        if len(self._arms) > 1 and dense_trial(self._trials.values()) is not None:
+            weights = self.shares(number)
+        first = rng.choices(list(weights), list(weights.values()))[0]
+        return [self._arms[first], *(self._arms[name] for name in weights if name != first)]
 
     def shares(self, number: int) -> dict[str, float]:
-        """The probability of each way: its floor, and of the rest a part by the mean gain of its recent proposals.
+        """The probability of each arm for trial `number`, by origin; dense must be evaluated."""
+        usual = self._rate(number, ARMS, 1e-6)
+        least, rates = dict(zip(ARMS, self._config.least, strict=True)), {}
+        for arm in ARMS:
+            rates[arm] = self._rate(number, (arm,), usual)
+        free, total = 1 - sum(least.values()), sum(rates.values())
+        return {arm: least[arm] + free * rates[arm] / total for arm in ARMS}
 
-        A way that was not used yet counts as good as the others together.
-        """
-        gains = self._history()
-        weight = {trial.number: MEMORY ** (number - trial.number) for trial, _ in gains}
-
-        def mean(origins: Container[str], prior: float) -> float:
-            own = [(weight[t.number], gain) for t, gain in gains if t.origin in origins]
-            return (prior + sum(w * g for w, g in own)) / (1 + sum(w for w, _ in own))
-
-        usual = mean(FLOOR, 1e-6)
-        rates = {way: mean((way,), usual) for way in FLOOR}
-        free = 1 - sum(FLOOR.values())
-        return {way: least + free * rates[way] / sum(rates.values()) for way, least in FLOOR.items()}
+    def _rate(self, number: int, origins: Container[str], prior: float) -> float:
+        """r: the mean gain of recent trials of these origins."""
+        gained = weight = 0.0
+        for trial, gain in self._history():
+            if trial.origin in origins:
+                counts = self._config.memory ** (number - trial.number)
+                gained, weight = gained + counts * gain, weight + counts
+        return (prior + gained) / (1 + weight)
 
     def _history(self) -> list[tuple[TrialRecord, float]]:
-        """Complete trials by number, and how much each added to the hypervolume of those before it."""
+        """Complete trials by number, and what each added to the hypervolume of those before."""
         dense = dense_trial(self._trials.values())
         assert dense is not None
-        complete = [t for _, t in sorted(self._trials.items()) if t.state is State.COMPLETE]
-        known = sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1][0], zip(complete, self._gains, strict=False)))
+        complete = []
+        for _, trial in sorted(self._trials.items()):
+            if trial.state is State.COMPLETE:
+                complete.append(trial)
+        # Gains stay as long as the trials before are the same.
+        pairs = zip(complete, self._gains, strict=False)
+        known = sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1][0], pairs))
         del self._gains[known:]
         before = self._volume(complete[:known], dense.values)
         for i in range(known, len(complete)):
@@ -133,75 +186,9 @@ class Proposer:
         return self._gains
 
     def _volume(self, trials: list[TrialRecord], dense: Mapping[str, float]) -> float:
-        return front_volume(self._settings, [t.values for t in front_trials(self._settings, trials)], dense)
-
-    @cached_property
-    def _moves(self) -> Moves:
-        assert self._guide is not None
-        return Moves(Outlook(self._guide.spec, self._guide.siblings, self._guide.profile))
-
-    @cached_property
-    def _costs(self) -> Costs | None:
-        return self._guide.make_costs() if self._guide is not None and self._guide.make_costs is not None else None
-
-    def _promising(self, rng: random.Random, seen: Container[str]) -> Policy | None:
-        return promising(self._settings, self._moves, list(self._trials.values()), rng, seen, self._costs)
-
-    def _against_a_rival(self, rng: random.Random, seen: Container[str]) -> Policy | None:
-        """Now and then, what may dominate a published system that is on the front as far as one can tell."""
-        trials = list(self._trials.values())
-        complete = [t for t in trials if t.state is State.COMPLETE]
-        published = any(t.origin.startswith(PRESET) for t in complete)
-        if self._guide is None or not published or dense_trial(complete) is None or rng.random() >= RIVALRY:
-            return None
-        return promising(self._settings, self._moves, trials, rng, seen, self._costs, against_a_rival=True)
-
-    def _sampled(self, rng: random.Random, seen: Container[str]) -> Policy | None:
-        study = self._generation(rng.getrandbits(32))
-        asked = (study.ask(dict(self._view.distributions)).params for _ in range(ASKS))
-        return next((p for p in map(self._space.decode, asked) if p.digest not in seen), None)
-
-    def _mutant(self, rng: random.Random, seen: Container[str]) -> Policy | None:
-        """A member of the front with a few units changed."""
-        parents = inside(self._settings, list(self._trials.values()))
-        spec = self._moves.outlook.spec
-        for _ in range(ASKS):
-            parent = changes(rng.choice(parents).policy).settings
-            policy = compose(spec, self._moves.edited(parent, rng))
-            if policy.digest not in seen:
-                return policy
-        return None
-
-    def _any(self, rng: random.Random, seen: Container[str]) -> Policy | None:
-        """A trial with more and more of its knobs drawn again."""
-        known = [trial.policy for trial in self._trials.values()]
-        levels = self._space.nearest(rng.choice(known)) if known else dict.fromkeys(self._space.knobs, 0)
-        for change in range(MUTATIONS):
-            policy = self._space.decode(self._mutated(levels, change / MUTATIONS, rng))
-            if policy.digest not in seen:
-                return policy
-        return None
-
-    def _generation(self, seed: int) -> optuna.Study:
-        """All evaluated trials as one full generation of a new study."""
-        done = self._view.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        size = max(2, min(POPULATION, len(done)))
-        sampler = NSGAIISampler(population_size=size, crossover=UniformCrossover(), seed=seed)
-        study = optuna.create_study(directions=self._view.study.directions, sampler=sampler)
-        study.add_trials([_member(trial) for trial in done])
-        return study
-
-    def _mutated(self, levels: dict[str, int], share: float, rng: random.Random) -> dict[str, int]:
-        """`levels` with at least one knob and `share` of all drawn again."""
-        count = 1 + int(share * len(levels))
-        drawn = rng.sample(sorted(levels), count)
-        return {**levels, **{knob: rng.randrange(self._space.knobs[knob]) for knob in drawn}}
+        front = front_trials(self._settings, trials)
+        return front_volume(self._settings, [trial.values for trial in front], dense)
 
 
-def _member(trial: FrozenTrial) -> FrozenTrial:
-    return optuna.create_trial(
-        values=trial.values,
-        params=trial.params,
-        distributions=trial.distributions,
-        system_attrs={**trial.system_attrs, GENERATION: 0},
-    )
+Proposer = PortfolioSampler
+"""The name until all rooms use the new one."""

@@ -1,17 +1,29 @@
-"""Predicts every objective of any policy, with its uncertainty: what is expected beforehand, corrected by the trials.
+"""Surrogate: one warped Gaussian process per objective, around a prior mean.
 
-A loss spans four decades from a mild policy to a broken one, so its inverse hyperbolic sine is predicted (about linear
-near dense, a logarithm beyond), and of time and memory the logarithm. What was expected is the prior mean. That a kind
-of technique, a layer or a scale does more or less than expected is a factor on its part of the sum, which to first
-order adds to the logarithm: a feature each. So is that a setting's own loss is another, by as much as is not known of
-it. What single units and their combinations do besides is a Gaussian process over the units in which two policies
-differ.
+    z(x) = m(x) + β·φ(x) + u(x) + noise,     β ~ N(0, a²),     u ~ GP(0, b² exp(-d / l))
+
+z is a warped relative cost (`warping`), m the prior mean (`prior_mean`). The features φ correct m:
+a group of settings (a kind, a layer, a scale) does more or less than expected, which to first
+order adds to the logarithm of the sum. One more feature per setting lets the fit correct that
+setting's loss; its scale is the profile's standard error. u is the rest, over the L1 distance of
+two policies in their units.
+
+Where an objective is measured with errors, P sample paths through all trials stand for the
+posterior. In each, the true values of the trials are known.
+
+| suffix | meaning                                                    |
+|--------|------------------------------------------------------------|
+| N      | trials, then pending policies                              |
+| M      | policies that are asked for                                |
+| P      | posterior samples                                          |
+| Q      | equally likely values that stand for a normal distribution |
+| S, F   | settings, features                                         |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,202 +32,227 @@ from scipy.special import ndtri
 
 from varsearch.db import TrialRecord
 from varsearch.measurement import METRICS, TIMES
-from varsearch.search.core.dominance import standard_error
+from varsearch.policy import Policy
 from varsearch.search.core.objectives import relative_costs
+from varsearch.search.core.pareto import Array
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.sampler.gaussian_process import NOISE, Array, Fit, condition, fit
-from varsearch.search.sampler.prior_mean import Outlook, place_of
-from varsearch.space.changes import Changes, changes
-from varsearch.space.probes import Chosen
-
-SOFT = 0.02
-"""Relative loss up to which losses are compared by their difference, and beyond by their ratio."""
-
-DRAWS = 16
-"""Equally likely values that stand for a predicted distribution."""
-
-WORLDS = 8
-"""Equally likely courses of an objective that is evaluated with errors. What is true of one trial is nearly as true of
-those like it: in each world the errors of all trials are known, and only what differs from them is open."""
-
-COST_NOISE = (0.002, 0.02)
-"""Standard deviations of the logarithm of a time or of bytes: predicted ones have next to none, measured ones some."""
+from varsearch.search.sampler.gaussian_process import Posterior, ScaleGrid, condition, fit
+from varsearch.search.sampler.prior_mean import PriorMean, place_of
+from varsearch.search.sampler.warping import Warping
+from varsearch.search.sensitivity.decomposition import Chosen, other_fields, settings_of
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """One objective, and the process fitted to what the prior mean leaves, in each world or the same in all.
+class SurrogateConfig:
+    """Tuning constants of the surrogate.
 
     Attributes:
-        known_NW: bent costs of the trials and of what is pending, in each world; (N, 1) if they are the same in all.
+        soft: relative loss up to which losses are compared by their difference, and beyond by
+            their ratio.
+        quantiles: Q.
+        posterior_samples: P.
+        scales: of the process, `scales.noise` for losses.
+        cost_noise: standard deviations of the logarithm of a time or of bytes: predicted ones have
+            next to none, measured ones some.
+        any_loss: scale of the feature that all policies share that lose something.
+        other_fields: scale of fields that no setting expresses.
+    """
+
+    soft: float = 0.02
+    quantiles: int = 16
+    posterior_samples: int = 8
+    scales: ScaleGrid = field(default_factory=ScaleGrid)
+    cost_noise: tuple[float, ...] = (0.002, 0.02)
+    any_loss: float = 0.3
+    other_fields: float = 3.0
+
+
+DEFAULTS = SurrogateConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveModel:
+    """One objective.
+
+    Attributes:
+        posterior: of what the prior mean leaves; of P sample paths if trials have errors.
+        known_NP: warped costs of trials and pending policies; (N, 1) if no trial has errors.
     """
 
     metric: str
-    fitted: Fit
-    known_NW: Array
+    posterior: Posterior
+    known_NP: Array
 
 
 class Surrogate:
-    """Fitted to the complete trials of a run, of which `dense` is the one to compare with.
+    """Fitted to trials of a run.
 
     Args:
-        outlook: what is expected.
+        prior_mean: expected costs.
         settings: objectives.
-        dense: the metrics of the dense policy.
-        trials: complete ones.
-        pending: what others evaluate now: it counts as known to have the predicted values.
-        seed: of the worlds.
+        dense: metrics of the dense policy.
+        trials: with values of all objectives.
+        pending: policies that others evaluate now: they count as known to have the predicted
+            values.
+        seed: of the posterior samples.
+        config: tuning constants.
     """
 
     def __init__(
         self,
-        outlook: Outlook,
+        prior_mean: PriorMean,
         settings: RunSettings,
         dense: Mapping[str, float],
         trials: Sequence[TrialRecord],
-        pending: Sequence[Changes] = (),
+        pending: Sequence[Policy] = (),
         seed: Sequence[int] = (0,),
+        config: SurrogateConfig = DEFAULTS,
     ) -> None:
-        self._seed = seed
-        self.outlook, self.settings, self.dense = outlook, settings, dense
-        found = [*(changes(trial.policy) for trial in trials), *pending]
-        self._rows_NS = outlook.rows(c.settings for c in found)
-        self._rests = [c.rest for c in found]
-        self._trials = trials
+        self.prior_mean, self.settings, self.config = prior_mean, settings, config
+        self.warping = Warping(settings, dense, config.soft)
+        self._seed, self._trials = seed, trials
+        policies = [*(trial.policy for trial in trials), *pending]
+        self._rows_NS = prior_mean.rows(map(settings_of, policies))
+        self._others = [other_fields(policy) for policy in policies]
 
     @cached_property
-    def _places(self) -> list[str]:
-        return sorted({place_of(path) for rest in self._rests for path in rest})
+    def _models(self) -> list[ObjectiveModel]:
+        distances_NN = self._distances(self._rows_NS, self._others)
+        models = []
+        for j, metric in enumerate(self.settings.objectives):
+            models.append(self._model(j, metric, distances_NN))
+        return models
 
-    @cached_property
-    def _models(self) -> list[Model]:
-        distances_NN = self._distances(self._rows_NS, self._rests)
-        return [self._model(j, metric, distances_NN) for j, metric in enumerate(self.settings.objectives)]
-
-    def _model(self, j: int, metric: str, distances_NN: Array) -> Model:
-        done = len(self._trials)
-        costs_N = np.array([self.cost(trial.values)[j] for trial in self._trials])
-        expected_N, features_NF = self._prior(metric, self._rows_NS, self._rests)
-        noise_N = np.array([self._noise(metric, trial) for trial in self._trials])
-        residual_N = self._bent(metric, costs_N) - expected_N[:done]
-        levels = NOISE if METRICS[metric].kind == "quality" else COST_NOISE
-        fitted = fit(features_NF[:done], distances_NN[:done, :done], residual_N, noise_N, levels)
+    def _model(self, j: int, metric: str, distances_NN: Array) -> ObjectiveModel:
+        done, config = len(self._trials), self.config
+        cost_N, noise_N = np.zeros(done), np.zeros(done)
+        for n, trial in enumerate(self._trials):
+            cost_N[n] = self.warping.costs(trial.values)[j]
+            noise_N[n] = self.warping.noise(metric, trial)
+        expected_N, features_NF = self._prior(metric, self._rows_NS, self._others)
+        residual_N = self.warping.warp(metric, cost_N) - expected_N[:done]
+        is_loss = METRICS[metric].kind == "quality"
+        levels = config.scales.noise if is_loss else config.cost_noise
+        posterior = fit(
+            features_NF[:done],
+            distances_NN[:done, :done],
+            residual_N,
+            noise_N,
+            config.scales,
+            levels,
+        )
         if noise_N.any():
-            luck_NW = np.random.default_rng((*self._seed, j)).standard_normal((len(expected_N), WORLDS))
-            fitted = fitted.courses(features_NF, distances_NN[:, :done], distances_NN, luck_NW)
+            shape = len(expected_N), config.posterior_samples
+            eps_NP = np.random.default_rng((*self._seed, j)).standard_normal(shape)
+            posterior = posterior.sample_paths(
+                features_NF, distances_NN[:, :done], distances_NN, eps_NP, config.scales.jitter
+            )
         elif done < len(expected_N):
-            believed, _ = fitted(features_NF[done:], distances_NN[done:, :done])
-            residual_N, noise_N = np.append(residual_N, believed), np.append(noise_N, 0 * believed)
-            fitted = condition(fitted.scales, features_NF, distances_NN, residual_N, noise_N)
-        return Model(metric, fitted, expected_N[:, None] + fitted.residual_N.reshape(len(expected_N), -1))
+            # Pending policies become targets with their own predictions.
+            believed, _ = posterior.predict(features_NF[done:], distances_NN[done:, :done])
+            residual_N = np.append(residual_N, believed)
+            noise_N = np.append(noise_N, 0 * believed)
+            posterior = condition(posterior.scales, features_NF, distances_NN, residual_N, noise_N)
+        known_NP = expected_N[:, None] + posterior.residual_N.reshape(len(expected_N), -1)
+        return ObjectiveModel(metric, posterior, known_NP)
 
-    def cost(self, values: Mapping[str, float]) -> tuple[float, ...]:
-        """Relative costs, in which a ΔFID below 0 is not cut off."""
-        costs = relative_costs(self.settings, values, self.dense)
-        free = values.get("delta_fid", 0.0) / (self.dense.get("fid") or 1.0)
-        return tuple(free if m == "delta_fid" else c for m, c in zip(self.settings.objectives, costs, strict=True))
+    def known_costs(self) -> list[Array]:
+        """Relative costs of trials and pending policies, (N, P) for each objective.
 
-    def known(self) -> list[Array]:
-        """Relative costs of the trials and of what is pending, in each world, (N, W) for each objective."""
-        found = []
+        Exact numbers of trials are given as they are.
+        """
+        costs = []
         for j, model in enumerate(self._models):
-            known_NW = self._unbent(model.metric, np.repeat(model.known_NW, WORLDS // model.known_NW.shape[1], axis=1))
-            for known_W, trial in zip(known_NW, self._trials, strict=False):
-                if not self._noise(model.metric, trial):
-                    known_W[:] = relative_costs(self.settings, trial.values, self.dense)[j]
-            found.append(known_NW)
-        return found
+            cost_NP = self.warping.unwarp(model.metric, self._samples(model.known_NP))
+            for cost_P, trial in zip(cost_NP, self._trials, strict=False):
+                if not self.warping.noise(model.metric, trial):
+                    dense = self.warping.dense
+                    cost_P[:] = relative_costs(self.settings, trial.values, dense)[j]
+            costs.append(cost_NP)
+        return costs
 
-    def draws(self, chosen: Sequence[Chosen], rests: Sequence[Sequence[str]] | None = None) -> list[Array]:
-        """Equally likely relative costs of policies that set this, in each world, (M, W, K) for each objective."""
-        rests = [()] * len(chosen) if rests is None else rests
-        rows_MS = self.outlook.rows(chosen)
-        distances_MN = self._distances(rows_MS, rests)
-        levels_K = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)  # equally likely values of a standard normal variable
-        found = []
+    def draws(
+        self, chosen: Sequence[Chosen], others: Sequence[Sequence[str]] | None = None
+    ) -> list[Array]:
+        """Equally likely relative costs of policies, (M, P, Q) for each objective.
+
+        Args:
+            chosen: settings of each policy.
+            others: fields of each that no setting expresses.
+        """
+        others = [()] * len(chosen) if others is None else others
+        rows_MS = self.prior_mean.rows(chosen)
+        distances_MN = self._distances(rows_MS, others)
+        n_quantiles = self.config.quantiles
+        eps_Q = ndtri((np.arange(n_quantiles) + 0.5) / n_quantiles)
+        costs = []
         for model in self._models:
-            expected_M, features_MF = self._prior(model.metric, rows_MS, rests)
-            mean, error_M = model.fitted(features_MF, distances_MN)
-            mean_MW = expected_M[:, None] + mean.reshape(len(expected_M), -1)
-            bent_MWK = mean_MW[:, :, None] + error_M[:, None, None] * levels_K
-            found.append(np.repeat(self._unbent(model.metric, bent_MWK), WORLDS // mean_MW.shape[1], axis=1))
-        return found
+            expected_M, features_MF = self._prior(model.metric, rows_MS, others)
+            mean, error_M = model.posterior.predict(features_MF, distances_MN)
+            mean_MP = expected_M[:, None] + mean.reshape(len(expected_M), -1)
+            warped_MPQ = mean_MP[:, :, None] + error_M[:, None, None] * eps_Q
+            costs.append(self._samples(self.warping.unwarp(model.metric, warped_MPQ)))
+        return costs
 
-    def _distances(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
-        """Summed differences of units as shares of their kinds, from each policy to each trial, (M, N)."""
-        found: Array = cdist(self._places_of(rows_MS, rests), self._own_places, "cityblock")
-        return found
+    def _samples(self, values: Array) -> Array:
+        """One sample stands for all P where they are the same; samples are the second axis."""
+        return np.repeat(values, self.config.posterior_samples // values.shape[1], axis=1)
+
+    def _distances(self, rows_MS: Array, others: Sequence[Sequence[str]]) -> Array:
+        """L1 distances to the trials: differences of units as shares of their kinds, (M, N)."""
+        places_M = self._places_of(rows_MS, others)
+        distances_MN: Array = cdist(places_M, self._own_places, "cityblock")
+        return distances_MN
 
     @cached_property
     def _own_places(self) -> Array:
-        return self._places_of(self._rows_NS, self._rests)
+        return self._places_of(self._rows_NS, self._others)
 
-    def _places_of(self, rows_MS: Array, rests: Sequence[Sequence[str]]) -> Array:
-        return np.hstack([rows_MS @ self.outlook.strength_SU, self._rest(rests)])
+    def _places_of(self, rows_MS: Array, others: Sequence[Sequence[str]]) -> Array:
+        return np.hstack([rows_MS @ self.prior_mean.strength_SU, self._other_features(others)])
 
-    def _rest(self, rests: Sequence[Sequence[str]]) -> Array:
-        """How much of what no unit can say a policy sets, (M, P): places as a share of all layers or scales."""
-        spec = self.outlook.spec
+    @cached_property
+    def _other_places(self) -> list[str]:
+        return sorted({place_of(path) for paths in self._others for path in paths})
+
+    def _other_features(self, others: Sequence[Sequence[str]]) -> Array:
+        """Share of all layers or scales where a policy sets such a field, a column per field."""
+        spec = self.prior_mean.spec
         size = {"layers": spec.n_layers, "scales": len(spec.scales)}
-        table_MP = np.zeros((len(rests), len(self._places)))
-        for m, rest in enumerate(rests):
-            for path in rest:
-                table_MP[m, self._places.index(place_of(path))] += 1 / size.get(path.split("[")[0], 1)
-        return table_MP
+        table = np.zeros((len(others), len(self._other_places)))
+        for m, paths in enumerate(others):
+            for path in paths:
+                column = self._other_places.index(place_of(path))
+                table[m, column] += 1 / size.get(path.split("[")[0], 1)
+        return table
 
-    def _prior(self, metric: str, rows_MS: Array, rests: Sequence[Sequence[str]]) -> tuple[Array, Array]:
-        """What is expected of an objective, (M,), and the features that correct it, (M, F)."""
-        effects, one_M1 = self.outlook.effects, np.ones((len(rows_MS), 1))
+    def _prior(
+        self, metric: str, rows_MS: Array, others: Sequence[Sequence[str]]
+    ) -> tuple[Array, Array]:
+        """m, (M,), and φ, (M, F)."""
         if METRICS[metric].kind == "quality":
-            scale = 1.0 if self.outlook.estimates is None else self.dense.get("fid") or 1.0
-            loss_M = self.outlook.loss(rows_MS) / scale
-            expected_M = np.arcsinh(loss_M / SOFT)
-            # By how much the bent loss grows with the logarithm of the loss.
-            slope_M1 = (loss_M / np.hypot(loss_M, SOFT))[:, None]
-            parts_MG = slope_M1 * self.outlook.shares(rows_MS, effects.loss_S)
-            known_M1 = 0.3 * one_M1 * (expected_M > 0)[:, None]
-            own_MS = slope_M1 * self.outlook.doubts(rows_MS)
-            return expected_M, np.hstack([known_M1, parts_MG, own_MS, 3 * self._rest(rests)])
+            return self._prior_loss(rows_MS, others)
+        prior, effects = self.prior_mean, self.prior_mean.effects
         if metric in TIMES:
-            cost_M, effect_S = self.outlook.time(rows_MS), effects.time_S
+            cost_M, effect_S = prior.time(rows_MS), effects.time_S
         else:
-            cost_M = self.outlook.memory(rows_MS) if metric == "peak_bytes" else np.ones(len(rows_MS))
+            is_peak = metric == "peak_bytes"
+            cost_M = prior.memory(rows_MS) if is_peak else np.ones(len(rows_MS))
             effect_S = effects.weights_S + effects.caches_S + effects.activations_S
-        parts_MG = np.tanh(rows_MS @ (np.abs(effect_S)[:, None] * self.outlook.groups_SG))
+        parts_MG = np.tanh(rows_MS @ (np.abs(effect_S)[:, None] * prior.groups_SG))
         expected_M = np.log(cost_M)
-        bend_M2 = np.stack([expected_M, expected_M**2], 1)  # what is left has a floor that no sum knows
-        return expected_M, np.hstack([bend_M2, parts_MG, self._rest(rests)])
+        # What is left of dense has a floor that no sum knows: z bends.
+        bend_M2 = np.stack([expected_M, expected_M**2], 1)
+        return expected_M, np.hstack([bend_M2, parts_MG, self._other_features(others)])
 
-    def _noise(self, metric: str, trial: TrialRecord) -> float:
-        """The standard error of a trial's bent cost."""
-        found = trial.metrics.get(metric)
-        if found is None:
-            return 0.0
-        if METRICS[metric].kind != "quality":
-            return standard_error(found) / found.value
-        if METRICS[metric].direction == "maximize":  # the cost is dense's value over its own
-            cost = self._cost(metric, trial.values)
-            return standard_error(found) * cost**2 / abs(self.dense[metric] or 1.0) / float(np.hypot(cost - 1, SOFT))
-        value = found.value if metric == "delta_fid" else found.value - self.dense[metric]
-        scale = (self.dense.get("fid") if metric == "delta_fid" else self.dense[metric]) or 1.0
-        return standard_error(found) / float(np.hypot(value, SOFT * scale))
-
-    def _lossless(self, metric: str) -> float:
-        """Dense's own relative cost: 1, or 0 where the metric is a difference to dense."""
-        return self._cost(metric, self.dense)
-
-    def _cost(self, metric: str, values: Mapping[str, float]) -> float:
-        """The relative cost in one metric, of values that may lack others."""
-        return self.cost({**self.dense, **values})[self.settings.objectives.index(metric)]
-
-    def _bent(self, metric: str, cost_M: Array) -> Array:
-        if METRICS[metric].kind == "quality":
-            bent: Array = np.arcsinh((cost_M - self._lossless(metric)) / SOFT)
-            return bent
-        return np.log(np.maximum(cost_M, 1e-6))
-
-    def _unbent(self, metric: str, bent_MK: Array) -> Array:
-        if METRICS[metric].kind == "quality":
-            cost: Array = SOFT * np.sinh(np.clip(bent_MK, -20, 20)) + self._lossless(metric)
-            return np.maximum(cost, 0)
-        return np.exp(bent_MK)
+    def _prior_loss(self, rows_MS: Array, others: Sequence[Sequence[str]]) -> tuple[Array, Array]:
+        prior, config = self.prior_mean, self.config
+        loss_M = prior.relative_loss(rows_MS, self.warping.dense_fid)
+        expected_M = np.arcsinh(loss_M / config.soft)
+        # dz / d(log loss): a factor on the loss moves z by this much.
+        slope_M1 = (loss_M / np.hypot(loss_M, config.soft))[:, None]
+        any_M1 = config.any_loss * np.ones((len(rows_MS), 1)) * (expected_M > 0)[:, None]
+        parts_MG = slope_M1 * prior.group_features(rows_MS, prior.effects.loss_S)
+        own_MS = slope_M1 * prior.loss_uncertainty(rows_MS)
+        other = config.other_fields * self._other_features(others)
+        return expected_M, np.hstack([any_M1, parts_MG, own_MS, other])

@@ -1,4 +1,12 @@
-"""What a profile says about any settings together: their loss of quality and their cost, and how far to trust both."""
+"""Losses and costs of policies as sums over their settings, corrected by measured whole policies.
+
+    loss(policy)    = exp(a + b log Σ loss(s))
+    latency(policy) = c + d (Π (1 + Δt(g) / t)) (t + Σ Δt(s)),  memory likewise
+
+Global settings g multiply, settings s of layers add up. a, b, c and d are least-squares fits to
+the whole policies of the profile. The loss of one setting is a posterior mean, see
+`posterior_losses`.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +15,45 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 import numpy as np
 from scipy.optimize import nnls
 
 from varsearch.profile import DENSE, Cost, Effect, Estimate, Profile
-from varsearch.space.probes import Chosen, Probes, cost_parts, named, probes
-from varsearch.space.units import Setting
+from varsearch.search.sensitivity.decomposition import (
+    Chosen,
+    Probes,
+    Setting,
+    cost_parts,
+    named,
+    probes,
+)
 
-FACTOR_ERROR = 3.0
-"""How far a kind may be from the relation between precise metrics and the shift that holds for all kinds."""
 
-LEAST = 0.1
-"""Part of the expected loss of a setting that remains of it whatever noise says: nothing is free of loss."""
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """Tuning constants of the losses of settings.
+
+    Attributes:
+        factor_error: standard deviation of a kind's factor, which is 1 on average.
+        smallest_share: part of the expected loss that remains whatever noise says: no setting is
+            free of loss.
+    """
+
+    factor_error: float = 3.0
+    smallest_share: float = 0.1
 
 
-def _place(setting: Setting) -> tuple[int, str]:
-    return -1 if setting.layer is None else setting.layer, setting.kind
+DEFAULTS = LossConfig()
 
 
 @dataclass(frozen=True, slots=True)
 class LinearFit:
     """y = intercept + slope x by least squares.
 
-    `r2` is the share of y's variance that it explains, `median_error` the median of |error| / y, or of
-    |error| where y is a logarithm.
+    Attributes:
+        r2: share of y's variance that the line explains.
+        median_error: median of |error| / y, or of |error| where y is a logarithm.
     """
 
     intercept: float
@@ -45,10 +66,10 @@ class LinearFit:
         """Raises `statistics.StatisticsError` unless there are two different x."""
         slope, intercept = statistics.linear_regression(x, y)
         errors = [b - intercept - slope * a for a, b in zip(x, y, strict=True)]
-        total = sum((b - statistics.fmean(y)) ** 2 for b in y)
-        r2 = 1 - sum(e * e for e in errors) / total if total else 1.0
-        sizes = [1.0] * len(errors) if is_log else y
-        return cls(intercept, slope, r2, statistics.median(abs(e) / b for e, b in zip(errors, sizes, strict=True)))
+        total = np.square(np.array(y) - statistics.fmean(y)).sum()
+        r2 = 1 - float(np.square(errors).sum() / total) if total else 1.0
+        sizes = np.abs(errors) / (1.0 if is_log else np.array(y))
+        return cls(intercept, slope, r2, float(np.median(sizes)))
 
     def __call__(self, x: float) -> float:
         """The y that belongs to `x`."""
@@ -57,31 +78,35 @@ class LinearFit:
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """How far the effect of two settings is from the sum of theirs, relative to it, in `metric`."""
+    """Deviation of a pair's effect from the sum of both effects, relative to it, in `metric`."""
 
     pair: str
     metric: str
     deviation: Estimate
 
 
-class Estimates:
+class AdditiveModel:
     """Sums of a profile's numbers.
 
     Attributes:
-        losses: by name of a setting, how much it shifts the mean features, see `joined`.
+        losses: by name of a setting, its loss in units of `Effect.shift`, about a ΔFID.
+        dense: what a batch of dense takes by the cost model.
     """
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, config: LossConfig = DEFAULTS) -> None:
         self.profile = profile
         self.effects, self.costs = profile.sensitivity.effects, profile.costs
         self.dense = self.costs.parts[DENSE]
-        kinds = {name: setting.kind for name, (setting,) in self.probes.singles.items()}
-        self.losses = joined({name: self.effects[name] for name in kinds}, kinds)
+        effects, kinds = {}, {}
+        for name, (setting,) in self.probes.singles.items():
+            effects[name], kinds[name] = self.effects[name], setting.kind
+        self.losses = posterior_losses(effects, kinds, config)
 
     @cached_property
     def probes(self) -> Probes:
         """What was measured."""
-        return probes(self.profile.spec, self.profile.siblings, self.profile.sensitivity.protocol.seed)
+        profile = self.profile
+        return probes(profile.spec, profile.siblings, profile.sensitivity.protocol.seed)
 
     def loss(self, chosen: Iterable[Setting]) -> float:
         """The sum of the settings' losses."""
@@ -94,40 +119,50 @@ class Estimates:
     def summed(self, chosen: Iterable[Setting]) -> Cost:
         """About what a batch takes with these settings: dense, and the changes of all parts.
 
-        Each setting of the whole policy (guidance, a skipped scale, a refiner) leaves a share of the time that all
-        others take, and caches shrink by one factor per technique: fewer bits save on what is kept. Activations at
-        their peak do not add up, it is one moment: of the parts that raise it the one that does most counts, and of
-        those that lower it likewise.
+        A global setting leaves a share of the time that all others take. Caches shrink by one
+        factor per technique: fewer bits save on what is kept. Activations peak at one moment: of
+        the parts that raise the peak the largest counts, and of those that lower it likewise.
         """
         chosen = tuple(chosen)
-        parts = [(part[0], self.change(part)) for part in cost_parts(chosen)]
-        whole, local = ([c for s, c in parts if (s.layer is None) is outer] for outer in (True, False))
-        total = sum(local, sum(whole, self.dense))
-        left = math.prod(max(0.0, 1 + c.latency_ms / self.dense.latency_ms) for c in whole)
-        latency = left * sum((c.latency_ms for c in local), self.dense.latency_ms)
+        dense, total = self.dense, self.dense
+        left, local_ms = 1.0, dense.latency_ms
+        highest = lowest = 0.0
+        # Global parts first: sums of floating-point numbers depend on their order.
+        for part in sorted(cost_parts(chosen), key=lambda part: part[0].layer is not None):
+            change = self.change(part)
+            total += change
+            if part[0].layer is None:
+                left *= max(0.0, 1 + change.latency_ms / dense.latency_ms)
+            else:
+                local_ms += change.latency_ms
+            moved = _activations(change)
+            highest, lowest = max(highest, moved), min(lowest, moved)
         kv_bytes = self._kv_bytes(chosen)
-        own, *changes = (c.peak_bytes - c.weight_bytes - c.kv_bytes for c in (self.dense, *whole, *local))
-        peak = total.weight_bytes + kv_bytes + own + max([0.0, *changes]) + min([0.0, *changes])
-        return total.model_copy(update={"latency_ms": latency, "kv_bytes": kv_bytes, "peak_bytes": peak})
+        peak = total.weight_bytes + kv_bytes + _activations(dense) + highest + lowest
+        changed = {"latency_ms": left * local_ms, "kv_bytes": kv_bytes, "peak_bytes": peak}
+        return total.model_copy(update=changed)
 
     def _kv_bytes(self, chosen: Iterable[Setting]) -> float:
         """Dense's caches, layer by layer, times the share that each technique leaves of them."""
         n_layers, dense = self.profile.spec.n_layers, self.dense.kv_bytes
-        saved: dict[int | None, dict[str, float]] = {layer: {} for layer in (None, *range(n_layers))}
-        by_place = groupby(sorted(chosen, key=_place), _place)
-        for (layer, kind), some in ((place, list(settings)) for place, settings in by_place):
-            changed = sum(self.change(part).kv_bytes for part in cost_parts(some))
-            index = None if layer < 0 else layer
-            saved[index][kind] = changed / max(1.0, dense if index is None else dense / n_layers)
-        everywhere = math.prod(max(0.0, 1 + change) for change in saved.pop(None).values())
-        layers = (math.prod(max(0.0, 1 + change) for change in kinds.values()) for kinds in saved.values())
+        groups: dict[tuple[int, str], list[Setting]] = {}
+        for setting in chosen:
+            layer = -1 if setting.layer is None else setting.layer
+            groups.setdefault((layer, setting.kind), []).append(setting)
+        everywhere, layers = 1.0, [1.0] * n_layers
+        for (layer, _), settings in sorted(groups.items()):
+            changed = sum(self.change(part).kv_bytes for part in cost_parts(settings))
+            if layer < 0:
+                everywhere *= max(0.0, 1 + changed / max(1.0, dense))
+            else:
+                layers[layer] *= max(0.0, 1 + changed / max(1.0, dense / n_layers))
         return everywhere * sum(layers) * dense / n_layers
 
     def predicted(self, chosen: Iterable[Setting]) -> Cost:
-        """The sum, with latency and peak memory corrected to what whole policies take."""
+        """The sum, with latency and peak memory corrected to those of whole policies."""
         total = self.summed(chosen)
-        corrected = {"latency_ms": self.latency(total.latency_ms), "peak_bytes": self.memory(total.peak_bytes)}
-        return total.model_copy(update=corrected)
+        latency_ms, peak_bytes = self.latency(total.latency_ms), self.memory(total.peak_bytes)
+        return total.model_copy(update={"latency_ms": latency_ms, "peak_bytes": peak_bytes})
 
     @cached_property
     def latency(self) -> LinearFit:
@@ -140,24 +175,28 @@ class Estimates:
         return self._fit(lambda cost: cost.peak_bytes)
 
     def _fit(self, of: Callable[[Cost], float]) -> LinearFit:
-        whole = {DENSE: (), **self.probes.policies}
-        pairs = [(of(self.summed(chosen)), of(self.costs.policies[name])) for name, chosen in whole.items()]
-        return LinearFit.of(*zip(*pairs, strict=True))
+        summed, measured = [], []
+        for name, chosen in {DENSE: (), **self.probes.policies}.items():
+            summed.append(of(self.summed(chosen)))
+            measured.append(of(self.costs.policies[name]))
+        return LinearFit.of(summed, measured)
 
     @cached_property
     def quality(self) -> LinearFit:
-        """From the logarithm of the sum of losses to that of the measured shift of whole policies.
+        """From the logarithm of the sum of losses to that of the measured shift.
 
-        Small changes in the same direction add up before they are squared, so the shift grows like a power of the sum.
-        A shift within its error counts as that.
+        Small changes in the same direction add up before they are squared, so the shift grows
+        like a power of the sum. A shift within its error counts as its error.
         """
-        policies = self.probes.policies
-        measured = [max(shift.value, shift.error) for shift in (self.effects[name].shift for name in policies)]
-        summed = [self.loss(chosen) for chosen in policies.values()]
-        return LinearFit.of(list(map(math.log, summed)), list(map(math.log, measured)), is_log=True)
+        summed, measured = [], []
+        for name, chosen in self.probes.policies.items():
+            shift = self.effects[name].shift
+            summed.append(math.log(self.loss(chosen)))
+            measured.append(math.log(max(shift.value, shift.error)))
+        return LinearFit.of(summed, measured, is_log=True)
 
     def predicted_loss(self, chosen: Iterable[Setting]) -> float:
-        """The sum of losses, corrected to what whole policies lose."""
+        """The sum of losses, corrected to those of whole policies."""
         total = self.loss(chosen)
         return math.exp(self.quality(math.log(total))) if total > 0 else 0.0
 
@@ -167,68 +206,91 @@ class Estimates:
         return tuple(self._interaction(name, pair) for name, pair in self.probes.pairs.items())
 
     def _interaction(self, name: str, pair: Chosen) -> Interaction:
-        effects = [self.effects[name], *(self.effects[setting.name] for setting in pair)]
-        nll = [effect.nll for effect in effects if effect.nll is not None]
-        both, *alone = nll if len(nll) == len(effects) else [effect.distance for effect in effects]
+        nll, distance = [], []
+        for effect in (self.effects[name], *(self.effects[setting.name] for setting in pair)):
+            distance.append(effect.distance)
+            if effect.nll is not None:
+                nll.append(effect.nll)
+        metric = "nll" if len(nll) == len(distance) else "distance"
+        both, *alone = nll if metric == "nll" else distance
         total = sum(abs(e.value) for e in alone) or math.inf
         deviation = (both.value - sum(e.value for e in alone)) / total
         error = math.sqrt(sum(e.error**2 for e in (both, *alone))) / total
-        metric = "nll" if len(nll) == len(effects) else "distance"
         return Interaction(name, metric, Estimate(value=deviation, error=error))
 
 
-def joined(effects: Mapping[str, Effect], kinds: Mapping[str, str]) -> dict[str, Estimate]:
+def _activations(cost: Cost) -> float:
+    """Peak memory beside weights and caches."""
+    return cost.peak_bytes - cost.weight_bytes - cost.kv_bytes
+
+
+def posterior_losses(
+    effects: Mapping[str, Effect], kinds: Mapping[str, str], config: LossConfig = DEFAULTS
+) -> dict[str, Estimate]:
     """One loss for each effect, in units of `Effect.shift`.
 
-    The shift is what matters and is noisy; likelihood and distance are precise and matter only as far as they tell the
-    shift. So the shift that they let expect, by a regression over all effects and a factor for each kind, is a prior as
-    wide as it is large, and what was measured corrects it: the posterior mean of two normal distributions.
+    The shift matters and is noisy; likelihood and distance are precise and matter only as far as
+    they predict the shift. A regression over all effects and a factor for each kind predict it:
+    this is the mean and the deviation of a normal prior. The measured shift corrects it to the
+    posterior mean of two normal distributions.
     """
-    expected = _expected({name: e for name, e in effects.items() if e.nll is not None})
-    expected |= _expected({name: e for name, e in effects.items() if e.nll is None})
-    factors = {
-        kind: _factor([(expected[name], e.shift) for name, e in effects.items() if kinds[name] == kind])
-        for kind in set(kinds.values())
-    }
-    return {name: _posterior(factors[kinds[name]] * expected[name], e.shift) for name, e in effects.items()}
+    with_nll, without, by_kind = {}, {}, dict[str, list[str]]()
+    for name, effect in effects.items():
+        (without if effect.nll is None else with_nll)[name] = effect
+        by_kind.setdefault(kinds[name], []).append(name)
+    expected = _expected(with_nll) | _expected(without)
+    factors = {}
+    for kind, names in by_kind.items():
+        pairs = [(expected[name], effects[name].shift) for name in names]
+        factors[kind] = _factor(pairs, config)
+    losses = {}
+    for name, effect in effects.items():
+        prior, shift = factors[kinds[name]] * expected[name], effect.shift
+        trust = prior**2 / (prior**2 + shift.error**2) if prior else 0.0
+        value = prior + trust * (shift.value - prior)
+        least = config.smallest_share * prior
+        losses[name] = Estimate(value=max(value, least), error=prior * math.sqrt(1 - trust))
+    return losses
 
 
-def _factor(found: Sequence[tuple[float, Estimate]]) -> float:
-    """By what to multiply the expected shifts of a kind: 1 give or take `FACTOR_ERROR`, corrected by the measured ones.
+def _factor(pairs: Sequence[tuple[float, Estimate]], config: LossConfig) -> float:
+    """The factor on the expected shifts of a kind: its prior mean is 1, shifts correct it.
 
-    Settings are measured on the same images and their errors are alike: n of them count as much as the root of n. An
-    error that is small because hardly an image changed counts as the median one.
+    Settings are measured on the same images and their errors are alike, so n of them count as
+    much as the root of n. An error below the median counts as the median: it is small because
+    hardly an image changed.
     """
-    usual = statistics.median(e.error for _, e in found) or 1.0
-    certain = [(expected / max(e.error, usual) ** 2, expected, e.value) for expected, e in found]
-    count = math.sqrt(len(certain))
-    precision = 1 / FACTOR_ERROR**2 + sum(w * x for w, x, _ in certain) / count
-    mean = (1 / FACTOR_ERROR**2 + sum(w * y for w, _, y in certain) / count) / precision
+    usual = statistics.median(shift.error for _, shift in pairs) or 1.0
+    squares = products = 0.0
+    for expected, shift in pairs:
+        weight = expected / max(shift.error, usual) ** 2
+        squares += weight * expected
+        products += weight * shift.value
+    count, prior = math.sqrt(len(pairs)), 1 / config.factor_error**2
+    precision = prior + squares / count
+    mean = (prior + products / count) / precision
     return _positive_part(Estimate(value=mean, error=precision**-0.5))
 
 
 def _expected(effects: Mapping[str, Effect]) -> dict[str, float]:
-    """The shift by distance and, where there is one, by the loss of likelihood; both weights are at least 0."""
+    """The shift by distance and, where there is one, by likelihood; no weight is below 0."""
     if not effects:
         return {}
-    columns = [[e.distance.value for e in effects.values()]]
-    columns += [[_positive_part(e.nll) for e in effects.values() if e.nll is not None]]
-    x, y = np.array([column for column in columns if column]).T, np.array([e.shift.value for e in effects.values()])
-    errors = np.array([e.shift.error for e in effects.values()])
-    certain = 1 / np.maximum(errors, np.median(errors) or 1.0)
-    weights, _ = nnls(x * certain[:, None], y * certain)
-    return dict(zip(effects, (x @ weights).tolist(), strict=True))
+    rows, shifts, errors = [], [], []
+    for effect in effects.values():
+        likelihood = [] if effect.nll is None else [_positive_part(effect.nll)]
+        rows.append([effect.distance.value, *likelihood])
+        shifts.append(effect.shift.value)
+        errors.append(effect.shift.error)
+    x_NP, y_N, error_N = np.array(rows), np.array(shifts), np.array(errors)
+    precision_N = 1 / np.maximum(error_N, np.median(error_N) or 1.0)
+    weights_P, _ = nnls(x_NP * precision_N[:, None], y_N * precision_N)
+    return dict(zip(effects, (x_NP @ weights_P).tolist(), strict=True))
 
 
 def _positive_part(estimate: Estimate) -> float:
-    """What is expected of max(x, 0) for a normal x: no setting is better than dense, as it may seem by noise."""
+    """The expectation of max(x, 0) for a normal x: no setting is better than dense."""
     if not estimate.error:
         return max(estimate.value, 0.0)
-    known = statistics.NormalDist(estimate.value, estimate.error)
-    return estimate.value * (1 - known.cdf(0)) + estimate.error**2 * known.pdf(0)
-
-
-def _posterior(expected: float, measured: Estimate) -> Estimate:
-    trust = expected**2 / (expected**2 + measured.error**2) if expected else 0.0
-    value = expected + trust * (measured.value - expected)
-    return Estimate(value=max(value, LEAST * expected), error=expected * math.sqrt(1 - trust))
+    normal = statistics.NormalDist(estimate.value, estimate.error)
+    return estimate.value * (1 - normal.cdf(0)) + estimate.error**2 * normal.pdf(0)

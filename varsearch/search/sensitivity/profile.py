@@ -1,4 +1,9 @@
-"""Makes the profile of a model for a target, or finds it in the store, or goes on where an earlier call stopped."""
+"""The sensitivity profile of a model for a target: made, found in the store, or completed.
+
+A profile holds the effect of every setting alone, of pairs and of whole policies: loss of quality
+on the same noise as dense, and cost by the cost model, or by the clock where the target is here.
+Results are stored while they come, so an interrupted call goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +29,34 @@ from varsearch.interrupts import kept_interrupts, postponed_interrupts
 from varsearch.models import zoo
 from varsearch.models.image_model import ImageModel
 from varsearch.policy import Policy
-from varsearch.profile import DENSE, CostProtocol, Costs, Effect, Profile, Sensitivity, SensitivityProtocol
+from varsearch.profile import (
+    DENSE,
+    CostProtocol,
+    Costs,
+    Effect,
+    Profile,
+    Sensitivity,
+    SensitivityProtocol,
+)
+from varsearch.search.sensitivity.decomposition import Chosen, Probes, compose, probes
 from varsearch.search.sensitivity.side_by_side import side_by_side
-from varsearch.space.probes import Chosen, Probes, probes
-from varsearch.space.units import compose
 from varsearch.target import ModelSpec, Target
 
 IMAGES = 32
 """Drawn per setting, and held-out images read: few, because there are hundreds of settings."""
 
 SAVE_SECONDS = 10.0
-"""So much work is lost at most if the process is killed."""
+"""Largest time whose work is lost if the process is killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a profile is: measurements made by this call and still to make, and the seconds that those may take."""
+    """Progress of a profile.
+
+    Attributes:
+        done: measurements that this call made.
+        left: measurements still to make, and `seconds_left` their expected time.
+    """
 
     done: int
     left: int
@@ -51,7 +68,7 @@ OnStep = Callable[[Step], None]
 
 @contextmanager
 def _all_cores() -> Iterator[None]:
-    """Whole policies are timed on all cores; whoever asked goes on with as many as before."""
+    """Whole policies are timed on all cores; the number of threads is restored at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
     try:
@@ -70,7 +87,7 @@ def profiled(
     seed: int = 0,
     on_step: OnStep = lambda step: None,
 ) -> Profile:
-    """The profile of a zoo model. What the store knows is not measured again, and what is measured is stored.
+    """The profile of a zoo model. Stored results are not measured again, new ones are stored.
 
     Args:
         model: name or folder.
@@ -78,7 +95,7 @@ def profiled(
         storage: SQLAlchemy URL, or path of an SQLite file.
         images: drawn per setting, and held-out images read.
         seed: of the noise, and of the choice of pairs and whole policies.
-        on_step: told after every measurement.
+        on_step: called after every measurement.
 
     Raises:
         Interrupted: Ctrl-C. The same call goes on from here.
@@ -97,7 +114,9 @@ def profiled(
                 [
                     _Table("effects", sets.singles | sets.pairs | sets.policies, effects),
                     _Table("parts", {DENSE: (), **sets.parts}, partial(map, evaluator.predicted)),
-                    _Table("policies", {DENSE: (), **sets.policies}, partial(map, evaluator.end_to_end)),
+                    _Table(
+                        "policies", {DENSE: (), **sets.policies}, partial(map, evaluator.end_to_end)
+                    ),
                 ],
                 on_step,
             )
@@ -108,18 +127,18 @@ def profiled(
 def known_profile(
     model: str, target: Target, storage: str | Path, images: int = IMAGES, seed: int = 0
 ) -> Profile | None:
-    """The profile that the store has; None if anything of it was not measured yet. See `profiled`."""
+    """The profile that the store has; None if a part of it is missing. See `profiled`."""
     wanted = _Wanted.of(model, target, images, seed)
     with Store(storage) as store:
-        found = wanted.known(store)
+        measuring = wanted.known(store)
     sets = wanted.probes
     names = {
         "effects": sets.singles.keys() | sets.pairs.keys() | sets.policies.keys(),
         "parts": {DENSE, *sets.parts},
         "policies": {DENSE, *sets.policies},
     }
-    whole = all(names[table] <= found.tables[table].keys() for table in names)
-    return found.profile(wanted) if whole else None
+    is_whole = all(names[table] <= measuring.tables[table].keys() for table in names)
+    return measuring.profile(wanted) if is_whole else None
 
 
 def profile_refusal(model: str) -> str:
@@ -133,7 +152,7 @@ def profile_refusal(model: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the profile of a model for a target is made of."""
+    """The parts of a profile and the protocols that they are measured under."""
 
     model: str
     loaded: ImageModel
@@ -149,19 +168,22 @@ class _Wanted:
         extractor = classifier_extractor(zoo.load_classifier(model))
         wanted = probes(loaded.spec, siblings, seed)
         cost = CostProtocol(
-            speed=speed_protocol(target), settings=_digest(loaded.spec, (wanted.parts, wanted.policies))
+            speed=speed_protocol(target),
+            settings=_digest(loaded.spec, (wanted.parts, wanted.policies)),
         )
         quality = _sensitivity_protocol(loaded, extractor, wanted, images, seed)
         return cls(model, loaded, tuple(siblings), extractor, wanted, quality, cost)
 
     def effects(self) -> Callable[[Policy], Effect]:
-        """What measures effects, on a model of its own: applying a policy changes it."""
+        """Measures effects on a model of its own, because applying a policy changes the model."""
         held_out = zoo.held_out(self.model)
         assert held_out is not None
-        return SensitivityEvaluator(zoo.load(self.model), self.quality, self.extractor, held_out).effect
+        return SensitivityEvaluator(
+            zoo.load(self.model), self.quality, self.extractor, held_out
+        ).effect
 
     def known(self, store: Store) -> _Measuring:
-        """With what the store has."""
+        """The results that the store has."""
         spec = self.loaded.spec
         fingerprint = spec.identity
         return _Measuring(
@@ -169,13 +191,14 @@ class _Wanted:
             store,
             store.profile(Sensitivity, fingerprint, self.quality)
             or Sensitivity(fingerprint=fingerprint, protocol=self.quality),
-            store.profile(Costs, fingerprint, self.cost) or Costs(fingerprint=fingerprint, protocol=self.cost),
+            store.profile(Costs, fingerprint, self.cost)
+            or Costs(fingerprint=fingerprint, protocol=self.cost),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Settings by name, and what measures policies, in their order."""
+    """Sets of settings by name, and the function that measures their policies in order."""
 
     name: str
     sets: Mapping[str, Chosen]
@@ -183,9 +206,11 @@ class _Table:
 
 
 class _Measuring:
-    """What is known so far of one model and target."""
+    """Results so far of one model and target."""
 
-    def __init__(self, spec: ModelSpec, store: Store, sensitivity: Sensitivity, costs: Costs) -> None:
+    def __init__(
+        self, spec: ModelSpec, store: Store, sensitivity: Sensitivity, costs: Costs
+    ) -> None:
         self.spec, self.store = spec, store
         self.sensitivity, self.costs = sensitivity, costs
         self.tables: dict[str, dict[str, Any]] = {
@@ -196,31 +221,41 @@ class _Measuring:
         self.seconds = {"effects": sensitivity.seconds, "parts": costs.seconds, "policies": 0.0}
 
     def profile(self, wanted: _Wanted) -> Profile:
-        """What is known, as a profile."""
+        """The results as a profile."""
         return Profile(
-            sensitivity=self.sensitivity, costs=self.costs, spec=wanted.loaded.spec, siblings=wanted.siblings
+            sensitivity=self.sensitivity,
+            costs=self.costs,
+            spec=wanted.loaded.spec,
+            siblings=wanted.siblings,
         )
 
     def run(self, tables: Iterable[_Table], on_step: OnStep) -> None:
-        """Measures what is missing, and stores it now and then and at the end, whatever ends it."""
-        todo = [(table, [name for name in table.sets if name not in self.tables[table.name]]) for table in tables]
+        """Measures missing results and stores them now and then, and at the end in any case."""
+        todo = [
+            (table, [name for name in table.sets if name not in self.tables[table.name]])
+            for table in tables
+        ]
         if not any(names for _, names in todo):
             return
         try:
             with kept_interrupts() as check:
                 self._measure(todo, on_step, check)
         except KeyboardInterrupt:
-            raise Interrupted("interrupted; what was measured is stored, and the same command goes on") from None
+            raise Interrupted(
+                "interrupted; what was measured is stored, and the same command goes on"
+            ) from None
         finally:
             self._save()
 
-    def _measure(self, todo: list[tuple[_Table, list[str]]], on_step: OnStep, check: Callable[[], None]) -> None:
+    def _measure(
+        self, todo: list[tuple[_Table, list[str]]], on_step: OnStep, check: Callable[[], None]
+    ) -> None:
         started = saved = ended = time.monotonic()
         done, left = 0, sum(len(names) for _, names in todo)
         for table, names in todo:
             policies = (compose(self.spec, table.sets[name]) for name in names)
-            for name, found in zip(names, table.measure(policies), strict=True):
-                self.tables[table.name][name] = found
+            for name, result in zip(names, table.measure(policies), strict=True):
+                self.tables[table.name][name] = result
                 check()
                 began, ended = ended, time.monotonic()
                 self.seconds[table.name] += ended - began
@@ -231,13 +266,20 @@ class _Measuring:
                     saved = time.monotonic()
 
     def _save(self) -> None:
-        """Another process may have stored some of it meanwhile, and its numbers are taken over."""
+        """Another process may have stored results meanwhile; its numbers are taken over."""
         effects, parts, policies = (self.tables[name] for name in ("effects", "parts", "policies"))
-        quality = self.sensitivity.model_copy(update={"effects": effects, "seconds": self.seconds["effects"]})
+        quality = self.sensitivity.model_copy(
+            update={"effects": effects, "seconds": self.seconds["effects"]}
+        )
         seconds = self.seconds["parts"] + self.seconds["policies"]
-        cost = self.costs.model_copy(update={"parts": parts, "policies": policies, "seconds": seconds})
+        cost = self.costs.model_copy(
+            update={"parts": parts, "policies": policies, "seconds": seconds}
+        )
         with postponed_interrupts():
-            self.sensitivity, self.costs = self.store.save_profile(quality), self.store.save_profile(cost)
+            self.sensitivity, self.costs = (
+                self.store.save_profile(quality),
+                self.store.save_profile(cost),
+            )
 
 
 def _sensitivity_protocol(

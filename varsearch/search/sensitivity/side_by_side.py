@@ -1,4 +1,4 @@
-"""Computes with several copies of something at once, each in a thread of its own and on its share of the cores."""
+"""Maps a function with several copies of it, each in a thread on its share of the cores."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ B = TypeVar("B")
 
 
 @contextmanager
-def side_by_side(make: Callable[[], Callable[[A], B]]) -> Iterator[Callable[[Iterable[A]], Iterator[B]]]:
-    """Yields a `map` whose function each thread makes for itself; what has not begun at the end is left.
+def side_by_side(
+    make: Callable[[], Callable[[A], B]],
+) -> Iterator[Callable[[Iterable[A]], Iterator[B]]]:
+    """Yields a `map` whose function each thread makes for itself; at the end the rest is dropped.
 
     A small model's operations are too short for all cores, see docs/log.md.
 
@@ -36,8 +38,8 @@ def side_by_side(make: Callable[[], Callable[[A], B]]) -> Iterator[Callable[[Ite
         own.call = make()
 
     def call(item: A) -> B:
-        found: B = own.call(item)
-        return found
+        result: B = own.call(item)
+        return result
 
     pool = ThreadPoolExecutor(copies, initializer=start)
     try:

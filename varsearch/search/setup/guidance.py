@@ -13,7 +13,7 @@ from varsearch.models import zoo
 from varsearch.policy import Policy
 from varsearch.profile import Profile
 from varsearch.search.core.source import DENSE, WARM
-from varsearch.search.sampler.side_information import Guide, MakeCosts
+from varsearch.search.sampler.base import MakeCostFunction, SideInformation
 from varsearch.search.sensitivity.profile import OnStep, known_profile, profile_refusal, profiled
 from varsearch.search.sensitivity.warm_start import WarmStart, warm_starts
 from varsearch.search.setup.prepare import Plan
@@ -32,7 +32,7 @@ def guided(
     on_refusal: Callable[[str], None] = lambda reason: None,
     on_start: Callable[[], None] = lambda: None,
     on_step: OnStep = lambda step: None,
-) -> tuple[Guide | None, dict[str, Policy]]:
+) -> tuple[SideInformation | None, dict[str, Policy]]:
     """The guide of a run's proposals, None where quality is not evaluated, and its starts by origin.
 
     Args:
@@ -62,12 +62,12 @@ def guided(
         on_refusal(refusal)
     elif use_profile:
         found = _profile(plan, storage, bool(n_warm) or evaluations >= WORTH_PROFILING, on_start, on_step)
-    guide = Guide(plan.space.spec, tuple(zoo.siblings(model)), found, _make_costs(model, speed))
+    guide = SideInformation(plan.space.spec, tuple(zoo.siblings(model)), found, _make_costs(model, speed))
     starts = plan.starts.by_origin
     return guide, starts_with(starts, warm_starts(found, n_warm) if found and n_warm else ())
 
 
-def _make_costs(model: str, speed: SpeedProtocol) -> MakeCosts | None:
+def _make_costs(model: str, speed: SpeedProtocol) -> MakeCostFunction | None:
     """Where time is measured, memory is still known beforehand, but for CUDA's, which its allocator is asked for."""
     if speed.origin is Origin.PREDICTED:
         return partial(exact_costs, model, speed)
