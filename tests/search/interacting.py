@@ -19,11 +19,10 @@ from varsearch.search.sampler.base import (
     Sampler,
     SideInformation,
 )
-from varsearch.search.sampler.bayesian import BayesianSampler
+from varsearch.search.sampler.bayesian import BayesianConfig, BayesianSampler
 from varsearch.search.sampler.beat_baseline import BeatBaselineConfig, BeatBaselineSampler
 from varsearch.search.sampler.front_posterior import FrontPosterior
 from varsearch.search.sampler.mutation import MutationSampler
-from varsearch.search.sampler.optimize_acquisition import OptimizerConfig
 from varsearch.search.sampler.portfolio import PortfolioSampler
 from varsearch.search.sampler.surrogate import SurrogateConfig
 from varsearch.search.sampler.variation import VariationConfig
@@ -65,14 +64,14 @@ def bayesian(
     trials: Iterable[TrialRecord], settings: RunSettings | None = None, costs: CostFunction | None = None
 ) -> BayesianSampler:
     given = settings or problem().settings, information(costs=costs)
-    sampler = BayesianSampler(*given, SurrogateConfig(), OptimizerConfig())
+    sampler = BayesianSampler(*given, BayesianConfig())
     for one in trials:
         sampler.show(one)
     return sampler
 
 
 def beat_baseline(trials: Iterable[TrialRecord]) -> BeatBaselineSampler:
-    configs = SurrogateConfig(), OptimizerConfig(), BeatBaselineConfig()
+    configs = BayesianConfig(), BeatBaselineConfig()
     sampler = BeatBaselineSampler(problem().settings, information(), *configs)
     for one in trials:
         sampler.show(one)

@@ -11,9 +11,7 @@ from optuna._hypervolume import compute_hypervolume
 from varsearch.search.core.pareto import Point, dominates, hypervolume, non_dominated, non_dominated_boxes
 
 coordinate = st.one_of(st.floats(0, 1.3), st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.1]))
-fronts = st.integers(1, 4).flatmap(
-    lambda d: st.tuples(st.just(d), st.lists(st.tuples(*[coordinate] * d), max_size=9))
-)
+fronts = st.integers(1, 4).flatmap(lambda d: st.tuples(st.just(d), st.lists(st.tuples(*[coordinate] * d), max_size=9)))
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,21 +1,27 @@
-"""A published system with what does no harm to dense."""
+"""A published system combined with settings that do no harm to dense."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
-from tests.search.interacting import moves, problem, starts, trial, with_loss
+from tests.search.interacting import (
+    beat_baseline,
+    front_posterior,
+    information,
+    problem,
+    proposed,
+    starts,
+    trial,
+    with_loss,
+)
 from tests.search.synthetic import SPEC
 from varsearch.db import State, TrialRecord
 from varsearch.policy import Policy, SparseAttention
 from varsearch.search.core.dominance import domination
-from varsearch.search.sampler.bayesian import _Search, promising
-from varsearch.search.sampler.beat_baseline import LIKELY, combined
-from varsearch.space.changes import changes
-from varsearch.space.units import compose
+from varsearch.search.sampler.beat_baseline import Baseline, BeatBaselineConfig, combined
+from varsearch.search.sensitivity.decomposition import compose, other_fields, settings_of
 
-SETTINGS = problem().settings
+SETTINGS, CONFIG = problem().settings, BeatBaselineConfig()
 
 
 def named(name: str, number: int, loss: float, half: float = 0.5) -> TrialRecord:
@@ -29,8 +35,17 @@ def known() -> tuple[list[TrialRecord], TrialRecord]:
     return [dense, named("lean", 1, 3.0), named("unguided-last", 2, -0.2), named("kv-none", 3, 0.05), rival], rival
 
 
+class Memory(dict[str, float]):
+    """Peak memory by digest; hashed by identity, as functions are."""
+
+    __hash__ = object.__hash__
+
+    def __call__(self, policy: Policy) -> dict[str, float]:
+        return {"peak_bytes": self.get(policy.digest, 8e7)}
+
+
 def units(policy: Policy) -> set[str]:
-    return {setting.name for setting in changes(policy).settings}
+    return {setting.name for setting in settings_of(policy)}
 
 
 def test_what_loses_least_is_added_first_and_each_once() -> None:
@@ -49,8 +64,8 @@ def test_what_the_system_sets_stays_as_it_is() -> None:
     mild = named("mild", 6, -0.5)  # 8-bit weights among others
     found = combined(SETTINGS, SPEC, rival, [trials[0], rival, mild], {rival.policy.digest})
     assert found is not None and units(rival.policy) < units(found)
-    assert {s.value.bits for s in changes(found).settings if s.kind == "bits"} == {4, 8}
-    bits = [{s.name for s in changes(policy).settings if s.kind == "bits"} for policy in (found, rival.policy)]
+    assert {s.value.bits for s in settings_of(found) if s.kind == "bits"} == {4, 8}
+    bits = [{s.name for s in settings_of(policy) if s.kind == "bits"} for policy in (found, rival.policy)]
     assert bits[0] == bits[1]
 
 
@@ -69,7 +84,7 @@ def test_a_system_that_units_cannot_say_is_left_alone() -> None:
     banded = rival.policy.layers[0].model_copy(update={"attention": band})
     policy = rival.policy.model_copy(update={"layers": (banded, *rival.policy.layers[1:])})
     odd = replace(rival, policy=policy)
-    assert changes(odd.policy).rest
+    assert other_fields(odd.policy)
     assert combined(SETTINGS, SPEC, odd, [*trials[:-1], odd], set()) is None
 
 
@@ -78,8 +93,8 @@ def test_proposals_against_a_system_combine_it_until_nothing_is_left_to_add() ->
     seen = {t.policy.digest for t in trials}
     for left in (2, 1, 0):
         together = combined(SETTINGS, SPEC, rival, trials, seen)
-        found = promising(SETTINGS, moves(), trials, random.Random(0), seen, None, against_a_rival=True)
-        assert found is not None and found != rival.policy
+        found = proposed(beat_baseline(trials), 0, seen)
+        assert found != rival.policy
         assert (together == found) if left else (together is None)
         seen.add(found.digest)
 
@@ -97,10 +112,11 @@ def test_what_is_known_to_cost_more_than_the_system_or_a_bound_is_not_tried() ->
     trials, rival = known()
     bounded = SETTINGS.model_copy(update={"bounds": {"peak_bytes": 5e7}})
     for settings, memory, fits in ((SETTINGS, 7e7, True), (SETTINGS, 9e7, False), (bounded, 6e7, False)):
-        search = _Search(settings, moves(), trials)
-        search.rivals = [rival]
-        costs = {trials[3].policy: {"peak_bytes": memory}}
-        assert search.fits(trials[3].policy, lambda policy: costs.get(policy, {"peak_bytes": 8e7})) is fits  # noqa: B023
+        costs = Memory({trials[3].policy.digest: memory})
+        front = front_posterior(trials, settings)
+        assert front.complete[-1] is rival
+        baseline = Baseline(front, len(trials) - 1, information(costs=costs), CONFIG)
+        assert baseline.fits(trials[3].policy) is fits
     beyond = combined(bounded, SPEC, rival, trials, {rival.policy.digest})
     assert beyond is None, "nothing that is added keeps to the bound itself"
 
@@ -109,7 +125,7 @@ def test_what_loses_nothing_at_all_is_likely_enough() -> None:
     trials, rival = known()
     nothing = with_loss(trials[3], 0.0, 0.5)
     share = domination(SETTINGS, [nothing.metrics], trials[0].metrics)[0]
-    assert LIKELY < share < 0.6
+    assert CONFIG.likely < share < 0.6
     assert combined(SETTINGS, SPEC, rival, [trials[0], nothing, rival], {rival.policy.digest}) is not None
 
 
@@ -119,7 +135,7 @@ def test_what_did_harm_to_the_system_is_not_added_with_more() -> None:
     added = trials[2], trials[3]
     first = combined(SETTINGS, SPEC, rival, trials, seen)
     assert first is not None and units(first) == units(rival.policy) | units(added[0].policy)
-    policy = compose(SPEC, {s.unit: s for t in added for s in changes(t.policy).settings}.values())
+    policy = compose(SPEC, {s.unit: s for t in added for s in settings_of(t.policy)}.values())
     both = with_loss(trial(5, policy, "surrogate"), -0.3, 0.5)
     for loss, harmful in ((3.0, True), (0.4, False)):
         tried = with_loss(trial(6, first, "rival"), loss, 0.5)
@@ -138,7 +154,7 @@ def test_as_good_is_no_harm_however_lucky_the_system_was() -> None:
     first = combined(SETTINGS, SPEC, rival, trials, seen)
     assert first is not None
     tried = with_loss(trial(6, first, "rival"), -0.4, 0.3)
-    policy = compose(SPEC, {s.unit: s for t in trials[2:4] for s in changes(t.policy).settings}.values())
+    policy = compose(SPEC, {s.unit: s for t in trials[2:4] for s in settings_of(t.policy)}.values())
     both = with_loss(trial(5, policy, "surrogate"), -0.6, 0.3)
     found = combined(SETTINGS, SPEC, rival, [*trials[:3], rival, both, tried], {*seen, first.digest})
     assert found is not None and units(first) <= units(found)

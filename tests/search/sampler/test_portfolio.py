@@ -1,35 +1,44 @@
-"""Proposals with a guide: what proposes, what it is credited with, and that nothing depends on restarts."""
+"""Proposals with side information: which sampler proposes, its credit, and exact costs."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.search.interacting import moves, problem, proposer, starts, trial, with_loss
+from tests.search.interacting import (
+    bayesian,
+    front_posterior,
+    information,
+    mutation,
+    portfolio,
+    problem,
+    proposed,
+    starts,
+    trial,
+    with_loss,
+)
 from tests.search.synthetic import DENSE_BYTES, DENSE_FID, DENSE_MS, SPEC
 from varsearch.db import State, TrialRecord
 from varsearch.errors import EvaluationError
 from varsearch.policy import Policy
 from varsearch.search.core.objectives import WORST, front_trials, front_volume
 from varsearch.search.core.settings import RunSettings
-from varsearch.search.sampler.bayesian import EXACT, _Search, promising
-from varsearch.search.sampler.portfolio import FLOOR, MUTATION, SAMPLER, SURROGATE, Proposer
-from varsearch.search.sampler.side_information import Guide
-from varsearch.space.changes import changes
-from varsearch.space.units import compose
+from varsearch.search.sampler.base import BAYESIAN, EVOLUTIONARY, MUTATION, SideInformation
+from varsearch.search.sampler.optimize_acquisition import OptimizerConfig
+from varsearch.search.sampler.portfolio import ARMS, PortfolioConfig, PortfolioSampler
+from varsearch.search.sensitivity.decomposition import compose, settings_of
 
 DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
 
 
 def more(n: int, *, restart: bool, profile: bool = True) -> list[TrialRecord]:
     trials = starts()
-    made = proposer(trials, profile=profile)
+    made = portfolio(trials, profile=profile)
     while len(trials) < 8 + n:
-        made = proposer(trials, profile=profile) if restart else made
+        made = portfolio(trials, profile=profile) if restart else made
         found = made.propose(len(trials), {t.policy.digest for t in trials})
         assert found is not None
         origin, policy = found
@@ -48,7 +57,7 @@ def test_a_restart_proposes_what_would_have_been_proposed(profile: bool) -> None
 
 def test_workers_are_given_different_policies_that_nobody_tried() -> None:
     trials = starts()
-    made, seen = proposer(trials), {t.policy.digest for t in trials}
+    made, seen = portfolio(trials), {t.policy.digest for t in trials}
     pending = []
     for number in range(8, 12):
         found = made.propose(number, seen)
@@ -56,36 +65,32 @@ def test_workers_are_given_different_policies_that_nobody_tried() -> None:
         seen.add(found[1].digest)
         pending.append(TrialRecord(number, found[1], found[0], State.RUNNING))
         made.show(pending[-1])
-    again = proposer([*trials, *pending])
+    again = portfolio([*trials, *pending])
     assert again.propose(12, seen) == made.propose(12, seen)
 
 
 def test_what_others_evaluate_is_not_searched_for_again() -> None:
     """Beside a pending policy as good as predicted, another one is the most promising."""
-    trials, settings = starts(), problem().settings
-    first = promising(settings, moves(), trials, random.Random(0), set(), None)
-    assert first is not None
-    pending = TrialRecord(8, first, SURROGATE, State.RUNNING)
-    second = promising(settings, moves(), [*trials, pending], random.Random(0), set(), None)
-    assert second != first
-    assert promising(settings, moves(), trials, random.Random(0), {first.digest}, None) != first
+    trials = starts()
+    first = proposed(bayesian(trials), 0)
+    pending = TrialRecord(8, first, BAYESIAN, State.RUNNING)
+    assert proposed(bayesian([*trials, pending]), 0) != first
+    assert proposed(bayesian(trials), 0, {first.digest}) != first
 
 
 def test_the_surrogate_proposes_better_than_changes_of_the_front() -> None:
     trials, settings = starts(30), problem().settings
-    made = proposer(trials)
     dense = trials[0].values
 
-    def gain(policy: Policy | None) -> float:
-        assert policy is not None
+    def gain(policy: Policy) -> float:
         volumes = [
             front_volume(settings, [t.values for t in front_trials(settings, known)], dense)
             for known in (trials, [*trials, trial(30, policy)])
         ]
         return volumes[1] - volumes[0]
 
-    best = [gain(made._promising(random.Random(i), set())) for i in range(6)]
-    changed = [gain(made._mutant(random.Random(i), set())) for i in range(12)]
+    best = [gain(proposed(bayesian(trials), seed)) for seed in range(6)]
+    changed = [gain(proposed(mutation(trials), seed)) for seed in range(12)]
     assert sum(best) / 6 > 2 * sum(changed) / 12
 
 
@@ -97,37 +102,37 @@ def test_luck_on_the_front_hides_no_proposal() -> None:
 
     def volume_left(half: float) -> float:
         lucky = with_loss(member, 0.0, half)
-        search = _Search(settings, moves(), [lucky if t is member else t for t in trials])
-        return float(np.mean([np.prod(high - low, axis=1).sum() for low, high in search.boxes]))
+        front = front_posterior([lucky if t is member else t for t in trials])
+        return float(np.mean([np.prod(high - low, axis=1).sum() for low, high in front.boxes]))
 
     honest = front_volume(settings, [t.values for t in front_trials(settings, trials)], dense)
     box = WORST ** len(settings.objectives)
     assert value > 0 and volume_left(1e-6) < volume_left(2 * value) <= 1.02 * box * (1 - honest)
 
 
-def test_all_ways_are_used_and_no_proposal_is_without_origin() -> None:
-    shares = proposer(starts()).shares(8)
-    assert set(shares) == {SURROGATE, SAMPLER, MUTATION}
+def test_all_arms_are_used_and_no_proposal_is_without_origin() -> None:
+    shares = portfolio(starts()).shares(8)
+    assert set(shares) == {BAYESIAN, EVOLUTIONARY, MUTATION}
     assert sum(shares.values()) == pytest.approx(1)
-    assert all(shares[way] >= least for way, least in FLOOR.items())
+    assert all(shares[arm] >= least for arm, least in zip(ARMS, PortfolioConfig().least, strict=True))
 
 
-def test_a_way_that_gains_is_used_more_and_old_gains_are_forgotten() -> None:
+def test_an_arm_that_gains_is_used_more_and_old_gains_are_forgotten() -> None:
     warm = starts()
-    dense, good = warm[:1], max(warm[1:], key=lambda t: len(changes(t.policy).settings))
-    useless = [trial(i, compose(SPEC, moves().outlook.settings[i : i + 1]), SURROGATE) for i in (2, 3, 4)]
+    dense, good = warm[:1], max(warm[1:], key=lambda t: len(settings_of(t.policy)))
+    useless = [trial(i, compose(SPEC, information().prior_mean.settings[i : i + 1]), BAYESIAN) for i in (2, 3, 4)]
     gained = replace(good, number=1, origin=MUTATION)
-    before = proposer([*dense, replace(good, number=1, origin=SURROGATE)]).shares(5)
-    after = proposer([*dense, gained, *useless]).shares(5)
-    late = proposer([*dense, gained, *useless]).shares(120)
+    before = portfolio([*dense, replace(good, number=1, origin=BAYESIAN)]).shares(5)
+    after = portfolio([*dense, gained, *useless]).shares(5)
+    late = portfolio([*dense, gained, *useless]).shares(120)
     assert after[MUTATION] > before[MUTATION] + 0.1
-    assert after[MUTATION] > late[MUTATION] > FLOOR[MUTATION]
+    assert after[MUTATION] > late[MUTATION] > PortfolioConfig().least[ARMS.index(MUTATION)]
 
 
 def test_credit_does_not_depend_on_the_order_of_outcomes() -> None:
     trials = more(3, restart=False)
-    backwards = proposer(trials[:1] + trials[:0:-1])
-    for way, share in proposer(trials).shares(20).items():
+    backwards = portfolio(trials[:1] + trials[:0:-1])
+    for way, share in portfolio(trials).shares(20).items():
         assert backwards.shares(20)[way] == pytest.approx(share)
 
 
@@ -140,7 +145,7 @@ def test_exact_costs_decide_among_the_best() -> None:
             raise EvaluationError("no such memory")
         return {"latency_ms": 1.0, "peak_bytes": 1e6}
 
-    found = promising(problem().settings, moves(), starts(), random.Random(0), set(), costs)
+    found = proposed(bayesian(starts(), costs=costs), 0)
     assert len(asked) == 3 and found == asked[2], "no other could be better"
 
 
@@ -151,7 +156,7 @@ def test_where_time_is_not_known_memory_alone_decides() -> None:
         asked.append(policy)
         return {"peak_bytes": 1e3 if len(asked) == 3 else 1e12}
 
-    found = promising(problem().settings, moves(), starts(), random.Random(0), set(), costs)
+    found = proposed(bayesian(starts(), costs=costs), 0)
     assert len(asked) == 3 and found == asked[2]
 
 
@@ -162,8 +167,8 @@ def test_only_a_few_exact_costs_are_asked_for() -> None:
         asked.append(policy)
         raise EvaluationError("no such memory")
 
-    assert promising(problem().settings, moves(), starts(), random.Random(0), set(), costs) in asked
-    assert len(set(asked)) == len(asked) == EXACT
+    assert proposed(bayesian(starts(), costs=costs), 0) in asked
+    assert len(set(asked)) == len(asked) == OptimizerConfig().exact
 
 
 @pytest.mark.parametrize(
@@ -183,44 +188,39 @@ def test_bounds_are_met_by_prediction(
     """Also those on what is no objective. Without a bound the most is gained by policies that exceed it."""
     given = {**dict(problem().settings), "objectives": objectives}
     sign = -1 if metric == "speedup" else 1
-    surrogate = _Search(problem().settings, moves(), starts(30)).surrogate
+    surrogate = front_posterior(starts(30)).surrogate
 
     def predicted(policy: Policy) -> float:
         """Costs are known, and a loss has even chances to be less than this."""
-        loss = DENSE_FID * float(np.median(surrogate.draws([changes(policy).settings])[0]))
+        loss = DENSE_FID * float(np.median(surrogate.draws([settings_of(policy)])[0]))
         return sign * {**problem().values(policy), "delta_fid": loss, "fid": DENSE_FID + loss}[metric]
 
     for seed in range(2):
         free, found = (
-            promising(
-                RunSettings.model_validate(settings), moves(), starts(30), random.Random(seed), set(), problem().values
-            )
+            proposed(bayesian(starts(30), RunSettings.model_validate(settings), problem().values), seed)
             for settings in (given, {**given, "bounds": {metric: limit}})
         )
-        assert free is not None and found is not None
         assert predicted(found) < sign * clearly_beyond < predicted(free)
 
 
-def test_without_dense_or_a_guide_the_sampler_proposes() -> None:
-    made = proposer(starts()[1:3])
+def test_without_dense_or_side_information_the_evolutionary_sampler_proposes() -> None:
+    made = portfolio(starts()[1:3])
     found = made.propose(3, set())
-    assert found is not None and found[0] == SAMPLER
-    blind = Proposer(problem().settings, problem().space)
+    assert found is not None and found[0] == EVOLUTIONARY
+    blind = PortfolioSampler(problem().settings, problem().space)
     blind.show(starts()[0])
     found = blind.propose(1, set())
-    assert found is not None and found[0] == SAMPLER
+    assert found is not None and found[0] == EVOLUTIONARY
 
 
-def test_a_guide_travels() -> None:
+def test_side_information_travels() -> None:
     import pickle
 
-    guide = Guide(SPEC, (), problem().profile)
+    guide = SideInformation(SPEC, (), problem().profile)
     assert pickle.loads(pickle.dumps(guide)) == guide
 
 
 def test_a_stopped_trial_whose_quality_another_run_found_out_has_no_costs() -> None:
     trials = starts(9)
     trials[8] = replace(trials[8], state=State.STOPPED, speed=None)
-    seen = {t.policy.digest for t in trials}
-    rng = random.Random(0)
-    assert promising(problem().settings, moves(), trials, rng, seen, None) is not None
+    assert proposed(bayesian(trials), 0, {t.policy.digest for t in trials})

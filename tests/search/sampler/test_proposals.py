@@ -1,3 +1,5 @@
+"""Proposals without side information, from a space of few knobs."""
+
 from __future__ import annotations
 
 import random

@@ -15,12 +15,12 @@ from varsearch.measurement import Measurement
 from varsearch.policy import Policy
 from varsearch.profile import Estimate
 from varsearch.search.core.objectives import relative_costs
-from varsearch.search.sampler.gaussian_process import fit
-from varsearch.search.sampler.mutation import Moves, candidates
-from varsearch.search.sampler.prior_mean import Outlook
+from varsearch.search.sampler.gaussian_process import ScaleGrid, fit
+from varsearch.search.sampler.prior_mean import PriorMean
 from varsearch.search.sampler.surrogate import Surrogate
-from varsearch.space.changes import changes
-from varsearch.space.units import compose
+from varsearch.search.sampler.variation import Variation, VariationConfig
+from varsearch.search.sampler.warping import Warping
+from varsearch.search.sensitivity.decomposition import compose, other_fields, settings_of
 
 DENSE = Policy.dense(SPEC.n_layers, len(SPEC.scales))
 
@@ -31,15 +31,16 @@ def problem() -> Synthetic:
 
 
 @cache
-def outlook(profile: bool = True) -> Outlook:
-    return Outlook(SPEC, (), problem().profile if profile else None)
+def prior_mean(profile: bool = True) -> PriorMean:
+    return PriorMean(SPEC, (), problem().profile if profile else None)
 
 
 def trials(n: int, seed: int = 0) -> list[TrialRecord]:
     """Dense, and what descends from warm starts."""
     rng = random.Random(seed)
-    parents = [changes(policy).settings for policy in problem().warm.values()]
-    drawn = [compose(SPEC, chosen) for chosen in candidates(Moves(outlook()), parents, rng, n)]
+    parents = [settings_of(policy) for policy in problem().warm.values()]
+    variation = Variation(prior_mean(), VariationConfig())
+    drawn = [compose(SPEC, chosen) for chosen in variation.candidates(parents, rng, n)]
     return [trial(i, policy) for i, policy in enumerate([DENSE, *drawn])]
 
 
@@ -57,12 +58,12 @@ def with_error(one: TrialRecord, half: float) -> TrialRecord:
 def errors(known: list[TrialRecord], fresh: list[TrialRecord], profile: bool = True) -> list[float]:
     """By objective the median error of the predicted median; of the loss on the scale where it is predicted."""
     dense = known[0].values
-    surrogate = Surrogate(outlook(profile), problem().settings, dense, known)
-    draws = surrogate.draws([changes(t.policy).settings for t in fresh])
+    surrogate = Surrogate(prior_mean(profile), problem().settings, dense, known)
+    draws = surrogate.draws([settings_of(t.policy) for t in fresh])
     truth = np.array([relative_costs(problem().settings, t.values, dense) for t in fresh])
     guess = np.array([np.median(draw, axis=(1, 2)) for draw in draws]).T
-    bent = [np.arcsinh(x[:, 0] / 0.02) for x in (truth, guess)]
-    return [float(np.median(abs(bent[0] - bent[1]))), *np.median(abs(truth - guess), axis=0)[1:].tolist()]
+    warped = [np.arcsinh(x[:, 0] / 0.02) for x in (truth, guess)]
+    return [float(np.median(abs(warped[0] - warped[1]))), *np.median(abs(truth - guess), axis=0)[1:].tolist()]
 
 
 def test_a_profile_says_more_than_a_guess_and_trials_more_than_either() -> None:
@@ -80,8 +81,8 @@ def test_a_profile_says_more_than_a_guess_and_trials_more_than_either() -> None:
 
 def test_intervals_hold_what_they_promise() -> None:
     found, fresh = trials(90), trials(100, seed=2)[1:]
-    surrogate = Surrogate(outlook(), problem().settings, found[0].values, found)
-    draws = surrogate.draws([changes(t.policy).settings for t in fresh])[0]
+    surrogate = Surrogate(prior_mean(), problem().settings, found[0].values, found)
+    draws = surrogate.draws([settings_of(t.policy) for t in fresh])[0]
     loss = np.array([t.values["delta_fid"] / found[0].values["fid"] for t in fresh])
     inside = np.mean((draws.min((1, 2)) <= loss) & (loss <= draws.max((1, 2))))  # 94 % of a normal distribution
     assert 0.75 < inside < 1
@@ -97,11 +98,13 @@ def test_what_was_tried_is_known() -> None:
 
 def test_pending_trials_are_believed_and_leave_less_to_learn() -> None:
     found, left = trials(40), []
-    for other in (changes(t.policy) for t in trials(6, seed=5)[1:]):
+    for other in (t.policy for t in trials(6, seed=5)[1:]):
         surrogates = (
-            Surrogate(outlook(), problem().settings, found[0].values, found, pending) for pending in ([], [other])
+            Surrogate(prior_mean(), problem().settings, found[0].values, found, pending) for pending in ([], [other])
         )
-        alone, with_other = (surrogate.draws([other.settings], [other.rest])[0][0] for surrogate in surrogates)
+        alone, with_other = (
+            surrogate.draws([settings_of(other)], [other_fields(other)])[0][0] for surrogate in surrogates
+        )
         assert np.median(with_other) == pytest.approx(np.median(alone), rel=0.05)
         left.append(np.ptp(with_other) / np.ptp(alone))
     assert max(left) < 0.9 and np.median(left) < 0.7
@@ -118,13 +121,13 @@ def test_wide_intervals_count_less() -> None:
         told = Measurement(metric="delta_fid", value=value, low=value - half, high=value + half)
         quality = odd.quality and odd.quality.model_copy(update={"measurements": (told,)})
         known = [*found, TrialRecord(99, odd.policy, "sampler", State.COMPLETE, quality=quality, speed=odd.speed)]
-        surrogate = Surrogate(outlook(), problem().settings, found[0].values, known)
-        return float(np.median(surrogate.draws([changes(odd.policy).settings])[0]))
+        surrogate = Surrogate(prior_mean(), problem().settings, found[0].values, known)
+        return float(np.median(surrogate.draws([settings_of(odd.policy)])[0]))
 
     assert median(0.05) > 1.1 * median(20.0)
 
 
-def informed(error: float) -> Outlook:
+def informed(error: float) -> PriorMean:
     """By the problem's profile, with standard errors of this share of each effect."""
     profile = problem().profile
     effects = {
@@ -132,22 +135,22 @@ def informed(error: float) -> Outlook:
         for name, effect in profile.sensitivity.effects.items()
     }
     sensitivity = profile.sensitivity.model_copy(update={"effects": effects})
-    return Outlook(SPEC, (), profile.model_copy(update={"sensitivity": sensitivity}))
+    return PriorMean(SPEC, (), profile.model_copy(update={"sensitivity": sensitivity}))
 
 
 def test_what_a_profile_does_not_know_of_a_setting_is_open_until_a_trial_shows_it() -> None:
     found = trials(30)
     for i in np.argsort(-informed(0.01).effects.loss_S)[:3]:
         wide, moved = [], []
-        for outlook in (informed(0.01), informed(2.0)):
-            setting = outlook.settings[i]
-            surrogate = Surrogate(outlook, problem().settings, found[0].values, found)
-            bent = np.arcsinh(surrogate.draws([(setting,)])[0] / 0.02)
-            lost = found[0].values["fid"] * 0.02 * float(np.sinh(np.median(bent) - 1))
+        for prior in (informed(0.01), informed(2.0)):
+            setting = prior.settings[i]
+            surrogate = Surrogate(prior, problem().settings, found[0].values, found)
+            warped = np.arcsinh(surrogate.draws([(setting,)])[0] / 0.02)
+            lost = found[0].values["fid"] * 0.02 * float(np.sinh(np.median(warped) - 1))
             odd = with_loss(trial(99, compose(SPEC, [setting])), lost, lost)
-            surrogate = Surrogate(outlook, problem().settings, found[0].values, [*found, odd])
-            wide.append(np.std(bent))
-            moved.append(np.median(bent) - np.median(np.arcsinh(surrogate.draws([(setting,)])[0] / 0.02)))
+            surrogate = Surrogate(prior, problem().settings, found[0].values, [*found, odd])
+            wide.append(np.std(warped))
+            moved.append(np.median(warped) - np.median(np.arcsinh(surrogate.draws([(setting,)])[0] / 0.02)))
         assert wide[1] > 1.1 * wide[0] and moved[1] > moved[0]
 
 
@@ -163,8 +166,8 @@ def test_measured_speed_counts_by_its_interval() -> None:
         kept = tuple(m for m in odd.speed.measurements if m.metric != "speedup") if odd.speed else ()
         speed = odd.speed and odd.speed.model_copy(update={"measurements": (*kept, told)})
         known = [*found, TrialRecord(99, odd.policy, "sampler", State.COMPLETE, quality=odd.quality, speed=speed)]
-        surrogate = Surrogate(outlook(), settings, found[0].values, known)
-        return float(np.median(surrogate.draws([changes(odd.policy).settings])[1]))
+        surrogate = Surrogate(prior_mean(), settings, found[0].values, known)
+        return float(np.median(surrogate.draws([settings_of(odd.policy)])[1]))
 
     truth = found[0].values["speedup"] / real
     assert predicted(0.01) < 0.7 * truth, "believed"
@@ -176,9 +179,9 @@ def test_regression_finds_a_line_and_its_own_doubt() -> None:
     features = rng.standard_normal((60, 3))
     distances = np.full((60, 60), 10.0)
     np.fill_diagonal(distances, 0)
-    fitted = fit(features, distances, features @ [1.0, -0.5, 0.0], np.zeros(60))
+    fitted = fit(features, distances, features @ [1.0, -0.5, 0.0], np.zeros(60), ScaleGrid())
     asked = np.array([[1.0, 1.0, 1.0], [30.0, 0.0, 0.0]])
-    mean, error = fitted(asked, np.full((2, 60), 10.0))
+    mean, error = fitted.predict(asked, np.full((2, 60), 10.0))
     assert mean[0] == pytest.approx(0.5, abs=0.1)
     assert error[1] > error[0]
 
@@ -193,14 +196,14 @@ def test_a_metric_that_is_a_difference_to_dense_has_no_loss_at_zero() -> None:
 
     known, fresh = map(seen, trials(40)), [seen(t) for t in trials(60, seed=1)[1:]]
     first, *rest = known
-    surrogate = Surrogate(outlook(), settings, first.values, [first, *rest])
-    guess = np.median(surrogate.draws([changes(t.policy).settings for t in fresh])[0], axis=(1, 2))
+    surrogate = Surrogate(prior_mean(), settings, first.values, [first, *rest])
+    guess = np.median(surrogate.draws([settings_of(t.policy) for t in fresh])[0], axis=(1, 2))
     truth = np.array([t.values["feature_distance"] for t in fresh])
     assert np.median(abs(np.arcsinh(guess / 0.02) - np.arcsinh(truth / 0.02))) < 0.5
 
 
 @pytest.mark.parametrize(("metric", "value"), [("label_agreement", 0.2), ("label_agreement", 0.97), ("nll", 1.9)])
-def test_errors_are_those_of_the_bent_cost(metric: str, value: float) -> None:
+def test_errors_are_those_of_the_warped_cost(metric: str, value: float) -> None:
     settings = problem().settings.model_copy(update={"objectives": (metric, "peak_bytes")})
     (dense,) = trials(0)
     assert dense.quality is not None
@@ -210,37 +213,40 @@ def test_errors_are_those_of_the_bent_cost(metric: str, value: float) -> None:
         return dense.with_evidence(dense.quality.model_copy(update={"measurements": (told,)}))  # type: ignore[union-attr]
 
     first = seen(1.4 if metric == "nll" else 0.99, 0.0)
-    surrogate = Surrogate(outlook(), settings, first.values, [first])
-    bent = [
-        surrogate._bent(metric, np.array(surrogate.cost(seen(value + d, 0.0).values)[:1]))[0] for d in (-1e-5, 1e-5)
-    ]
+    warping = Warping(settings, first.values, soft=0.02)
+    warped = []
+    for step in (-1e-5, 1e-5):
+        costs = np.array(warping.costs(seen(value + step, 0.0).values)[:1])
+        warped.append(warping.warp(metric, costs)[0])
+        assert warping.unwarp(metric, warping.warp(metric, costs)) == pytest.approx(costs)
     error = 1.96e-3
-    assert surrogate._noise(metric, seen(value, error)) == pytest.approx(1e-3 * abs(bent[1] - bent[0]) / 2e-5, rel=1e-3)
+    slope = abs(warped[1] - warped[0]) / 2e-5
+    assert warping.noise(metric, seen(value, error)) == pytest.approx(1e-3 * slope, rel=1e-3)
 
 
 def test_policies_that_are_alike_share_their_errors() -> None:
     """A trial and what differs from it in little go up and down together; a stranger goes its own way."""
     dense, *others = trials(30)
     known = [dense, *(with_error(t, 2 * t.values["delta_fid"] + 0.5) for t in others)]
-    surrogate = Surrogate(outlook(), problem().settings, dense.values, known)
-    own, shared, strange = changes(others[0].policy).settings, [], []
-    worlds = surrogate.known()[0][1]
-    assert np.std(worlds) > 0 and np.ptp(surrogate.known()[1], axis=1).max() == 0, "costs are known"
+    surrogate = Surrogate(prior_mean(), problem().settings, dense.values, known)
+    own, shared, strange = settings_of(others[0].policy), [], []
+    samples = surrogate.known_costs()[0][1]
+    assert np.std(samples) > 0 and np.ptp(surrogate.known_costs()[1], axis=1).max() == 0, "costs are known"
     for near in (own[1:], own[:-1]):
-        courses = np.median(surrogate.draws([near])[0], axis=2)[0]
-        shared.append(np.corrcoef(np.arcsinh(worlds), np.arcsinh(courses))[0, 1])
-    for far in (changes(t.policy).settings for t in trials(6, seed=9)[1:]):
-        courses = np.median(surrogate.draws([far])[0], axis=2)[0]
-        strange.append(abs(np.corrcoef(np.arcsinh(worlds), np.arcsinh(courses))[0, 1]))
+        paths = np.median(surrogate.draws([near])[0], axis=2)[0]
+        shared.append(np.corrcoef(np.arcsinh(samples), np.arcsinh(paths))[0, 1])
+    for far in (settings_of(t.policy) for t in trials(6, seed=9)[1:]):
+        paths = np.median(surrogate.draws([far])[0], axis=2)[0]
+        strange.append(abs(np.corrcoef(np.arcsinh(samples), np.arcsinh(paths))[0, 1]))
     assert min(shared) > 0.9 and np.median(strange) < min(shared)
 
 
-def test_each_world_agrees_with_what_is_known() -> None:
+def test_each_posterior_sample_agrees_with_what_is_known() -> None:
     dense, *others = trials(60)
     known = [dense, *(with_error(t, 1e-3 * (t.values["delta_fid"] + 0.02)) for t in others)]
-    surrogate = Surrogate(outlook(), problem().settings, dense.values, known)
-    told = np.arcsinh(surrogate.known()[0] / 0.02)
+    surrogate = Surrogate(prior_mean(), problem().settings, dense.values, known)
+    told = np.arcsinh(surrogate.known_costs()[0] / 0.02)
     truth = np.arcsinh(np.array([max(t.values["delta_fid"], 0) / dense.values["fid"] for t in known]) / 0.02)
     assert np.median(abs(told - truth[:, None])) < 0.1
-    again = [np.median(d, axis=2) for d in surrogate.draws([changes(t.policy).settings for t in others])]
+    again = [np.median(d, axis=2) for d in surrogate.draws([settings_of(t.policy) for t in others])]
     assert np.median(abs(np.arcsinh(again[0] / 0.02) - told[1:])) < 0.05, "what is tried again is what it was"

@@ -3,13 +3,17 @@ from __future__ import annotations
 import random
 from itertools import product
 
+import numpy as np
 import pytest
 
 from tests.search.profiles import SPEC, random_loss, synthetic
 from varsearch.policy import Policy
-from varsearch.search.sensitivity.warm_start import MIXTURES, OFF, PRICES, Option, path, spread, warm_starts
-from varsearch.space.changes import changes
-from varsearch.space.units import Setting
+from varsearch.search.sensitivity.decomposition import Setting, other_fields, settings_of
+from varsearch.search.sensitivity.lagrangian import OFF, Option, TradeOffs
+from varsearch.search.sensitivity.warm_start import WarmStartConfig, path, spread, warm_starts
+
+CONFIG = WarmStartConfig()
+PRICES = np.geomspace(*CONFIG.prices, CONFIG.n_prices).tolist()
 
 
 def setting(group: int, option: int, kind: str = "kv_bits") -> Setting:
@@ -36,7 +40,7 @@ def everything(groups: list[list[Option]]) -> list[tuple[float, tuple[float, flo
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("mixture", CONFIG.weights)
 def test_the_path_is_optimal_by_brute_force(seed: int, mixture: tuple[float, float]) -> None:
     rng = random.Random(seed)
     groups = random_groups(rng, n=6, options=3)
@@ -49,7 +53,7 @@ def test_the_path_is_optimal_by_brute_force(seed: int, mixture: tuple[float, flo
         for frame in frames
         for loss, saved in everything(groups)
     ]
-    found = path(frames, groups, mixture)
+    found = path(TradeOffs(frames, groups), mixture)
     saved = [mixture[0] * o.saved[0] + mixture[1] * o.saved[1] for o in found]
     # No other combination saves as much for less.
     for option, amount in zip(found, saved, strict=True):
@@ -64,7 +68,7 @@ def test_the_path_is_optimal_by_brute_force(seed: int, mixture: tuple[float, flo
     assert len(found) >= 5 and saved == sorted(saved) and [o.loss for o in found] == sorted(o.loss for o in found)
 
 
-def test_a_frame_leaves_out_what_it_makes_useless() -> None:
+def test_global_settings_leave_out_settings_that_they_make_useless() -> None:
     share, prune = Setting("sharing", True, layer=0, scale=3, part="ffn"), Setting("tokens", 0.5, layer=0, scale=3)
     early = Setting("sharing", True, layer=0, scale=1, part="ffn")
     groups = [[Option((s,), 0.001, (0.1, 0.1))] for s in (share, prune, early)]
@@ -74,16 +78,16 @@ def test_a_frame_leaves_out_what_it_makes_useless() -> None:
         Setting("skip", True, scale=2): {share, prune, early},
     }
     for outer, left in frames.items():
-        found = path([Option((outer,), 0.0, (0.5, 0.5))], groups, (0.5, 0.5))[-1]
+        found = path(TradeOffs([Option((outer,), 0.0, (0.5, 0.5))], groups), (0.5, 0.5))[-1]
         assert set(found.chosen) == {outer, *left}
 
 
-def test_frames_are_compared_with_all_that_goes_with_them() -> None:
+def test_global_settings_are_compared_with_all_that_goes_with_them() -> None:
     share = Setting("sharing", True, layer=0, scale=3, part="ffn")
     groups = [[Option((share,), 0.01, (0.4, 0.0))]]
     frame = Option((Setting("guidance", 3),), 0.05, (0.3, 0.0))
     # Sharing saves more for less, and has no effect without guidance.
-    assert path([OFF, frame], groups, (1.0, 0.0)) == [OFF, groups[0][0]]
+    assert path(TradeOffs([OFF, frame], groups), (1.0, 0.0)) == [OFF, groups[0][0]]
 
 
 def test_spread_is_even_up_to_the_end() -> None:
@@ -95,18 +99,18 @@ def test_spread_is_even_up_to_the_end() -> None:
 
 def test_warm_starts_are_valid_policies_from_mild_to_strong() -> None:
     profile = synthetic(random_loss())
-    found = warm_starts(profile, 12, max_loss=0.5)
+    found = warm_starts(profile, 12, WarmStartConfig(max_loss=0.5))
     assert 8 <= len(found) <= 12
     for start in found:
         start.policy.check(SPEC)
-        assert set(changes(start.policy).settings) == set(start.chosen) and not changes(start.policy).rest
+        assert set(settings_of(start.policy)) == set(start.chosen) and not other_fields(start.policy)
         assert 0 < start.loss <= 0.5
     losses = [start.loss for start in found]
     assert losses == sorted(losses) and losses[0] < 0.1 < 0.3 < losses[-1]
     assert min(start.cost.latency_ms for start in found) < 70 < 95 < max(start.cost.latency_ms for start in found)
     assert min(start.cost.peak_bytes for start in found) < 7e5
     assert Policy.dense(2, 4) not in [start.policy for start in found]
-    assert warm_starts(profile, 12, max_loss=0.5) == found
+    assert warm_starts(profile, 12, WarmStartConfig(max_loss=0.5)) == found
 
 
 def test_what_loses_least_for_what_it_saves_comes_first() -> None:

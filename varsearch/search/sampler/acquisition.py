@@ -62,6 +62,7 @@ def expected_hypervolume_improvement(draws: Sequence[Array], boxes: tuple[Array,
     volume_MB = np.ones((len(draws[0]), len(low_BD)))
     for d, draws_MQ in enumerate(draws):
         side_MB = np.zeros_like(volume_MB)
+        # E[max(0, u - max(l, c))], one equally likely value at a time.
         for column_M in draws_MQ.T:
             begin_MB = np.maximum(low_BD[:, d], column_M[:, None])
             side_MB += np.maximum(high_BD[:, d] - begin_MB, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 
 from varsearch.policy import Policy
 from varsearch.search.core.objectives import dense_trial
@@ -25,34 +26,39 @@ from varsearch.search.sampler.surrogate import SurrogateConfig
 from varsearch.search.sensitivity.decomposition import settings_of
 
 
+@dataclass(frozen=True, slots=True)
+class BayesianConfig:
+    """Tuning constants."""
+
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
 class BayesianSampler(TrialSampler):
     """Noisy EHVI under a warped Gaussian process. Proposes nothing before dense is evaluated.
 
     Args:
         settings: objectives and bounds.
         information: of the model.
-        surrogate: constants of the surrogate.
-        optimizer: constants of the search for the maximum.
+        config: tuning constants.
     """
 
     origin = BAYESIAN
 
     def __init__(
-        self,
-        settings: RunSettings,
-        information: LoadedInformation,
-        surrogate: SurrogateConfig,
-        optimizer: OptimizerConfig,
+        self, settings: RunSettings, information: LoadedInformation, config: BayesianConfig
     ) -> None:
         super().__init__(settings)
-        self._information, self._surrogate = information, surrogate
-        self._optimizer = AcquisitionOptimizer(information, optimizer)
+        self._information, self._config = information, config
+        self._optimizer = AcquisitionOptimizer(information, config.optimizer)
 
     def _policy(self, rng: random.Random, seen: Container[str]) -> Policy | None:
         trials = list(self.trials.values())
         if dense_trial(trials) is None:
             return None
-        front = FrontPosterior(self.settings, self._information.prior_mean, trials, self._surrogate)
+        front = FrontPosterior(
+            self.settings, self._information.prior_mean, trials, self._config.surrogate
+        )
         parents = [settings_of(trial.policy) for trial in parents_on_front(self.settings, trials)]
         return self._optimizer.best(front, improvement(front), parents, seen, rng)
 
@@ -61,6 +67,7 @@ def improvement(front: FrontPosterior) -> Acquisition:
     """Noisy EHVI times the probability of feasibility."""
     n_objectives = len(front.settings.objectives)
 
+    # Costs that are known exactly are draws that do not differ: one formula for both.
     def score(draws: Sequence[Array]) -> Array:
         worth_M = noisy_expected_hypervolume_improvement(draws[:n_objectives], front.boxes)
         return front.feasible(worth_M, draws)

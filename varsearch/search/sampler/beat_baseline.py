@@ -28,10 +28,10 @@ from varsearch.search.core.settings import RunSettings
 from varsearch.search.core.source import PRESET, RIVAL
 from varsearch.search.sampler.acquisition import Acquisition, probability_no_worse
 from varsearch.search.sampler.base import LoadedInformation, TrialSampler
+from varsearch.search.sampler.bayesian import BayesianConfig
 from varsearch.search.sampler.front_posterior import FrontPosterior
 from varsearch.search.sampler.mutation import parents_on_front
-from varsearch.search.sampler.optimize_acquisition import AcquisitionOptimizer, OptimizerConfig
-from varsearch.search.sampler.surrogate import SurrogateConfig
+from varsearch.search.sampler.optimize_acquisition import AcquisitionOptimizer
 from varsearch.search.sensitivity.decomposition import (
     Setting,
     compose,
@@ -44,25 +44,22 @@ from varsearch.target import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class BeatBaselineConfig:
-    """Tuning constants.
+    """Tuning constants."""
 
-    Attributes:
-        standing: share of posterior samples on whose front a published system must be.
-        likely: least probability to dominate dense of settings that are added to a system; about
-            one half for settings that lose nothing.
-        harmful: probability that a system loses more with something added than alone, from which
-            on nothing that includes it is added.
-        slack: predicted cost relative to the system's that is still called as good, of metrics
-            that are computed exactly before the choice. Predictions are off by more; a candidate
-            that has to seem cheaper pays for it with another loss, see docs/log.md.
-        faint: ε, added to the probability that an objective is no worse: where all candidates are
-            hopeless in one objective, the others still count.
-    """
-
+    # Share of posterior samples on whose front a published system must be.
     standing: float = 0.2
+    # Least probability to dominate dense of settings that are added to a system; about one half for
+    # settings that lose nothing.
     likely: float = 0.3
+    # Probability that a system loses more with something added than alone, from which on nothing
+    # that includes it is added.
     harmful: float = 0.95
+    # Predicted cost relative to the system's that is still called as good, of metrics that are
+    # computed exactly before the choice. Predictions are off by more; a candidate that has to seem
+    # cheaper pays for it with another loss, see docs/log.md.
     slack: float = 1.02
+    # Ε, added to the probability that an objective is no worse: where all candidates are hopeless
+    # in one objective, the others still count.
     faint: float = 0.01
 
 
@@ -75,8 +72,7 @@ class BeatBaselineSampler(TrialSampler):
     Args:
         settings: objectives and bounds.
         information: of the model.
-        surrogate: constants of the surrogate.
-        optimizer: constants of the search for the maximum.
+        bayesian: constants of the surrogate and of the search for the maximum.
         config: tuning constants.
     """
 
@@ -86,13 +82,12 @@ class BeatBaselineSampler(TrialSampler):
         self,
         settings: RunSettings,
         information: LoadedInformation,
-        surrogate: SurrogateConfig,
-        optimizer: OptimizerConfig,
+        bayesian: BayesianConfig,
         config: BeatBaselineConfig,
     ) -> None:
         super().__init__(settings)
-        self._information, self._surrogate, self._config = information, surrogate, config
-        self._optimizer = AcquisitionOptimizer(information, optimizer)
+        self._information, self._bayesian, self._config = information, bayesian, config
+        self._optimizer = AcquisitionOptimizer(information, bayesian.optimizer)
 
     @property
     def has_baseline(self) -> bool:
@@ -106,7 +101,7 @@ class BeatBaselineSampler(TrialSampler):
             return None
         trials, settings = list(self.trials.values()), self.settings
         prior_mean = self._information.prior_mean
-        front = FrontPosterior(settings, prior_mean, trials, self._surrogate)
+        front = FrontPosterior(settings, prior_mean, trials, self._bayesian.surrogate)
         index = standing_baseline(front, self._config, rng)
         if index is None:
             return None
@@ -125,7 +120,7 @@ class BeatBaselineSampler(TrialSampler):
 def standing_baseline(
     front: FrontPosterior, config: BeatBaselineConfig, rng: random.Random
 ) -> int | None:
-    """Index of a published system among the complete trials, drawn by its chance to be on the front.
+    """Draws a published system by its probability to be on the front; index in `complete`.
 
     Only systems on the front of `standing` of the posterior samples can be drawn.
     """
@@ -133,6 +128,7 @@ def standing_baseline(
     for i, trial in enumerate(front.complete):
         if trial.origin.startswith(PRESET):
             n_samples = int(_is_on_front(front, i).sum())
+            # A system that surely is dominated is not worth beating.
             if n_samples >= max(least, 1):
                 likely[i] = n_samples
     if not likely:
@@ -243,6 +239,7 @@ def combined(
     own = settings_of(system.policy)
     harmful = _harmful(settings, quality, system, complete, config)
     for probability, trial in _by_domination(settings, quality, harmless):
+        # All that follow are less likely.
         if probability < config.likely:
             break
         # At a unit that both set, the system's setting counts.
@@ -270,6 +267,7 @@ def _by_domination(
     """
     dense = dense_trial(trials)
     assert dense is not None
+    # Its errors would be counted for every trial at once.
     exact = {name: Measurement(metric=name, value=value) for name, value in dense.values.items()}
     objectives = tuple(dict.fromkeys((*settings.objectives, *quality)))
     compared = settings.model_copy(update={"objectives": objectives})
@@ -289,6 +287,7 @@ def _harmful(
     for trial in complete:
         if not other_fields(trial.policy) and own < set(settings_of(trial.policy)):
             extended.append(trial)
+    # Costs of an extended system are known to be lower: only quality tells harm.
     compared = settings.model_copy(update={"objectives": quality})
     probabilities = dominated(compared, [trial.metrics for trial in extended], system.metrics)
     harmful = []

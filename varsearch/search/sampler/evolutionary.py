@@ -31,14 +31,11 @@ GENERATION = "NSGAIISampler:generation"
 
 @dataclass(frozen=True, slots=True)
 class EvolutionaryConfig:
-    """Tuning constants.
+    """Tuning constants."""
 
-    Attributes:
-        population: best trials from which the next policy may descend.
-        attempts: how often the sampler may propose a policy that was tried before.
-    """
-
+    # Best trials from which the next policy may descend.
     population: int = 30
+    # How often the sampler may propose a policy that was tried before.
     attempts: int = 10
 
 
@@ -77,6 +74,7 @@ class EvolutionarySampler(TrialSampler):
         done = self._view.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         size = max(2, min(self._config.population, len(done)))
         sampler = NSGAIISampler(population_size=size, crossover=UniformCrossover(), seed=seed)
+        # A full generation: the sampler selects parents among all of its trials.
         study = optuna.create_study(directions=self._view.study.directions, sampler=sampler)
         study.add_trials([_member(trial) for trial in done])
         return study

@@ -66,6 +66,7 @@ class FrontPosterior:
         self.metrics = (*settings.objectives, *only_bounded)
         predicted = settings.model_copy(update={"objectives": self.metrics})
         evaluated = [*self.complete, *estimated]
+        # Posterior samples change with every trial, and are the same after a restart.
         seed = settings.seed, len(trials)
         self.surrogate = Surrogate(
             prior_mean, predicted, dense.values, evaluated, pending, seed, config
@@ -78,6 +79,7 @@ class FrontPosterior:
         self.fronts = []
         for costs_ND in self.costs_NPD[self.counted_N].transpose(1, 0, 2):
             self.fronts.append(non_dominated(costs_ND.tolist()))
+        # Bounds on the same scale as predictions.
         self.bounds: dict[int, float] = {}
         for name, limit in settings.bounds.items():
             j = self.metrics.index(name)

@@ -40,16 +40,13 @@ class Scales(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScaleGrid:
-    """Scales among which the evidence decides.
-
-    Attributes:
-        jitter: variance that is added to a covariance so that it can be factorized.
-    """
+    """Scales among which the evidence decides."""
 
     linear: tuple[float, ...] = (0.3, 1.0)
     rest: tuple[float, ...] = (0.1, 0.3, 1.0)
     length: tuple[float, ...] = (0.3, 1.0)
     noise: tuple[float, ...] = (0.02, 0.2)
+    # Variance that is added to a covariance so that it can be factorized.
     jitter: float = 1e-6
 
 
@@ -75,6 +72,7 @@ class Posterior:
         mean, half_NM = self._known(features_MF, distances_MN)
         linear, rest, _, _ = self.scales
         prior_M = linear**2 * (features_MF**2).sum(1) + rest**2
+        # Var = k(x, x) - |L⁻¹k|².
         variance_M = np.maximum(prior_M - (half_NM**2).sum(0), 1e-12)
         return mean, np.sqrt(variance_M)
 
@@ -94,6 +92,7 @@ class Posterior:
         gram_MM = features_MF @ features_MF.T
         spread_MM = _kernel(gram_MM, distances_MM, self.scales) - half_NM.T @ half_NM
         spread_MM[np.diag_indices_from(spread_MM)] += jitter
+        # A draw of N(mean, C) is mean + chol(C) eps.
         path_MP = mean_M[:, None] + np.linalg.cholesky(spread_MM) @ eps_MP
         # A path is known exactly where it was drawn.
         scales = self.scales._replace(noise=jitter**0.5)
@@ -115,6 +114,7 @@ class Posterior:
     @property
     def evidence(self) -> float:
         """The logarithm of the residuals' density, without its constant."""
+        # -½ yᵀK⁻¹y - ½ log|K|, and log|K| = 2 Σ log L_ii.
         half_N = solve_triangular(self.lower_NN, self.residual_N, lower=True)
         return -0.5 * float(half_N @ half_N) - float(np.log(np.diag(self.lower_NN)).sum())
 
@@ -144,6 +144,7 @@ def fit(
         kernel_NN = _kernel(gram_NN, distances_NN, Scales(linear, rest, length, 0.0))
         for level in levels:
             scales = Scales(linear, rest, length, level)
+            # Noise levels share the kernel.
             one = _factorized(scales, kernel_NN.copy(), features_NF, residual_N, noise_N)
             if best is None or one.evidence > best.evidence:
                 best = one

@@ -39,6 +39,7 @@ class MutationSampler(TrialSampler):
             return None
         parents = parents_on_front(self.settings, trials)
         spec, variation = self._information.prior_mean.spec, self._information.variation
+        # Changes of a setting without effect give a policy that is known.
         for _ in range(self._attempts):
             parent = settings_of(rng.choice(parents).policy)
             policy = compose(spec, variation.mutated(parent, rng))

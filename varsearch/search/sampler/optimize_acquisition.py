@@ -21,17 +21,14 @@ from varsearch.search.sensitivity.decomposition import Chosen, compose
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """Tuning constants of the optimizer.
+    """Tuning constants of the optimizer."""
 
-    Attributes:
-        rounds: candidates of each round.
-        parents: best candidates from which the next round descends.
-        exact: best policies whose costs may be computed exactly: each takes as long as drawing
-            dozens of images.
-    """
-
+    # Candidates of each round.
     rounds: tuple[int, ...] = (300, 150, 150)
+    # Best candidates from which the next round descends.
     parents: int = 10
+    # Best policies whose costs may be computed exactly: each takes as long as drawing dozens of
+    # images.
     exact: int = 3
 
 

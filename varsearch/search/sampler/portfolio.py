@@ -37,36 +37,30 @@ from varsearch.search.sampler.base import (
     SideInformation,
     generator,
 )
-from varsearch.search.sampler.bayesian import BayesianSampler
+from varsearch.search.sampler.bayesian import BayesianConfig, BayesianSampler
 from varsearch.search.sampler.beat_baseline import BeatBaselineConfig, BeatBaselineSampler
 from varsearch.search.sampler.evolutionary import EvolutionaryConfig, EvolutionarySampler
 from varsearch.search.sampler.mutation import MutationSampler
-from varsearch.search.sampler.optimize_acquisition import OptimizerConfig
 from varsearch.search.sampler.random_search import RandomSampler
-from varsearch.search.sampler.surrogate import SurrogateConfig
 from varsearch.search.sampler.variation import VariationConfig
 
 
 @dataclass(frozen=True, slots=True)
 class PortfolioConfig:
-    """Tuning constants of the portfolio and of its samplers.
+    """Tuning constants of the portfolio and of its samplers."""
 
-    Attributes:
-        beat_baseline_share: share of the proposals that are to dominate a published system, as
-            long as one may be on the front.
-        least: f of the arms with a model: Bayesian, evolutionary, mutation.
-        memory: γ.
-        mutation_attempts: how often a mutation may give a policy that was tried before.
-        random_attempts: random changes until the space counts as exhausted.
-    """
-
+    # Share of the proposals that are to dominate a published system, as long as one may be on the
+    # front.
     beat_baseline_share: float = 0.15
+    # f, the least probability: of Bayesian, evolutionary, mutation.
     least: tuple[float, float, float] = (0.5, 0.05, 0.05)
+    # γ: after 14 more trials a gain counts half.
     memory: float = 0.95
+    # How often a mutation may give a policy that was tried before.
     mutation_attempts: int = 10
+    # Random changes until the space counts as exhausted.
     random_attempts: int = 1000
-    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    bayesian: BayesianConfig = field(default_factory=BayesianConfig)
     variation: VariationConfig = field(default_factory=VariationConfig)
     beat_baseline: BeatBaselineConfig = field(default_factory=BeatBaselineConfig)
     evolutionary: EvolutionaryConfig = field(default_factory=EvolutionaryConfig)
@@ -109,10 +103,11 @@ class PortfolioSampler:
     def _inform(self, information: LoadedInformation) -> None:
         """Adds the samplers that need a model's shape."""
         settings, config = self._settings, self._config
-        models = settings, information, config.surrogate, config.optimizer
-        bayesian = BayesianSampler(*models)
+        bayesian = BayesianSampler(settings, information, config.bayesian)
         mutation = MutationSampler(settings, information, config.mutation_attempts)
-        self._beat_baseline = BeatBaselineSampler(*models, config.beat_baseline)
+        self._beat_baseline = BeatBaselineSampler(
+            settings, information, config.bayesian, config.beat_baseline
+        )
         self._arms = dict(zip(ARMS, (bayesian, self._evolutionary, mutation), strict=True))
         self._samplers += [bayesian, mutation, self._beat_baseline]
 

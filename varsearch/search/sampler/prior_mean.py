@@ -161,6 +161,7 @@ class PriorMean:
             # Guessed losses are relative already.
             return score_M
         curve = self.model.quality
+        # log loss = a + b log score; a policy without loss stays at 0.
         log_M = curve.intercept + curve.slope * np.log(np.maximum(score_M, 1e-9))
         return np.where(score_M > 0, np.exp(log_M), 0.0) / dense_fid
 
@@ -180,6 +181,7 @@ class PriorMean:
     def time(self, rows_MS: Array) -> Array:
         """Expected time relative to dense, (M,)."""
         time_S, is_global_S = self.effects.time_S, self._is_global_S
+        # Π over global settings, Σ over all others.
         factor_MS = np.where((rows_MS > 0) & is_global_S, 1 + time_S, 1)
         left_M = np.prod(factor_MS, axis=1)
         time_M = np.maximum(left_M, 0.01) * (1 + rows_MS @ np.where(is_global_S, 0, time_S))
@@ -191,6 +193,7 @@ class PriorMean:
         """Expected peak memory relative to dense, (M,)."""
         effects, (weights, caches, activations) = self.effects, self.effects.memory
         whole, n_layers = max(caches, 1e-9), self.spec.n_layers
+        # Each technique leaves a share of a layer's cache.
         left_ML = np.ones((len(rows_MS), n_layers))
         for caches_SL in self._layer_caches_SL:
             left_ML *= np.clip(1 + rows_MS @ caches_SL * n_layers / whole, 0, None)
@@ -198,6 +201,7 @@ class PriorMean:
         factor_MS = np.where(is_set_MS, 1 + effects.caches_S / whole, 1).clip(0)
         cache_M = caches * np.prod(factor_MS, axis=1) * left_ML.mean(1)
         moved_MS = rows_MS * effects.activations_S
+        # Activations peak at one moment: the largest rise and the largest fall count.
         peak_M = activations + moved_MS.max(1).clip(0) + moved_MS.min(1).clip(None, 0)
         total_M = weights + rows_MS @ effects.weights_S + cache_M + peak_M
         if self.model is not None:
@@ -235,6 +239,7 @@ class PriorMean:
         scale = np.array([dense.latency_ms, *[dense.peak_bytes] * 3])
         time_S, weights_S, caches_S, own_S = (np.array(changes) / scale).T
         loss_S, error_S = np.array(losses).T
+        # What is neither weights nor caches is activations.
         own_bytes = dense.peak_bytes - dense.weight_bytes - dense.kv_bytes
         weights, caches = dense.weight_bytes / dense.peak_bytes, dense.kv_bytes / dense.peak_bytes
         memory = weights, caches, own_bytes / dense.peak_bytes
@@ -250,6 +255,7 @@ class PriorMean:
         weights_S, caches_S, none_S = np.zeros((3, n_settings))
         for s, setting in enumerate(self.settings):
             options = self.units[setting.unit]
+            # By strength, divided among the units of the kind.
             share = (options.index(setting) + 1) / len(options) / kinds.count(setting.kind)
             if setting.kind in ("guidance", "refiner"):
                 share = float(tokens[setting.first_scale :].sum())

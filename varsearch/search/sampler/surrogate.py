@@ -44,26 +44,22 @@ from varsearch.search.sensitivity.decomposition import Chosen, other_fields, set
 
 @dataclass(frozen=True, slots=True)
 class SurrogateConfig:
-    """Tuning constants of the surrogate.
+    """Tuning constants of the surrogate."""
 
-    Attributes:
-        soft: relative loss up to which losses are compared by their difference, and beyond by
-            their ratio.
-        quantiles: Q.
-        posterior_samples: P.
-        scales: of the process, `scales.noise` for losses.
-        cost_noise: standard deviations of the logarithm of a time or of bytes: predicted ones have
-            next to none, measured ones some.
-        any_loss: scale of the feature that all policies share that lose something.
-        other_fields: scale of fields that no setting expresses.
-    """
-
+    # Relative loss up to which losses are compared by their difference, and beyond by their ratio.
     soft: float = 0.02
+    # Q: values for each predicted normal distribution.
     quantiles: int = 16
+    # P: sample paths for each objective that is measured with errors.
     posterior_samples: int = 8
+    # Of the process, `scales.noise` for losses.
     scales: ScaleGrid = field(default_factory=ScaleGrid)
+    # Standard deviations of the logarithm of a time or of bytes: predicted ones have next to none,
+    # measured ones some.
     cost_noise: tuple[float, ...] = (0.002, 0.02)
+    # Scale of the feature that all policies share that lose something.
     any_loss: float = 0.3
+    # Scale of fields that no setting expresses.
     other_fields: float = 3.0
 
 
@@ -141,6 +137,7 @@ class Surrogate:
             config.scales,
             levels,
         )
+        # Without errors all posterior samples would be the same.
         if noise_N.any():
             shape = len(expected_N), config.posterior_samples
             eps_NP = np.random.default_rng((*self._seed, j)).standard_normal(shape)
@@ -184,6 +181,7 @@ class Surrogate:
         rows_MS = self.prior_mean.rows(chosen)
         distances_MN = self._distances(rows_MS, others)
         n_quantiles = self.config.quantiles
+        # Midpoints of Q equally likely intervals.
         eps_Q = ndtri((np.arange(n_quantiles) + 0.5) / n_quantiles)
         costs = []
         for model in self._models:
@@ -219,6 +217,7 @@ class Surrogate:
         """Share of all layers or scales where a policy sets such a field, a column per field."""
         spec = self.prior_mean.spec
         size = {"layers": spec.n_layers, "scales": len(spec.scales)}
+        # A field of a quarter of the layers counts a quarter.
         table = np.zeros((len(others), len(self._other_places)))
         for m, paths in enumerate(others):
             for path in paths:
@@ -239,6 +238,7 @@ class Surrogate:
             is_peak = metric == "peak_bytes"
             cost_M = prior.memory(rows_MS) if is_peak else np.ones(len(rows_MS))
             effect_S = effects.weights_S + effects.caches_S + effects.activations_S
+        # Saturates: the parts of a sum cannot save more than all.
         parts_MG = np.tanh(rows_MS @ (np.abs(effect_S)[:, None] * prior.groups_SG))
         expected_M = np.log(cost_M)
         # What is left of dense has a floor that no sum knows: z bends.
@@ -251,8 +251,10 @@ class Surrogate:
         expected_M = np.arcsinh(loss_M / config.soft)
         # dz / d(log loss): a factor on the loss moves z by this much.
         slope_M1 = (loss_M / np.hypot(loss_M, config.soft))[:, None]
+        # One factor on all losses, but dense loses nothing.
         any_M1 = config.any_loss * np.ones((len(rows_MS), 1)) * (expected_M > 0)[:, None]
         parts_MG = slope_M1 * prior.group_features(rows_MS, prior.effects.loss_S)
+        # One feature per setting: its coefficient is the error in standard errors.
         own_MS = slope_M1 * prior.loss_uncertainty(rows_MS)
         other = config.other_fields * self._other_features(others)
         return expected_M, np.hstack([any_M1, parts_MG, own_MS, other])

@@ -28,32 +28,29 @@ from varsearch.search.sensitivity.lagrangian import TradeOffs, trade_offs
 
 @dataclass(frozen=True, slots=True)
 class VariationConfig:
-    """Tuning constants of variation. Probabilities, if nothing else is said.
+    """Tuning constants of variation; probabilities, where nothing else is said."""
 
-    Attributes:
-        edit_rate: of the exponential distribution of further edits of a mutation.
-        max_edits: further edits of a mutation at most.
-        block: an edit concerns all units of a kind in a layer, at a scale or of a part.
-        block_on: a block is set, not switched off.
-        clear_unit: an edit switches a unit off.
-        step: an edit moves a unit by one step, not anywhere.
-        by_kind: a crossover exchanges kinds, not layers and scales.
-        plain: a crossover is not mutated, a trade-off not crossed.
-        prices: lowest and highest price of a trade-off.
-        global_options: global settings among which a trade-off has the best.
-        loss_error: σ.
-    """
-
+    # Rate of the exponential distribution of further edits of a mutation.
     edit_rate: float = 0.7
+    # Further edits of a mutation at most.
     max_edits: int = 7
+    # An edit concerns all units of a kind in a layer, at a scale or of a part.
     block: float = 0.4
+    # A block is set, not switched off.
     block_on: float = 0.7
+    # An edit switches a unit off.
     clear_unit: float = 0.3
+    # An edit moves a unit by one step, not anywhere.
     step: float = 0.5
+    # A crossover exchanges kinds, not layers and scales.
     by_kind: float = 0.3
+    # A crossover is not mutated, a trade-off not crossed.
     plain: float = 0.5
+    # Lowest and highest price of a trade-off.
     prices: tuple[float, float] = (1e-3, 3e1)
+    # Global settings among which a trade-off has the best.
     global_options: int = 6
+    # σ: losses are known up to a factor of about 1.6.
     loss_error: float = 0.5
 
 
@@ -79,6 +76,7 @@ class Variation:
     def candidates(self, parents: Sequence[Chosen], rng: random.Random, n: int) -> Iterator[Chosen]:
         """About a third each: mutations, crossovers of parents, and random trade-offs."""
         for i in range(n):
+            # Without a profile, or with one parent, mutations take the place of the others.
             if i % 3 == 2 and self.knows_trade_offs:
                 point = self.trade_off(rng)
                 is_plain = rng.random() < self.config.plain
@@ -148,6 +146,7 @@ class Variation:
                 key: object = setting.kind
                 if not by_kind and setting.kind not in GLOBAL_KINDS:
                     at_layer = setting.scale is None or setting.layer is None
+                    # Layers are counted from 0 upwards, scales from -1 downwards.
                     key = setting.layer if at_layer else -1 - (setting.scale or 0)
                 # A number is drawn for every setting, whether its place is decided or not.
                 if from_second.setdefault(key, rng.random() < 0.5) is is_second:
@@ -168,8 +167,10 @@ class Variation:
         table, config = self._trade_offs, self.config
         share = rng.random()
         lowest, highest = config.prices
+        # Evenly by its logarithm.
         price = lowest * (highest / lowest) ** rng.random()
         noise = np.random.default_rng(rng.getrandbits(32))
+        # Errors of a kind are shared: a profile may misjudge a whole technique.
         by_kind = {}
         for kind in sorted(set(self._group_kinds)):
             by_kind[kind] = config.loss_error * noise.standard_normal()

@@ -32,15 +32,11 @@ from varsearch.search.sensitivity.decomposition import (
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """Tuning constants of the losses of settings.
+    """Tuning constants of the losses of settings."""
 
-    Attributes:
-        factor_error: standard deviation of a kind's factor, which is 1 on average.
-        smallest_share: part of the expected loss that remains whatever noise says: no setting is
-            free of loss.
-    """
-
+    # Standard deviation of a kind's factor, which is 1 on average.
     factor_error: float = 3.0
+    # Part of the expected loss that remains whatever noise says: no setting is free of loss.
     smallest_share: float = 0.1
 
 
@@ -149,6 +145,7 @@ class AdditiveModel:
         for setting in chosen:
             layer = -1 if setting.layer is None else setting.layer
             groups.setdefault((layer, setting.kind), []).append(setting)
+        # Of the whole cache, and of each layer's.
         everywhere, layers = 1.0, [1.0] * n_layers
         for (layer, _), settings in sorted(groups.items()):
             changed = sum(self.change(part).kv_bytes for part in cost_parts(settings))
@@ -246,6 +243,7 @@ def posterior_losses(
     losses = {}
     for name, effect in effects.items():
         prior, shift = factors[kinds[name]] * expected[name], effect.shift
+        # Prior N(p, p²), measured N(x, e²): the weight of x is p² / (p² + e²).
         trust = prior**2 / (prior**2 + shift.error**2) if prior else 0.0
         value = prior + trust * (shift.value - prior)
         least = config.smallest_share * prior
@@ -283,6 +281,7 @@ def _expected(effects: Mapping[str, Effect]) -> dict[str, float]:
         shifts.append(effect.shift.value)
         errors.append(effect.shift.error)
     x_NP, y_N, error_N = np.array(rows), np.array(shifts), np.array(errors)
+    # A very small error means that hardly an image changed, not that it is certain.
     precision_N = 1 / np.maximum(error_N, np.median(error_N) or 1.0)
     weights_P, _ = nnls(x_NP * precision_N[:, None], y_N * precision_N)
     return dict(zip(effects, (x_NP @ weights_P).tolist(), strict=True))
@@ -292,5 +291,6 @@ def _positive_part(estimate: Estimate) -> float:
     """The expectation of max(x, 0) for a normal x: no setting is better than dense."""
     if not estimate.error:
         return max(estimate.value, 0.0)
+    # E[max(x, 0)] = μ Φ(μ/σ) + σ φ(μ/σ).
     normal = statistics.NormalDist(estimate.value, estimate.error)
     return estimate.value * (1 - normal.cdf(0)) + estimate.error**2 * normal.pdf(0)

@@ -108,11 +108,13 @@ class TradeOffs:
         rows = range(len(self.whole)) if among is None else among
         loss_GO = self.loss_GO if loss_GO is None else loss_GO
         loss_F = self.loss_F[rows] if loss_F is None else loss_F
+        # Groups save a share of what global settings leave.
         left_F2 = weights_2 * (1 - self.saved_F2[rows])
         saved_FGO = np.einsum("goi,fi->fgo", self.saved_GO2, left_F2)
         works_FGO = self._works_FGO[rows]
         choices = []
         for price in prices:
+            # Each group decides alone: least of loss - price * savings.
             value_FGO = np.where(works_FGO, loss_GO - price * saved_FGO, np.inf)
             value_F = loss_F - price * self.saved_F2[rows] @ weights_2 + value_FGO.min(2).sum(1)
             f = int(value_F.argmin())
@@ -187,6 +189,7 @@ def _cache_settings(model: AdditiveModel, cache: Sequence[Setting]) -> list[Chos
         else:
             by_share.setdefault(setting.value, []).append(setting)
     keeps: list[Chosen] = [()]
+    # By the exchange argument, n heads of one share are those that lose least.
     for _, heads in sorted(by_share.items()):
         heads.sort(key=lambda setting: model.losses[setting.name].value)
         for n in range(1, len(heads) + 1):

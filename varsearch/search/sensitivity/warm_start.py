@@ -21,19 +21,16 @@ from varsearch.search.sensitivity.lagrangian import Option, TradeOffs, trade_off
 
 @dataclass(frozen=True, slots=True)
 class WarmStartConfig:
-    """Tuning constants of warm starts.
+    """Tuning constants of warm starts."""
 
-    Attributes:
-        weights: shares of a price for latency and memory, each as a share of dense's. Neither is
-            free: the smallest policies would take several times as long for their last bytes.
-        prices: lowest and highest loss that may be paid for everything that dense costs.
-        n_prices: prices between them, evenly by their logarithms.
-        max_loss: largest predicted loss, about a ΔFID: stronger policies are broken.
-    """
-
+    # Shares of a price for latency and memory, each as a share of dense's. Neither is free: the
+    # smallest policies would take several times as long for their last bytes.
     weights: tuple[tuple[float, float], ...] = ((0.9, 0.1), (0.5, 0.5), (0.1, 0.9))
+    # Lowest and highest loss that may be paid for everything that dense costs.
     prices: tuple[float, float] = (1e-4, 1e3)
+    # Prices between them, evenly by their logarithms.
     n_prices: int = 141
+    # Largest predicted loss, about a ΔFID: stronger policies are broken.
     max_loss: float = 2.0
 
 
@@ -67,6 +64,7 @@ def warm_starts(
             if 0 < model.predicted_loss(option.chosen) <= config.max_loss:
                 mild.append(option)
         paths.append(mild)
+    # Weights that give few leave their share to the next ones.
     starts: dict[str, WarmStart] = {}
     for i, (weights, options) in enumerate(zip(config.weights, paths, strict=True)):
         share = (n - len(starts)) // (len(paths) - i)
