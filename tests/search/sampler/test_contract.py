@@ -92,13 +92,16 @@ def complete(number: int, policy: Policy, origin: str = "surrogate") -> TrialRec
 
 @cache
 def trials() -> tuple[TrialRecord, ...]:
-    """Dense, a published system, and trials of every state."""
+    """Dense, published systems (a mild one and a cheap one), and trials of every state."""
     known = []
     for number, (origin, policy) in enumerate(list(PROBLEM.warm.items())[:16]):
         known.append(complete(number, policy, origin))
-    front = min(known[1:], key=lambda trial: math.prod(trial.values[m] for m in OBJECTIVES[2]))
-    known[front.number] = replace(front, origin="preset:x")
-    others = [trial.number for trial in known[1:] if trial.number != front.number]
+    published = []
+    for counted in (OBJECTIVES[2], OBJECTIVES[2][1:]):
+        best = min(known[1:], key=lambda trial: math.prod(trial.values[m] for m in counted))
+        known[best.number] = replace(best, origin=f"preset:{best.number}")
+        published.append(best.number)
+    others = [trial.number for trial in known[1:] if trial.number not in published]
     known[others[0]] = replace(known[others[0]], state=State.FAIL, quality=None, speed=None, error="killed")
     known[others[1]] = replace(known[others[1]], state=State.STOPPED, error="a rung")
     known[others[2]] = replace(known[others[2]], state=State.STOPPED, quality=None, error="a rung")

@@ -238,7 +238,9 @@ def combined(
             harmless.append(trial)
     own = settings_of(system.policy)
     harmful = _harmful(settings, quality, system, complete, config)
-    for probability, trial in _by_domination(settings, quality, harmless):
+    dense = dense_trial(complete)
+    assert dense is not None
+    for probability, trial in _by_domination(settings, quality, harmless, dense):
         # All that follow are less likely.
         if probability < config.likely:
             break
@@ -259,14 +261,15 @@ def _complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _by_domination(
-    settings: RunSettings, quality: Sequence[str], trials: Sequence[TrialRecord]
+    settings: RunSettings,
+    quality: Sequence[str],
+    trials: Sequence[TrialRecord],
+    dense: TrialRecord,
 ) -> list[tuple[float, TrialRecord]]:
     """Trials with their probability to dominate dense, the likeliest first.
 
     Dense's own numbers count as exact.
     """
-    dense = dense_trial(trials)
-    assert dense is not None
     # Its errors would be counted for every trial at once.
     exact = {name: Measurement(metric=name, value=value) for name, value in dense.values.items()}
     objectives = tuple(dict.fromkeys((*settings.objectives, *quality)))

@@ -35,6 +35,7 @@ from varsearch.search.core.pareto import Array
 from varsearch.search.sensitivity.additive_model import AdditiveModel, LinearFit
 from varsearch.search.sensitivity.decomposition import (
     GLOBAL_KINDS,
+    Chosen,
     Kind,
     Setting,
     candidates,
@@ -225,7 +226,8 @@ class PriorMean:
         dense, n_heads = model.dense, self.spec.n_heads
         changes, losses = [], []
         for setting in self.settings:
-            heads, share = (setting,), 1
+            heads: Chosen = (setting,)
+            share = 1
             if setting.kind == "keep":
                 # Heads that are compressed alike save more together than one by one.
                 heads = tuple(replace(setting, head=head) for head in range(n_heads))

@@ -231,7 +231,8 @@ def posterior_losses(
     this is the mean and the deviation of a normal prior. The measured shift corrects it to the
     posterior mean of two normal distributions.
     """
-    with_nll, without, by_kind = {}, {}, dict[str, list[str]]()
+    with_nll, without = dict[str, Effect](), dict[str, Effect]()
+    by_kind: dict[str, list[str]] = {}
     for name, effect in effects.items():
         (without if effect.nll is None else with_nll)[name] = effect
         by_kind.setdefault(kinds[name], []).append(name)

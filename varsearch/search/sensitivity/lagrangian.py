@@ -124,14 +124,14 @@ class TradeOffs:
     def option(self, choice: Choice) -> Option:
         """All that a choice sets, as one option."""
         whole = self.whole[choice.whole]
-        chosen, loss, saved = whole.chosen, whole.loss, [*whole.saved]
+        chosen, loss, saved = [*whole.chosen], whole.loss, [*whole.saved]
         for group, o in zip(self.groups, choice.options_G, strict=True):
             option = group[o]
-            chosen += option.chosen
+            chosen.extend(option.chosen)
             loss += option.loss
             for i in range(2):
                 saved[i] += option.saved[i] * (1 - whole.saved[i])
-        return Option(chosen, loss, (saved[0], saved[1]))
+        return Option(tuple(chosen), loss, (saved[0], saved[1]))
 
 
 def trade_offs(model: AdditiveModel) -> TradeOffs:
