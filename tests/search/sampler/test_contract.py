@@ -129,7 +129,9 @@ def proposals(made: Sampler, n: int = 3) -> Iterator[Policy]:
     seen, first = set(known_digests()), len(trials())
     for number in range(first, first + n):
         proposal = made.propose(number, seen)
-        assert proposal is not None and proposal.policy.digest not in seen
+        if proposal is None:
+            return
+        assert proposal.policy.digest not in seen
         seen.add(proposal.policy.digest)
         made.show(TrialRecord(number, proposal.policy, proposal.origin, State.RUNNING))
         yield proposal.policy
@@ -138,10 +140,10 @@ def proposals(made: Sampler, n: int = 3) -> Iterator[Policy]:
 @pytest.mark.parametrize("profile", [True, False], ids=["profile", "no profile"])
 @pytest.mark.parametrize("objectives", OBJECTIVES, ids=len)
 def test_new_valid_policies(kind: str, objectives: tuple[str, ...], profile: bool) -> None:
-    if kind == "beat_baseline" and "delta_fid" not in objectives:
-        pytest.skip("its baseline is not on the front of costs alone")
     found = list(proposals(sampler(kind, settings(objectives), profile=profile)))
-    assert len({policy.digest for policy in found}) == 3
+    # A baseline that a running policy is predicted to dominate counts as beaten.
+    least = 1 if kind == "beat_baseline" else 3
+    assert least <= len(found) == len({policy.digest for policy in found})
     for policy in found:
         policy.check(SPEC)
 
@@ -150,6 +152,7 @@ def test_the_same_trials_give_the_same_proposal(kind: str) -> None:
     """Also those that another process was shown, in the states that they had before."""
     given = settings()
     first = list(proposals(sampler(kind, given)))
+    assert first
     assert first == list(proposals(sampler(kind, given)))
     before = [trial if trial.state.is_final else replace(trial, state=State.WAITING) for trial in trials()]
     later = sampler(kind, given, known=before)
