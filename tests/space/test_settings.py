@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from varsearch.policy import (
     Quantization,
     Refiner,
     ScalePolicy,
+    Selection,
     SparseAttention,
 )
 from varsearch.policy import TokenPruning as Pruning
@@ -186,17 +188,14 @@ def test_a_setting_is_removed_and_applied_again(seed: int) -> None:
     assert setting.unit not in {s.unit for s in settings_of(less)}
     if not setting.is_frame and not KINDS[setting.kind].spelling and less.digest != policy.digest:
         again = setting.apply(less)
-        assert acting(again) == acting(policy)
+        assert {*effective(settings_of(again))} == {*effective(settings_of(policy))}
 
 
-def acting(policy: Policy) -> set[Setting]:
-    """The settings that do something: a head that keeps everything selects nothing, however it would."""
-    found = set()
-    for setting in effective(settings_of(policy)):
-        value = setting.value
-        if not (isinstance(value, HeadBudget) and value.cached == 1.0 and not value.attended):
-            found.add(setting)
-    return found
+def test_a_head_that_keeps_everything_has_no_effect_however_it_would_select() -> None:
+    budget = HeadBudget(selection=Selection(queries=16))
+    assert effective([Setting("keep", budget, layer=0, head=1, heads=4)]) == ()
+    half = Setting("keep", replace(budget, cached=0.5), layer=0, head=1, heads=4)
+    assert effective([half]) == (half,)
 
 
 def test_contradictions_are_refused_with_the_reason() -> None:

@@ -213,11 +213,16 @@ def has_effect(frame: Iterable[Setting], chosen: Iterable[Setting]) -> bool:
     return not any(KINDS[outer.kind].hides(outer, setting) for outer in frame for setting in inner)
 
 
+def _keeps_all(setting: Setting) -> bool:
+    """Whether a head's budget bounds nothing that is read."""
+    return setting.kind == "keep" and KINDS["keep"].number(setting.value) == 1.0
+
+
 def effective(chosen: Iterable[Setting]) -> Chosen:
     """The settings that change what a model does; frames (`SettingKind.frame`) come first.
 
     Settings behind a skipped scale, dropped guidance or a refiner have no effect, nor have bits of
-    caches of which no head keeps anything.
+    caches of which no head keeps anything, nor the way in which a head selects that keeps all.
     """
     found = list(chosen)
     kinds = [name for name, kind in KINDS.items() if kind.frame]
@@ -225,7 +230,7 @@ def effective(chosen: Iterable[Setting]) -> Chosen:
     emptied = Counter((s.layer, s.heads) for s in found if s.kind == "keep" and not s.value)
     empty = {layer for (layer, heads), n in emptied.items() if n == heads}
     inner = (s for s in found if not s.is_frame and not KINDS[s.kind].spelling)
-    kept = (s for s in inner if not (s.kind == "kv_bits" and s.layer in empty))
+    kept = (s for s in inner if not ((s.kind == "kv_bits" and s.layer in empty) or _keeps_all(s)))
     return frame + tuple(s for s in kept if has_effect(frame, (s,)))
 
 
