@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from varsearch.errors import TargetError
+from varsearch.kernels import triton_support
 
 BLOCK = 64
 """Queries and keys of a block: what four warps compute at once, and small enough to leave most of a map out."""
@@ -196,20 +196,7 @@ def unsupported(device: torch.device, dtype: torch.dtype, head_dim: int) -> str 
         return f"it computes in float16, bfloat16 or float32, not in {str(dtype).removeprefix('torch.')}"
     if head_dim not in HEAD_DIMS:
         return f"it takes heads of {HEAD_DIMS[0]} to {HEAD_DIMS[-1]} channels, not of {head_dim}"
-    return _cannot_compile(device)
-
-
-def _cannot_compile(device: torch.device) -> str | None:
-    if find_spec("triton") is None:
-        return "Triton is not installed (pip install 'varsearch[triton]')"
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return None if major >= 8 else f"it needs compute capability 8.0, this GPU has {major}.{minor}"
-    from varsearch.kernels.block_attention_triton import interpreted
-
-    if device.type == "cpu" and interpreted():
-        return None
-    return f"it compiles for CUDA devices, not for {device.type}"
+    return triton_support.refusal(device)
 
 
 def flattened(inputs: AttentionInputs) -> tuple[list[Tensor | None], list[int]]:

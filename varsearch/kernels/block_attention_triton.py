@@ -17,9 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from varsearch.kernels.block_attention import BLOCK, SCALE_BITS, SIDE_BITS, AttentionInputs
-from varsearch.kernels.quantized_linear_triton import interpreted, operand_dtype
-
-__all__ = ["attention", "interpreted", "mass"]
+from varsearch.kernels.quantized_linear_triton import operand_dtype
 
 LOG2E, LN2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
 CELL_SCALE, CELL_SIDE, SIDE = tl.constexpr(SCALE_BITS), tl.constexpr(SIDE_BITS), tl.constexpr((1 << SIDE_BITS) - 1)

@@ -13,7 +13,6 @@ Shape suffixes: M rows, K inputs, N outputs.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from varsearch.errors import TargetError, UsageError
+from varsearch.kernels import triton_support
 from varsearch.kernels.packing import LAYOUT, unpack
 from varsearch.linear import linear
 
@@ -84,16 +84,7 @@ def supported(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why backend "triton" cannot run there, or None if it can."""
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"it computes in float16, bfloat16 or float32, not in {str(dtype).removeprefix('torch.')}"
-    if find_spec("triton") is None:
-        return "Triton is not installed (pip install 'varsearch[triton]')"
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return None if major >= 8 else f"it needs compute capability 8.0, this GPU has {major}.{minor}"
-    from varsearch.kernels.quantized_linear_triton import interpreted
-
-    if device.type == "cpu" and interpreted():
-        return None
-    return f"it compiles for CUDA devices, not for {device.type}"
+    return triton_support.refusal(device)
 
 
 def require_supported(device: torch.device, dtype: torch.dtype) -> None:
