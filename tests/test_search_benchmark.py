@@ -68,7 +68,7 @@ def test_what_was_recorded_is_replayed_and_nothing_else(tmp_path: Path) -> None:
 
     def problem(record: bool) -> Recorded:
         made = Recorded(str(tmp_path / "record.db"), record=record)
-        made.__dict__["_plan"] = SimpleNamespace(settings=fakes.settings(), worker=SimpleNamespace(make=Worker))
+        made.__dict__["_prepared"] = SimpleNamespace(settings=fakes.settings(), worker=SimpleNamespace(make=Worker))
         return made
 
     with pytest.raises(UsageError, match="--record"):

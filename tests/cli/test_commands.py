@@ -192,7 +192,7 @@ def test_run_starts_from_published_systems_and_says_what_beats_them(capsys: pyte
     assert [row["name"] for row in found] == ["litevar", "litevar-w6", "litevar-85"]
     members = {entry["trial"] for entry in as_json(capsys, "front", "--storage", "third.db")["entries"]}
     assert all((row["trial"] in members) != (row["beaten_by"] in members) for row in found)
-    assert "beaten by: chance" in out
+    assert "beaten by: probability" in out
     assert all(row["nearest"] == row["beaten_by"] and 0 < row["chance"] <= 1 for row in found if row["beaten_by"])
 
 

@@ -84,10 +84,22 @@ def _drawn(found: Explanation, kind: str) -> str | bytes:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time that is left, on stderr."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("taking changes back", total=None)
-        yield lambda done, all: bar.update(task, completed=done, total=all)
+    """A bar with the time that is left, on stderr.
+
+    It appears with the first change, so that an error before it is one line.
+    """
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task("taking changes back", total=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _print(found: Explanation) -> None:
