@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from varsearch.openmp import bound_spinning
+
 if TYPE_CHECKING:
     from varsearch.accel import apply
     from varsearch.explain.api import compare, explain
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from varsearch.search.setup.listener import Listener
 
     __version__: str
+
+bound_spinning()  # before anything imports torch
 
 __all__ = [
     "Front",

@@ -32,7 +32,7 @@ def head() -> Iterator[str]:
     command = f"start --head --block --port={port} --num-cpus=2 --include-dashboard=false --temp-dir={folder}"
     process = subprocess.Popen(
         [ray, *command.split()],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     asked = [ray, "status", f"--address=127.0.0.1:{port}"]
@@ -86,17 +86,21 @@ def test_questions_are_answered_where_workers_run() -> None:
 import os
 from varsearch.search.run.events import Resources
 from varsearch.search.run.ray import ask
-pid, threads = ask(None, Resources(cpus=2), lambda *names: [os.getpid(), *map(os.getenv, names)], "OMP_NUM_THREADS")
-print(pid != os.getpid(), threads)
+def found(*names):
+    return os.getpid(), os.nice(0), *map(os.getenv, names)
+pid, niceness, *rest = ask(None, Resources(cpus=2), found, "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+print(pid != os.getpid(), niceness == os.nice(0), *rest)
 try:
     ask(None, Resources(), int, "x")
 except ValueError as error:
     print(error)
 """
+    waiting = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in waiting}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
     )  # fmt: skip
-    assert done.stdout == "True 2\ninvalid literal for int() with base 10: 'x'\n"
+    assert done.stdout == "True True 2 10000\ninvalid literal for int() with base 10: 'x'\n"
     assert done.stderr == ""
 
 
