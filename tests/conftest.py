@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import replace
 from functools import cache
@@ -8,8 +7,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from varsearch.calibration import Calibration
 from varsearch.evaluators.calibrate import calibrate, protocol_of
@@ -30,7 +27,19 @@ SCALES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6))
 TOKENIZER = TokenizerConfig(
     SCALES, vocab=32, z_channels=8, ch=16, ch_mult=(1, 2), res_blocks=1, image_channels=1, norm_groups=8
 )
+ROUNDING = pytest.StashKey[object]()
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounding", type=int, metavar="SEED", help="round as another processor might")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (seed := config.getoption("--rounding")) is not None:
+        from tests import rounding
+
+        config.stash[ROUNDING] = rounding.install(seed)
 
 
 def build_tiny(shared_adaln: bool = False, cosine: bool = True, seed: int = 0) -> ImageModel:

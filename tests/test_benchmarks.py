@@ -56,10 +56,12 @@ FILTERED = replace(exact(), sampling=SamplingDefaults(guidance=1.5, top_k=20, to
 LABELS = labels_for(2, 10)
 
 
+@pytest.mark.numerics
 def test_the_published_loop_draws_the_same_tokens() -> None:
     assert dense.check_tokens(FILTERED, LABELS) == 2 * 66
 
 
+@pytest.mark.numerics
 def test_the_likelihood_is_the_same_by_both_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_tiny()
     tokens = [torch.randint(32, (2, n), generator=torch.Generator().manual_seed(0)) for n in model.spec.tokens]

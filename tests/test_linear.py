@@ -14,6 +14,8 @@ from varsearch.linear import LARGE, Linear, linear
 from varsearch.models.published import VAR_SIZES
 from varsearch.models.var import VAR
 
+pytestmark = pytest.mark.numerics
+
 K, N = 512, LARGE // 512
 
 

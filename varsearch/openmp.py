@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 
 SPIN = "GOMP_SPINCOUNT"
-ROUNDS = 10_000
-"""Spinning covers the pauses between the operators of a small model, and ends well within a scheduler's time slice."""
+ROUNDS = 1_000
+"""Some 25 to 50 microseconds: longer than most pauses between two operators, and nothing to a scheduler's time slice."""
 
 
 def bound_spinning() -> None:

@@ -69,6 +69,7 @@ def difference(
     return max(((recorder.logits[key] - want).abs().max() / want.std()).item() for key, want in found.items())
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", TECHNIQUES)
 @pytest.mark.parametrize("variant", ["adaln-cosine", "shared-plain"])
 def test_each_technique_equals_the_oracle(name: str, variant: str) -> None:

@@ -67,6 +67,7 @@ def test_a_thousand_random_policies_leave_the_weights_as_they_were() -> None:
     assert torch.equal(model.generate(LABELS, PairedSampler(1, range(4))), dense)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_an_image_does_not_depend_on_its_neighbours(name: str) -> None:
     with apply(exact(), TECHNIQUES[name]) as fast:
@@ -75,6 +76,7 @@ def test_an_image_does_not_depend_on_its_neighbours(name: str) -> None:
     same_images(together, alone)
 
 
+@pytest.mark.numerics
 def test_guidance_settings_do_not_touch_the_likelihood() -> None:
     tiny = exact()
     tokens = [torch.randint(32, (4, n), generator=torch.Generator().manual_seed(0)) for n in tiny.spec.tokens]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -11,6 +12,8 @@ from varsearch.accel.attention_entropy import note_entropy
 from varsearch.accel.decision import low_entropy
 from varsearch.accel.token_pruning import SELECT
 from varsearch.models.seams import BranchMemory, DenseKV, KVView, LayerState
+
+pytestmark = pytest.mark.numerics
 
 sides = st.integers(1, 7)
 

@@ -50,6 +50,7 @@ def at(scale: ScalePlan, decide: Callable[..., tuple[Tensor, ...]]) -> ScalePlan
     return replace(scale, fork=scale.fork and Fork(decide, scale.fork.tails))
 
 
+@pytest.mark.numerics
 @settings(max_examples=25)
 @given(
     st.sampled_from(["dense", "kv-ragged", "kv4-ragged", "kv-none", "window-ragged", "shared-first"]),
@@ -64,6 +65,7 @@ def test_each_image_is_the_one_of_its_scales_alone(name: str, chosen: list[int])
         same_images(found[i : i + 1], alone)
 
 
+@pytest.mark.numerics
 @settings(max_examples=10)
 @given(st.lists(st.integers(0, 2), min_size=N, max_size=N))
 def test_parting_without_a_difference_is_neutral(chosen: list[int]) -> None:
@@ -72,6 +74,7 @@ def test_parting_without_a_difference_is_neutral(chosen: list[int]) -> None:
     same_images(MODEL.generate(LABELS, PairedSampler(5, range(N)), plan), dense)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", ["decide-skip", "decide-prune"])
 def test_a_batch_of_many_is_many_batches_of_one(name: str) -> None:
     labels = labels_for(12, 10)
@@ -110,6 +113,7 @@ class Follow:
         return Follow([t[images_M] for t in self.tokens])
 
 
+@pytest.mark.numerics
 def test_the_likelihood_counts_the_tokens_that_each_image_predicts() -> None:
     tokens = [torch.randint(32, (N, n), generator=torch.Generator().manual_seed(1)) for n in MODEL.spec.tokens]
     chosen = [0, 3, 1, 4, 3, 2]

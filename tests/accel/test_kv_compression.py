@@ -40,6 +40,7 @@ RULES = {
 }
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", RULES)
 def test_a_selection_of_everything_is_dense(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def rank_always(self: HeadGroup, budget: Budget, q: Tensor, joined: Entries) -> tuple[Tensor | None, Tensor | None]:

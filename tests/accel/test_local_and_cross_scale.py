@@ -94,6 +94,7 @@ def test_patterns_show_what_they_are_defined_to(data: st.DataObject) -> None:
     assert (as_tensors.numpy() == want).all()
 
 
+@pytest.mark.numerics
 @settings(max_examples=60)
 @given(st.data(), st.integers(0, 2**31))
 def test_ragged_heads_equal_their_masks(data: st.DataObject, seed: int) -> None:
@@ -175,6 +176,7 @@ NEUTRAL = {
 }
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("masked", [False, True], ids=["skipped", "masked"])
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_neutral_settings_through_the_slow_path(monkeypatch: pytest.MonkeyPatch, name: str, masked: bool) -> None:

@@ -36,6 +36,8 @@ from varsearch.target import Target
 CONFIG = MVARConfig(
     SCALES, depth=3, width=64, heads=4, classes=10, vocab=32, z_channels=8, mamba=MambaConfig(state=8, head_dim=16)
 )
+pytestmark = pytest.mark.numerics
+
 N = 4
 Logits = dict[tuple[int, int], Tensor]
 

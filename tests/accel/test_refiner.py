@@ -49,6 +49,7 @@ def spread(found: dict[tuple[int, int], Tensor], want: dict[tuple[int, int], Ten
     return max(((found[key] - t).abs().max() / t.std()).item() for key, t in want.items())
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("changed", [{}, {2: SKIP}, {3: UNGUIDED, 4: UNGUIDED}, {3: SKIP, 4: UNGUIDED}])
 @pytest.mark.parametrize("first_scale", range(1, 5))
 def test_handing_over_to_itself_changes_nothing(first_scale: int, changed: dict[int, ScalePolicy]) -> None:
@@ -112,6 +113,7 @@ def test_images_of_these_tests_part(name: str) -> None:
     assert len(set(actions)) == 2
 
 
+@pytest.mark.numerics
 def test_the_likelihood_is_that_of_both_models(tiny: ImageModel) -> None:
     labels, tokens = inputs(tiny, 3, seed=0)
     small = replace(tiny, transformer=build_small().transformer, spec=build_small().spec)

@@ -33,6 +33,8 @@ from varsearch.models.sampling import PairedSampler
 from varsearch.models.seams import BranchMemory, LayerPlan, Plan
 from varsearch.policy import KVCompression, Quantization
 
+pytestmark = pytest.mark.numerics
+
 LABELS = labels_for(3, 10)
 SIZES = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6))
 TOKENS = [h * w for h, w in SIZES]

@@ -103,6 +103,7 @@ def test_it_is_repeatable_and_leaves_the_model_alone(tiny: ImageModel, found: Ca
     assert not any(module._forward_pre_hooks for module in tiny.transformer.modules())
 
 
+@pytest.mark.numerics
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "fit_skipvar", lambda *_, **__: {})  # it has batches of its own
     whole = calibrate(exact(), protocol_of(exact(), images=6))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from varsearch.evaluators import manifold
 from varsearch.evaluators.manifold import Manifold, precision_recall
 
+pytestmark = pytest.mark.numerics
+
 Points = list[list[float]]
 
 

@@ -88,6 +88,7 @@ def test_dense_is_exactly_no_change(evaluator: QualityEvaluator) -> None:
         assert (found[name].value, found[name].low, found[name].high) == (0, 0, 0)
 
 
+@pytest.mark.numerics
 def test_a_policy_that_changes_nothing_is_measured_as_no_change(
     tiny: ImageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_the_first_batch_is_recorded_by_its_hash(evaluator: QualityEvaluator, w3
     assert evaluator.evaluate(DENSE).environment[SAMPLE] != w3.environment[SAMPLE]
 
 
+@pytest.mark.numerics
 def test_values_are_those_of_the_sampled_images(evaluator: QualityEvaluator, w3: Evidence) -> None:
     features = projection().features(evaluator.sample(TECHNIQUES["w3-ada"], N))
     dense = projection().features(evaluator.sample(DENSE, N))
@@ -139,6 +141,7 @@ def test_intervals_hold_their_value(w3: Evidence) -> None:
         assert m.metric == "recall" or (m.low is not None and m.high is not None and m.low <= m.value <= m.high)
 
 
+@pytest.mark.numerics
 def test_equal_policies_give_equal_bits(tiny: ImageModel, w3: Evidence) -> None:
     torch.manual_seed(123)
     again = make(tiny)

@@ -38,6 +38,7 @@ def test_dense_loses_nothing(evaluator: SensitivityEvaluator) -> None:
     assert (effect.shift.value, effect.shift.error, effect.distance.value, effect.nll) == (0, 0, 0, None)
 
 
+@pytest.mark.numerics
 def test_an_effect_is_what_the_definitions_say(evaluator: SensitivityEvaluator) -> None:
     policy = single(evaluator, "L1.fc1=3bit")
     features, nll = [], []

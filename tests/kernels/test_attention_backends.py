@@ -58,6 +58,7 @@ def test_the_reference_is_softmax_attention_rounded_once(dtype: torch.dtype) -> 
     assert ((reference(q, k, v).double() - want).abs() <= eps / 2 * want.abs() * 1.001 + 1e-6).all()
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("run", [reference, sdpa])
 def test_masks_hide_keys_and_queries_that_see_nothing_get_zeros(run) -> None:  # noqa: ANN001
     q, k, v = operands()
@@ -104,6 +105,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     _auto.cache_clear()
 
 
+@pytest.mark.numerics
 def test_the_package_gets_its_layout_and_no_scale(package: list[tuple[int, ...]]) -> None:
     q, k, v = operands()
     torch.testing.assert_close(flash_attn(q, k, v), reference(q, k, v))
@@ -118,6 +120,7 @@ def likelihood(name: str, attention: str) -> Tensor:
         return applied.likelihood(torch.arange(4), tokens)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", [name for name in TECHNIQUES if "skip" not in name and "decide" not in name])
 def test_every_technique_gives_the_same_on_every_backend(name: str, package: list[tuple[int, ...]]) -> None:
     want = likelihood(name, "sdpa")

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from varsearch.kernels.attention_entropy import attention_entropy
 
+pytestmark = pytest.mark.numerics
+
 
 def plain(q: Tensor, k: Tensor) -> Tensor:
     p = (q.double() @ k.double().mT).softmax(-1)

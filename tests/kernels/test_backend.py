@@ -36,6 +36,7 @@ def on(device: str, name: str, batch_size: int = 2) -> Trace:
     return trace(MODEL, TECHNIQUES[name], Target(device=device, dtype="float32", batch_size=batch_size))
 
 
+@pytest.mark.numerics
 def test_a_model_gives_the_same_likelihood(interpreter: Callable[..., Any]) -> None:
     mixed = Weights(qkv=Quantization(bits=8, activation_bits=8), proj=Quantization(bits=3), fc1=Quantization(bits=6))
     grouped = Weights(fc2=Quantization(bits=4, group=64))

@@ -93,6 +93,7 @@ def draw(model: Infinity, tokenizer: BitTokenizer, features: list[Tensor]) -> Dr
     return drawn
 
 
+@pytest.mark.numerics
 @torch.no_grad()
 def test_scales_one_by_one_predict_what_one_pass_predicts(
     model: Infinity, tokenizer: BitTokenizer, features: list[Tensor], draw: Draw
@@ -118,6 +119,7 @@ def test_patches_keep_the_places_of_bits(tokenizer: BitTokenizer) -> None:
     torch.testing.assert_close(found, rest.sign() / 3**0.5)
 
 
+@pytest.mark.numerics
 def test_a_prompt_does_not_depend_on_its_neighbours(draw: Draw, features: list[Tensor]) -> None:
     together = draw()
     for i, feature in enumerate(features):
@@ -125,6 +127,7 @@ def test_a_prompt_does_not_depend_on_its_neighbours(draw: Draw, features: list[T
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=0)
 
 
+@pytest.mark.numerics
 def test_negative_prompts_of_other_lengths(draw: Draw, model: Infinity, features: list[Tensor]) -> None:
     learnt = Prompts.of([model.cfg_uncond[: len(f)] for f in features])
     torch.testing.assert_close(draw(prompts=Prompts.of(features, learnt)), draw(), atol=1e-5, rtol=0)
@@ -143,6 +146,7 @@ def test_guidance_at_a_layer_and_per_scale(draw: Draw) -> None:
     assert not torch.equal(hot, draw())
 
 
+@pytest.mark.numerics
 def test_the_unconditional_half_can_end(draw: Draw) -> None:
     scales = tuple(replace(s, guidance=Guidance.OFF) if k > 2 else s for k, s in enumerate(DENSE.scales))
     strengths = (*GUIDED.strengths[:3], 0.0, 0.0)
@@ -150,6 +154,7 @@ def test_the_unconditional_half_can_end(draw: Draw) -> None:
     torch.testing.assert_close(ended, draw(guidance=replace(GUIDED, strengths=strengths)))
 
 
+@pytest.mark.numerics
 def test_tokens_keep_their_positions_in_any_order(draw: Draw) -> None:
     def shuffled(fn: Sublayer, x_BLD: Tensor, pos_BL: Tensor, memory: BranchMemory, n_images: int) -> Tensor:
         order_BL = torch.rand(x_BLD.shape[:2]).argsort(dim=1)
@@ -177,6 +182,7 @@ def test_pruned_tokens_are_left_out_of_every_branch(draw: Draw) -> None:
     assert not torch.equal(draw(plan=plan), draw())
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near(
     model: Infinity, tokenizer: BitTokenizer, features: list[Tensor], dtype: torch.dtype

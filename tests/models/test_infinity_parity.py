@@ -191,6 +191,7 @@ def test_text_and_positions(published: Fixture) -> None:
         close(torch.stack((angle.cos(), angle.sin())), io["aux.rope_cache"], 1e-6)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @torch.no_grad()

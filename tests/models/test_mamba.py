@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from varsearch.models import mamba
 from varsearch.models.mamba import CHUNK, Mamba2, MambaConfig, chunked_scan
 
+pytestmark = pytest.mark.numerics
+
 LENGTH = CHUNK + 9
 
 

@@ -49,6 +49,7 @@ def test_tokens_exactly(fixture: ClassConditional) -> None:
     )
 
 
+@pytest.mark.numerics
 @pytest.mark.parity
 @pytest.mark.parametrize("folder", folders("mvar.safetensors"))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -99,6 +100,7 @@ def dense(**changes: Guidance) -> Plan:
     return Plan(tuple(scales), plan.new_cache)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("plan", [dense(), dense(s2=Guidance.OFF, s3=Guidance.OFF)])
 def test_handing_on_the_state_equals_rerunning_the_mixer(plan: Plan) -> None:
     found = []
@@ -113,6 +115,7 @@ def test_handing_on_the_state_equals_rerunning_the_mixer(plan: Plan) -> None:
     assert found[0][1].std() > 0.1
 
 
+@pytest.mark.numerics
 def test_one_pass_over_all_scales_gives_the_logits_of_the_loop() -> None:
     model, vae = build()
     labels, tokens = torch.tensor([2, 0]), [torch.randint(0, 16, (2, h * w)) for h, w in CONFIG.scales]

@@ -37,6 +37,7 @@ def test_tokens_exactly_and_their_decoding(fixture: ClassConditional) -> None:
     torch.testing.assert_close(recon, fixture.io["vae.recon"], atol=2 * DECODED, rtol=0)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("folder", folders("var.safetensors"))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @torch.no_grad()

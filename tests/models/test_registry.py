@@ -156,6 +156,7 @@ def test_the_hub_fails_or_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
         zoo.load(f"var-tiny@hf:me/mine@{REVISION}")
 
 
+@pytest.mark.numerics
 def test_prompts_from_a_file(tmp_path: Path) -> None:
     features = [torch.randn(n, 128) for n in (3, 6)]
     save_prompts(tmp_path / "p.safetensors", features)

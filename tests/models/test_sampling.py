@@ -12,6 +12,7 @@ from varsearch.models.sampling import GreedySampler, PairedSampler, PublishedSam
 from varsearch.models.seams import DenseKV
 
 
+@pytest.mark.numerics
 def test_an_image_does_not_depend_on_its_neighbours() -> None:
     tiny, labels = exact(), labels_for(6, 10)
     together = tiny.generate(labels, PairedSampler(3, range(6)))
@@ -38,6 +39,7 @@ def test_paired_sampling_follows_the_distribution() -> None:
     torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
 
 
+@pytest.mark.numerics
 def test_loop_and_teacher_forced_pass_agree(tiny: ImageModel) -> None:
     torch.manual_seed(0)
     tokens = [torch.randint(32, (3, n)) for n in tiny.spec.tokens]
@@ -81,6 +83,7 @@ def test_top_p_keeps_the_smallest_nucleus(top_p: float) -> None:
     assert (mass - smallest < top_p + 1e-6).all()
 
 
+@pytest.mark.numerics
 def test_published_sampler_with_top_1_is_greedy(tiny: ImageModel) -> None:
     labels = labels_for(2, 10)
     drawn = tiny.generate(labels, PublishedSampler(torch.Generator().manual_seed(0), top_k=1, top_p=0.0))

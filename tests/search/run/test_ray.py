@@ -100,7 +100,7 @@ except ValueError as error:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
     )  # fmt: skip
-    assert done.stdout == "True True 2 10000\ninvalid literal for int() with base 10: 'x'\n"
+    assert done.stdout == "True True 2 1000\ninvalid literal for int() with base 10: 'x'\n"
     assert done.stderr == ""
 
 
